@@ -1,0 +1,152 @@
+#include "base/address.h"
+
+#include <arpa/inet.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace zt {
+
+IpAddress IpAddress::v4(uint32_t host_order) {
+  const std::array<uint8_t, 4> bytes{static_cast<uint8_t>(host_order >> 24), static_cast<uint8_t>(host_order >> 16),
+                                     static_cast<uint8_t>(host_order >> 8), static_cast<uint8_t>(host_order)};
+  return v4(std::span<const uint8_t, 4>(bytes));
+}
+
+IpAddress IpAddress::v4(std::span<const uint8_t, 4> bytes) {
+  IpAddress address;
+  std::copy(bytes.begin(), bytes.end(), address.bytes_.begin());
+  return address;
+}
+
+IpAddress IpAddress::v6(std::span<const uint8_t, 16> bytes) {
+  static constexpr std::array<uint8_t, 12> kMapped{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+  if (std::equal(kMapped.begin(), kMapped.end(), bytes.begin())) return v4(bytes.subspan<12, 4>());
+  IpAddress address;
+  std::copy(bytes.begin(), bytes.end(), address.bytes_.begin());
+  address.is_v4_ = false;
+  return address;
+}
+
+std::optional<IpAddress> IpAddress::from_bytes(std::span<const uint8_t> bytes) {
+  if (bytes.size() == 4) return v4(bytes.first<4>());
+  if (bytes.size() == 16) return v6(bytes.first<16>());
+  return std::nullopt;
+}
+
+std::optional<IpAddress> IpAddress::from_bytes(std::string_view bytes) {
+  return from_bytes(std::span(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()));
+}
+
+std::optional<IpAddress> IpAddress::parse(std::string_view text) {
+  char buffer[INET6_ADDRSTRLEN];
+  if (text.size() >= sizeof buffer || text.find('\0') != std::string_view::npos) return std::nullopt;
+  *std::copy(text.begin(), text.end(), buffer) = '\0';
+  std::array<uint8_t, 16> bytes{};
+  if (inet_pton(AF_INET, buffer, bytes.data()) == 1) return v4(std::span(bytes).first<4>());
+  if (inet_pton(AF_INET6, buffer, bytes.data()) == 1) return v6(std::span<const uint8_t, 16>(bytes));
+  return std::nullopt;
+}
+
+bool IpAddress::is_loopback() const {
+  if (is_v4_) return bytes_[0] == 127;
+  return std::all_of(bytes_.begin(), bytes_.end() - 1, [](uint8_t byte) { return byte == 0; }) && bytes_[15] == 1;
+}
+
+bool IpAddress::is_unspecified() const {
+  return std::all_of(bytes_.begin(), bytes_.end(), [](uint8_t byte) { return byte == 0; });
+}
+
+std::string IpAddress::to_string() const {
+  char buffer[INET6_ADDRSTRLEN];
+  inet_ntop(is_v4_ ? AF_INET : AF_INET6, bytes_.data(), buffer, sizeof buffer);
+  return buffer;
+}
+
+namespace {
+std::optional<uint32_t> parse_number(std::string_view text, uint32_t max) {
+  uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || text.empty() || value > max) return std::nullopt;
+  return value;
+}
+}  // namespace
+
+std::optional<SocketAddress> SocketAddress::parse(std::string_view text) {
+  const auto colon = text.rfind(':');
+  if (colon == std::string_view::npos) return std::nullopt;
+  auto host = text.substr(0, colon);
+  const auto port = parse_number(text.substr(colon + 1), 65535);
+  const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
+  if (bracketed) host = host.substr(1, host.size() - 2);
+  if (!port || (host.find(':') != std::string_view::npos) != bracketed) return std::nullopt;
+  const auto ip = IpAddress::parse(host);
+  if (!ip) return std::nullopt;
+  return SocketAddress{*ip, static_cast<uint16_t>(*port)};
+}
+
+SocketAddress SocketAddress::from_sockaddr(const sockaddr_storage& storage) {
+  if (storage.ss_family == AF_INET) {
+    const auto& in = reinterpret_cast<const sockaddr_in&>(storage);
+    return {IpAddress::v4(ntohl(in.sin_addr.s_addr)), ntohs(in.sin_port)};
+  }
+  if (storage.ss_family == AF_INET6) {
+    const auto& in6 = reinterpret_cast<const sockaddr_in6&>(storage);
+    return {IpAddress::v6(std::span<const uint8_t, 16>(in6.sin6_addr.s6_addr)), ntohs(in6.sin6_port)};
+  }
+  return {};
+}
+
+socklen_t SocketAddress::to_sockaddr(sockaddr_storage& storage, bool as_v6) const {
+  storage = {};
+  if (ip.is_v4() && !as_v6) {
+    auto& in = reinterpret_cast<sockaddr_in&>(storage);
+    in.sin_family = AF_INET;
+    in.sin_port = htons(port);
+    std::memcpy(&in.sin_addr, ip.bytes().data(), 4);
+    return sizeof in;
+  }
+  auto& in6 = reinterpret_cast<sockaddr_in6&>(storage);
+  in6.sin6_family = AF_INET6;
+  in6.sin6_port = htons(port);
+  if (ip.is_v4()) {
+    in6.sin6_addr.s6_addr[10] = in6.sin6_addr.s6_addr[11] = 0xff;
+    std::memcpy(&in6.sin6_addr.s6_addr[12], ip.bytes().data(), 4);
+  } else {
+    std::memcpy(&in6.sin6_addr, ip.bytes().data(), 16);
+  }
+  return sizeof in6;
+}
+
+std::string SocketAddress::to_string() const {
+  return (ip.is_v4() ? ip.to_string() : "[" + ip.to_string() + "]") + ":" + std::to_string(port);
+}
+
+std::optional<Cidr> Cidr::make(IpAddress base, uint32_t prefix_length) {
+  if (prefix_length > (base.is_v4() ? 32u : 128u)) return std::nullopt;
+  return Cidr{base, static_cast<uint8_t>(prefix_length)};
+}
+
+std::optional<Cidr> Cidr::parse(std::string_view text) {
+  const auto slash = text.find('/');
+  const auto ip = IpAddress::parse(text.substr(0, slash));
+  if (!ip) return std::nullopt;
+  if (slash == std::string_view::npos) return make(*ip, ip->is_v4() ? 32 : 128);
+  const auto length = parse_number(text.substr(slash + 1), 128);
+  if (!length) return std::nullopt;
+  return make(*ip, *length);
+}
+
+bool Cidr::contains(const IpAddress& address) const {
+  if (address.is_v4() != base.is_v4()) return false;
+  const auto mine = base.bytes(), theirs = address.bytes();
+  const size_t whole = prefix_length / 8, rest = prefix_length % 8;
+  if (!std::equal(mine.begin(), mine.begin() + static_cast<ptrdiff_t>(whole), theirs.begin())) return false;
+  if (rest == 0) return true;
+  const auto mask = static_cast<uint8_t>(0xff << (8 - rest));
+  return ((mine[whole] ^ theirs[whole]) & mask) == 0;
+}
+
+std::string Cidr::to_string() const { return base.to_string() + "/" + std::to_string(prefix_length); }
+
+}  // namespace zt

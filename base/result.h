@@ -1,0 +1,42 @@
+#pragma once
+#include <expected>
+#include <string>
+#include <utility>
+
+#include "base/reason.h"
+
+namespace zt {
+
+// What went wrong: the reason decides behaviour, the text is for people (operators grep for it, contract §10.3) and says what,
+// where and, for configuration, what to do. Never holds secrets.
+struct [[nodiscard]] Error {
+  Reason reason = Reason::kInternal;
+  std::string text;
+};
+
+template <class T = void>
+using Result = std::expected<T, Error>;
+
+[[nodiscard]] inline std::unexpected<Error> fail(Reason reason, std::string text) {
+  return std::unexpected(Error{reason, std::move(text)});
+}
+
+// "what: strerror(errno)"; reads errno.
+[[nodiscard]] std::unexpected<Error> fail_errno(Reason reason, std::string_view what);
+[[nodiscard]] std::string errno_text(int error);
+
+// ZT_TRY(expr): returns the error of a Result<…> expression. ZT_ASSIGN(var, expr): declares var with its value, or returns the error.
+#define ZT_CONCAT_(a, b) a##b
+#define ZT_CONCAT(a, b) ZT_CONCAT_(a, b)
+#define ZT_TRY(expr)                                                    \
+  do {                                                                  \
+    if (auto zt_try_ = (expr); !zt_try_)                                \
+      return std::unexpected(std::move(zt_try_).error());               \
+  } while (0)
+#define ZT_ASSIGN_(tmp, var, expr)                                      \
+  auto tmp = (expr);                                                    \
+  if (!tmp) return std::unexpected(std::move(tmp).error());             \
+  var = std::move(*tmp)
+#define ZT_ASSIGN(var, expr) ZT_ASSIGN_(ZT_CONCAT(zt_result_, __LINE__), var, expr)
+
+}  // namespace zt

@@ -1,0 +1,42 @@
+include(CMakeParseArguments)
+
+# zt_library(name DEPS …): a static library zt_<name> of every .cc in the calling folder except main_*.cc and EXCLUDE.
+function(zt_library name)
+  cmake_parse_arguments(A "" "" "DEPS;EXCLUDE" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/main[^/]*\\.cc$")
+  foreach(skip ${A_EXCLUDE})
+    list(FILTER sources EXCLUDE REGEX "/${skip}$")
+  endforeach()
+  if(NOT sources)
+    file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/empty.cc "")
+    set(sources ${CMAKE_CURRENT_BINARY_DIR}/empty.cc)
+  endif()
+  add_library(zt_${name} STATIC ${sources})
+  target_link_libraries(zt_${name} PUBLIC zt_options ${A_DEPS})
+endfunction()
+
+# zt_program(name SOURCES … DEPS …): an executable in bin/.
+function(zt_program name)
+  cmake_parse_arguments(A "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${A_SOURCES})
+  target_link_libraries(${name} PRIVATE zt_options ${A_DEPS})
+endfunction()
+
+# zt_test(name DEPS … [LABELS …]): one Catch2 executable of every *_test.cc in tests/<name>/. Its tests are listed by ctest
+# one by one. Folders whose tests need root carry the label "root".
+function(zt_test name)
+  cmake_parse_arguments(A "" "TIMEOUT" "DEPS;LABELS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*_test.cc)
+  if(NOT sources)
+    return()
+  endif()
+  if(NOT A_TIMEOUT)
+    set(A_TIMEOUT 60)
+  endif()
+  add_executable(${name}_test ${sources})
+  target_link_libraries(${name}_test PRIVATE zt_options zt_catch_main zt_test_support ${A_DEPS})
+  target_compile_definitions(${name}_test PRIVATE ZT_GOLDEN_DIR="${CMAKE_SOURCE_DIR}/tests/golden" ZT_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+  set(CATCH_TEST_PREFIX "${name}: ")
+  catch_discover_tests(${name}_test TEST_PREFIX "${name}: " PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}")
+endfunction()
