@@ -1,0 +1,229 @@
+#include "base/event_loop.h"
+
+#include <pthread.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+namespace zt {
+
+namespace {
+// Without epoll or eventfd there is no program: this can only happen at start, out of descriptors.
+[[noreturn]] void die(const char* what) {
+  std::perror(what);
+  std::abort();
+}
+}  // namespace
+
+void Timer::start(Clock::time_point when, std::function<void()> fn) {
+  cancel();
+  when_ = when;
+  fn_ = std::move(fn);
+  loop_.timer_add(*this);
+}
+
+void Timer::start_after(Clock::duration delay, std::function<void()> fn) {
+  // Not now(): a turn may have taken long, and nothing may fire early.
+  start(Clock::now() + delay, std::move(fn));
+}
+
+void Timer::cancel() {
+  if (armed()) loop_.timer_remove(*this);
+}
+
+EventLoop::EventLoop()
+    : epoll_(epoll_create1(EPOLL_CLOEXEC)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      events_(std::make_unique<epoll_event[]>(kMaxEvents)) {
+  if (!epoll_) die("epoll_create1");
+  if (!wake_) die("eventfd");
+  epoll_event event{.events = EPOLLIN | EPOLLET, .data = {.ptr = nullptr}};
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) die("epoll_ctl(eventfd)");
+}
+
+EventLoop::~EventLoop() {
+  for (Timer* timer : timers_) timer->index_ = Timer::kIdle;
+}
+
+Result<> EventLoop::watch(int fd, Watcher& watcher) {
+  epoll_event event{.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data = {.ptr = &watcher}};
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno(Reason::kIo, "epoll_ctl");
+  return {};
+}
+
+void EventLoop::unwatch(int fd, Watcher& watcher) {
+  epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+  for (int i = event_index_; i < event_count_; ++i) {
+    if (events_[i].data.ptr == &watcher) events_[i].events = 0;
+  }
+}
+
+void EventLoop::post(std::move_only_function<void()> fn) {
+  bool wake = false;
+  {
+    std::lock_guard lock(mutex_);
+    posted_.push_back(std::move(fn));
+    wake = !std::exchange(wake_pending_, true);
+  }
+  if (wake) eventfd_write(wake_.get(), 1);
+}
+
+void EventLoop::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+    wake_pending_ = true;
+  }
+  eventfd_write(wake_.get(), 1);
+}
+
+void EventLoop::defer(Deferred& work) {
+  if (std::exchange(work.queued_, true)) return;
+  deferred_.push_back(&work);
+}
+
+void EventLoop::cancel_deferred(Deferred& work) {
+  if (!std::exchange(work.queued_, false)) return;
+  for (auto* list : {&deferred_, &deferred_running_}) std::replace(list->begin(), list->end(), &work, static_cast<Deferred*>(nullptr));
+}
+
+bool EventLoop::in_loop_thread() const { return thread_ == pthread_self(); }
+
+Clock::duration EventLoop::take_longest_turn() { return std::exchange(longest_turn_, Clock::duration{}); }
+
+void EventLoop::run() {
+  thread_ = pthread_self();
+  stopped_ = false;
+  while (!stopped_) turn(wait_ms());
+  std::lock_guard lock(mutex_);
+  stopping_ = false;
+}
+
+void EventLoop::run_once(Clock::duration max_wait) {
+  thread_ = pthread_self();
+  const auto limit = std::chrono::ceil<std::chrono::milliseconds>(max_wait).count();
+  const int wait = wait_ms();
+  turn(wait < 0 ? static_cast<int>(limit) : std::min(wait, static_cast<int>(limit)));
+}
+
+bool EventLoop::run_until(const std::function<bool()>& done, Clock::duration limit) {
+  const auto deadline = Clock::now() + limit;
+  while (!done()) {
+    const auto left = deadline - Clock::now();
+    if (left <= Clock::duration::zero()) return false;
+    run_once(left);
+  }
+  return true;
+}
+
+int EventLoop::wait_ms() const {
+  if (!deferred_.empty()) return 0;
+  if (timers_.empty()) return -1;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(timers_.front()->when_ - Clock::now()).count();
+  return static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));
+}
+
+void EventLoop::turn(int timeout_ms) {
+  const int n = epoll_wait(epoll_.get(), events_.get(), kMaxEvents, timeout_ms);
+  now_ = Clock::now();
+  const auto start = now_;
+  event_count_ = std::max(n, 0);
+  bool woken = false;
+  for (event_index_ = 0; event_index_ < event_count_;) {
+    const epoll_event event = events_[event_index_++];
+    if (event.data.ptr == nullptr) {
+      woken = true;
+    } else if (event.events != 0) {
+      static_cast<Watcher*>(event.data.ptr)->on_ready(event.events);
+    }
+  }
+  event_count_ = event_index_ = 0;
+  run_timers();
+  if (woken) run_posted();
+  run_deferred();
+  longest_turn_ = std::max(longest_turn_, Clock::now() - start);
+}
+
+void EventLoop::run_posted() {
+  eventfd_t ignored;
+  eventfd_read(wake_.get(), &ignored);
+  {
+    std::lock_guard lock(mutex_);
+    wake_pending_ = false;
+    posted_running_.swap(posted_);
+    if (stopping_) stopped_ = true;
+  }
+  for (auto& fn : posted_running_) fn();
+  posted_running_.clear();
+}
+
+void EventLoop::run_deferred() {
+  // Work that asks for another turn gets one: it must not starve the sockets.
+  deferred_running_.swap(deferred_);
+  for (size_t i = 0; i < deferred_running_.size(); ++i) {
+    if (Deferred* work = deferred_running_[i]) {
+      work->queued_ = false;
+      work->on_turn_end();
+    }
+  }
+  deferred_running_.clear();
+}
+
+void EventLoop::run_timers() {
+  while (!timers_.empty() && timers_.front()->when_ <= now_) {
+    Timer& timer = *timers_.front();
+    timer_remove(timer);
+    auto fn = std::exchange(timer.fn_, nullptr);  // fn may restart or destroy the timer
+    fn();
+  }
+}
+
+void EventLoop::timer_add(Timer& timer) {
+  timer.index_ = timers_.size();
+  timers_.push_back(&timer);
+  heap_up(timer.index_);
+}
+
+void EventLoop::timer_remove(Timer& timer) {
+  const size_t index = timer.index_;
+  heap_swap(index, timers_.size() - 1);
+  timers_.pop_back();
+  timer.index_ = Timer::kIdle;
+  if (index < timers_.size()) {
+    heap_up(index);
+    heap_down(index);
+  }
+}
+
+void EventLoop::heap_swap(size_t a, size_t b) {
+  std::swap(timers_[a], timers_[b]);
+  timers_[a]->index_ = a;
+  timers_[b]->index_ = b;
+}
+
+void EventLoop::heap_up(size_t index) {
+  while (index > 0) {
+    const size_t parent = (index - 1) / 2;
+    if (timers_[parent]->when_ <= timers_[index]->when_) return;
+    heap_swap(parent, index);
+    index = parent;
+  }
+}
+
+void EventLoop::heap_down(size_t index) {
+  for (;;) {
+    size_t least = index;
+    for (size_t child : {2 * index + 1, 2 * index + 2}) {
+      if (child < timers_.size() && timers_[child]->when_ < timers_[least]->when_) least = child;
+    }
+    if (least == index) return;
+    heap_swap(index, least);
+    index = least;
+  }
+}
+
+}  // namespace zt

@@ -1,0 +1,140 @@
+#pragma once
+#include <sys/epoll.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace zt {
+
+using Clock = std::chrono::steady_clock;
+
+// Receives readiness of one file descriptor. Registration is persistent and edge-triggered (one epoll_ctl for a socket's
+// whole life): whoever is told "readable" must read until EAGAIN or remember that it has not. That is what keeps a small
+// request at two system calls per hop; re-arming per wait, as Asio's async_wait does, doubles them.
+class Watcher {
+ public:
+  // `events` is a set of EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR. May destroy *this after EventLoop::unwatch().
+  virtual void on_ready(uint32_t events) noexcept = 0;
+
+ protected:
+  ~Watcher() = default;
+};
+
+// Work put off to the end of the current turn, once per turn however often it is asked for. Intrusive: costs no allocation.
+class Deferred {
+ public:
+  virtual void on_turn_end() noexcept = 0;
+
+ protected:
+  Deferred() = default;
+  Deferred(const Deferred&) = delete;
+  ~Deferred() = default;
+
+ private:
+  friend class EventLoop;
+  bool queued_ = false;
+};
+
+class EventLoop;
+
+// One-shot timer, owned by whoever waits. Destroying or cancelling it forgets the wait. Loop's thread only.
+class Timer {
+ public:
+  explicit Timer(EventLoop& loop) : loop_(loop) {}
+  ~Timer() { cancel(); }
+  Timer(const Timer&) = delete;
+
+  // Runs `fn` once at or after `when`; replaces an earlier wait.
+  void start(Clock::time_point when, std::function<void()> fn);
+  void start_after(Clock::duration delay, std::function<void()> fn);
+  void cancel();
+  [[nodiscard]] bool armed() const { return index_ != kIdle; }
+
+ private:
+  friend class EventLoop;
+  static constexpr size_t kIdle = SIZE_MAX;
+  EventLoop& loop_;
+  Clock::time_point when_;
+  std::function<void()> fn_;
+  size_t index_ = kIdle;  // place in the loop's heap
+};
+
+// A single-threaded epoll loop: what each worker and the control thread run. Everything but post() and stop() belongs to the
+// thread that calls run(). Handlers must not throw and must not block.
+class EventLoop {
+ public:
+  EventLoop();
+  ~EventLoop();
+  EventLoop(const EventLoop&) = delete;
+
+  // Registers fd edge-triggered for input, output and hang-up. The caller keeps fd and watcher alive until unwatch().
+  Result<> watch(int fd, Watcher& watcher);
+  // Forgets the watcher: no event of the current turn reaches it any more. Call before closing fd.
+  void unwatch(int fd, Watcher& watcher);
+
+  // Runs fn on the loop's thread, in order per caller. Any thread. Never blocks longer than a vector push.
+  void post(std::move_only_function<void()> fn);
+
+  // End-of-turn work, in order of asking. cancel_deferred() before destroying a queued one.
+  void defer(Deferred& work);
+  void cancel_deferred(Deferred& work);
+
+  // Runs until stop(). Each turn: wait, dispatch events, timers, posted work, end-of-turn work.
+  void run();
+  // Runs one turn, waiting at most `max_wait`. For tests.
+  void run_once(Clock::duration max_wait);
+  // Runs turns until `done()` or the limit; returns whether done() held. For tests.
+  bool run_until(const std::function<bool()>& done, Clock::duration limit);
+  void stop();  // any thread
+
+  // Time at the start of the turn: cheap, good enough for time-outs.
+  [[nodiscard]] Clock::time_point now() const { return now_; }
+  [[nodiscard]] bool in_loop_thread() const;
+  // Longest turn since the last call (scheduling delay that others saw), for metrics.
+  [[nodiscard]] Clock::duration take_longest_turn();
+
+ private:
+  friend class Timer;
+  static constexpr int kMaxEvents = 256;
+
+  void turn(int timeout_ms);
+  void run_timers();
+  void run_posted();
+  void run_deferred();
+  [[nodiscard]] int wait_ms() const;
+
+  void timer_add(Timer& timer);
+  void timer_remove(Timer& timer);
+  void heap_swap(size_t a, size_t b);
+  void heap_up(size_t index);
+  void heap_down(size_t index);
+
+  UniqueFd epoll_;
+  UniqueFd wake_;  // eventfd; its epoll data is nullptr
+  std::unique_ptr<epoll_event[]> events_;
+  int event_count_ = 0;
+  int event_index_ = 0;
+  Clock::time_point now_ = Clock::now();
+  Clock::duration longest_turn_{};
+  std::vector<Timer*> timers_;
+  std::vector<Deferred*> deferred_;
+  std::vector<Deferred*> deferred_running_;
+
+  std::mutex mutex_;
+  std::vector<std::move_only_function<void()>> posted_;  // guarded by mutex_
+  bool wake_pending_ = false;                            // guarded by mutex_
+  bool stopping_ = false;                                // guarded by mutex_
+  std::vector<std::move_only_function<void()>> posted_running_;
+  bool stopped_ = false;
+  unsigned long thread_ = 0;
+};
+
+}  // namespace zt
