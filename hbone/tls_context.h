@@ -1,0 +1,97 @@
+#pragma once
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "identity/spiffe_id.h"
+
+// What all connections of one identity share: an SSL_CTX per role. TLS 1.3 only. TLS 1.2 is refused on
+// purpose and has no switch: our record layer speaks 1.3, and the peers that this proxy tunnels to and from
+// all do.
+namespace zt::hbone {
+
+template <auto Free>
+struct OpensslFree {
+  template <class T>
+  void operator()(T* object) const noexcept {
+    Free(object);
+  }
+};
+using X509Ptr = std::unique_ptr<X509, OpensslFree<X509_free>>;
+using EvpPkeyPtr = std::unique_ptr<EVP_PKEY, OpensslFree<EVP_PKEY_free>>;
+using SslCtxPtr = std::unique_ptr<SSL_CTX, OpensslFree<SSL_CTX_free>>;
+using X509StorePtr = std::unique_ptr<X509_STORE, OpensslFree<X509_STORE_free>>;
+
+enum class TlsRole : uint8_t { kClient, kServer };
+
+// Where a context's certificates come from. Everything is borrowed for the call; what is kept is
+// reference-counted.
+struct TlsCredentials {
+  X509* leaf = nullptr;
+  std::span<X509* const> intermediates;  // sent after the leaf, in this order; a self-signed one is not sent
+  EVP_PKEY* key = nullptr;
+  std::span<X509* const> roots;  // whom we trust: the bundle that came with this very certificate
+};
+
+// The chain as verified, leaf first, trust anchor last. An error refuses the peer (alert certificate_revoked
+// when its reason is kCertRevoked). Runs inside the handshake on the connection's thread: must not block.
+using ChainCheck = std::function<Result<>(std::span<X509* const> chain)>;
+
+struct TlsOptions {
+  // Contract §2.1: AES-256 first, and the client's order decides. AES-128 costs a sixth less CPU per byte;
+  // true offers it first as a client, and as a server takes it whenever the client can.
+  bool prefer_aes128 = false;
+  bool pqc_only = false;   // COMPLIANCE_POLICY=pqc: X25519MLKEM768 and nothing else
+  bool fips = false;       // P-256 and P-384 only
+  ChainCheck chain_check;  // revocation (contract §2.11); none = no check
+};
+
+// An immutable SSL_CTX with its rules. Any thread may share it.
+class TlsContext {
+ public:
+  // Errors: kInvalidInput, with a text that names what is wrong: key does not fit the leaf, no roots,
+  // pqc_only with an OpenSSL that has no X25519MLKEM768 (older than 3.5).
+  static Result<std::shared_ptr<const TlsContext>> make(TlsRole role, const TlsCredentials& credentials,
+                                                        const TlsOptions& options = {});
+  ~TlsContext();
+  TlsContext(const TlsContext&) = delete;
+  TlsContext& operator=(const TlsContext&) = delete;
+
+  [[nodiscard]] TlsRole role() const { return role_; }
+  [[nodiscard]] SSL_CTX* ssl_ctx() const { return ctx_.get(); }
+  // Our own leaf's trust domain; none if it has no SPIFFE SAN, and then a server does not compare trust
+  // domains (contract §2.2).
+  [[nodiscard]] const std::optional<std::string>& trust_domain() const { return trust_domain_; }
+  [[nodiscard]] const ChainCheck& chain_check() const { return chain_check_; }
+
+ private:
+  TlsContext() = default;
+  TlsRole role_ = TlsRole::kClient;
+  SslCtxPtr ctx_;
+  std::optional<std::string> trust_domain_;
+  ChainCheck chain_check_;
+};
+
+// The SPIFFE ids among a certificate's URI SANs, in their order; SANs that are none are skipped (contract
+// §2.3).
+[[nodiscard]] std::vector<identity::SpiffeId> spiffe_sans(X509* certificate);
+
+// The two rules, on the peer's SPIFFE ids. Errors carry the text of contract §10.3 (what was expected, what
+// came).
+Result<> check_client_identity(std::span<const identity::SpiffeId> peer,
+                               const std::optional<std::string>& own_trust_domain);
+Result<> check_server_identity(std::span<const identity::SpiffeId> peer,
+                               std::span<const identity::SpiffeId> expected);
+
+// True if this OpenSSL can do X25519MLKEM768.
+[[nodiscard]] bool have_x25519_mlkem768();
+
+}  // namespace zt::hbone
