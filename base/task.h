@@ -94,7 +94,7 @@ class [[nodiscard]] Task<void> {
 };
 
 // Owns root coroutines. A finished one is freed at the end of the turn; destroying the scope cancels the rest.
-class TaskScope : private Deferred {
+class TaskScope final : private Deferred {
  public:
   explicit TaskScope(EventLoop& loop) : loop_(loop) {}
   ~TaskScope() { loop_.cancel_deferred(*this); }
@@ -197,7 +197,7 @@ class Event {
 };
 
 // Awaits readiness of one descriptor, edge-triggered: `readable`/`writable` say whether an edge came since it was consumed.
-class FdWaiter : private Watcher {
+class FdWaiter final : private Watcher {
  public:
   explicit FdWaiter(EventLoop& loop) : loop_(loop) {}
   ~FdWaiter() { detach(); }
