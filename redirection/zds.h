@@ -7,12 +7,10 @@
 #include <variant>
 
 #include "base/result.h"
-#include "base/unique_fd.h"
 
-// ZDS, the protocol between the node agent (server) and the node proxy (client): one bare protobuf message
+// ZDS, the messages between the node agent (server) and the node proxy (client): one bare protobuf message
 // per packet of an AF_UNIX SOCK_SEQPACKET socket, and one descriptor (the pod's network namespace) beside an
-// AddWorkload. Contract §8.1-8.3, redirection contract §3.1-3.2. Pure functions and one pair of socket
-// helpers; any thread.
+// AddWorkload. Contract §8.1-8.3, redirection contract §3.1-3.2. Pure functions; any thread.
 namespace zt::redirection {
 
 // Longest message in either direction; the peers read into buffers of exactly this size.
@@ -75,25 +73,5 @@ struct WorkloadAck {
 
 // A short name for logs: "add", "keep", "del", "snapshot_sent".
 [[nodiscard]] std::string_view request_kind(const WorkloadRequest& request);
-
-// One packet as received.
-struct ZdsPacket {
-  std::string bytes;  // empty: the peer has closed the connection
-  UniqueFd fd;        // the one descriptor that came along, or none
-  [[nodiscard]] bool end_of_stream() const { return bytes.empty(); }
-};
-
-// Receives one packet without waiting (MSG_DONTWAIT); no value = nothing there yet. Descriptors are received
-// close-on-exec. kInvalidInput: the packet or its control data was truncated, or it carried more than one
-// descriptor; all descriptors are closed and the connection is no longer of use, but may still carry an
-// answer. kIo: the socket failed.
-[[nodiscard]] Result<std::optional<ZdsPacket>> receive_packet(int socket);
-
-// Contract §8.3: a descriptor comes with an add, and with nothing else.
-[[nodiscard]] Result<> check_fd_rule(const WorkloadRequest& request, bool has_fd);
-
-// Sends one packet, with `fd` beside it unless it is -1, without waiting. False: the socket's buffer is full,
-// try again when it is writable. kIo: the connection is gone. Never raises SIGPIPE.
-[[nodiscard]] Result<bool> send_packet(int socket, std::string_view bytes, int fd = -1);
 
 }  // namespace zt::redirection

@@ -28,7 +28,7 @@ class ReconnectDelay {
 // Keeps a ZDS connection to the node agent: connects, says hello, feeds a ZdsSession, reconnects for ever.
 // Where istio/ztunnel ends the whole process on a protocol error of the agent, this refuses the request,
 // reconnects and goes on serving its pods. Owned by, and only touched on, the loop's thread.
-class ZdsClient : private ZdsChannel {
+class ZdsClient final : private ZdsChannel {
  public:
   struct Options {
     std::string path{kDefaultZdsPath};        // INPOD_UDS
@@ -39,8 +39,11 @@ class ZdsClient : private ZdsChannel {
   ZdsClient(EventLoop& loop, PodManager& pods, Options options);
   ~ZdsClient();
 
-  void start();
+  // Begins to connect. kInvalidInput: the path cannot be a socket's; an agent that is not there yet is no
+  // error.
+  Result<> start();
   // The process is ending: closes the connection, so that the agent waits for nothing, and drains all pods.
+  // Not from within on_ready or a PodManager call.
   void shutdown();
 
   [[nodiscard]] bool ready() const { return session_.ready(); }
@@ -48,27 +51,34 @@ class ZdsClient : private ZdsChannel {
   [[nodiscard]] const ZdsSession& session() const { return session_; }
 
  private:
+  // Longest wait for room in the socket: an agent that does not read answers is broken.
+  static constexpr std::chrono::seconds kSendLimit{5};
+
   void answer(std::string error) override;
   void drop(const std::string& why) override;
+  void rearm() override;
 
   Task<void> run();
-  Task<Result<>> connect();
   Task<void> serve();
   Task<bool> send(std::string bytes);
-  void arm_tick();
+  void handle(Result<std::optional<ZdsPacket>> received);
 
   EventLoop& loop_;
+  PodManager& pods_;
   Options options_;
   ZdsSession session_;
   UniqueFd socket_;
-  FdWaiter ready_fd_;
+  FdWaiter socket_ready_;
   Timer tick_;
-  Event answered_;
+  // The answer of the request being handled. It may come from deep inside the session, so the coroutine that
+  // sends it is woken by a timer of its own and never runs within the session's call.
   std::optional<std::string> answer_;
-  std::optional<std::string> drop_reason_;
+  Event answered_;
+  Timer wake_;
+  bool dropped_ = false;
   bool connected_ = false;
   ReconnectDelay delay_;
-  TaskScope tasks_;  // last: its coroutines use all of the above
+  std::optional<TaskScope> tasks_;  // last: its coroutine uses all of the above
 };
 
 }  // namespace zt::redirection

@@ -13,7 +13,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "redirection/netns.h"
-#include "redirection/zds.h"
+#include "redirection/zds_socket.h"
 
 // The proxy's side of ZDS as a state machine without I/O: requests and time go in, answers and pod starts and
 // stops come out. Contract §8.2-8.4. One thread (the control thread).
@@ -48,6 +48,8 @@ class ZdsChannel {
   virtual void answer(std::string error) = 0;
   // The peer broke the protocol (already answered): close and reconnect.
   virtual void drop(const std::string& why) = 0;
+  // next_tick() may have changed.
+  virtual void rearm() = 0;
 
  protected:
   ~ZdsChannel() = default;
@@ -92,6 +94,8 @@ class ZdsSession {
   // A packet that could not be read or decoded: refused, then the connection is dropped.
   void bad_packet(const std::string& why);
   [[nodiscard]] bool unanswered() const { return waiting_.has_value(); }
+  // This connection's snapshot has come in whole.
+  [[nodiscard]] bool snapshot_received() const { return snapshot_received_; }
 
   // Time: call tick() at or after next_tick().
   [[nodiscard]] std::optional<Time> next_tick() const;
@@ -119,14 +123,17 @@ class ZdsSession {
     Time deadline;
   };
 
-  void on_add(const AddWorkload& add, UniqueFd fd, Time now);
+  void on_add(const AddWorkload& add, UniqueFd fd);
+  void on_repeated_add(const std::string& uid, const Pod& pod);
   void on_keep(const KeepWorkload& keep);
   void on_del(const DelWorkload& del);
   void on_snapshot_sent();
-  void start(const std::string& uid, Time now);
+  void start_and_answer(const std::string& uid);
+  void start(const std::string& uid);
   void started(const std::string& uid, uint64_t attempt, Result<> result);
   void remove(const std::string& uid);
-  void protocol_error(const std::string& why);
+  [[nodiscard]] bool remember(const std::string& uid);
+  void refuse_and_drop(const std::string& why);
   void answer(std::string error);
   void update_ready();
 
