@@ -1,0 +1,142 @@
+#include "hbone/tunnel_pool.h"
+
+#include <algorithm>
+
+namespace zt::hbone {
+
+size_t TunnelKeyHash::operator()(const TunnelKey& key) const noexcept {
+  size_t hash = std::hash<identity::SpiffeId>{}(key.source);
+  const auto mix = [&hash](size_t value) { hash ^= value + 0x9e3779b97f4a7c15ULL + (hash << 6) + (hash >> 2); };
+  for (const auto& id : key.expected) mix(std::hash<identity::SpiffeId>{}(id));
+  mix(std::hash<SocketAddress>{}(key.destination));
+  mix(std::hash<IpAddress>{}(key.source_ip));
+  return hash;
+}
+
+TunnelPool::TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dial)
+    : loop_(loop), config_(config), dial_(std::move(dial)), tasks_(loop) {}
+
+TunnelPool::~TunnelPool() = default;
+
+size_t TunnelPool::tunnels() const {
+  size_t count = 0;
+  for (const auto& [key, entry] : entries_) count += entry.tunnels.size();
+  return count;
+}
+
+// The least loaded tunnel with room. Null if there is none, or if all are saturated and one more may be dialled.
+Tunnel* TunnelPool::pick(Entry& entry) {
+  Tunnel* best = nullptr;
+  for (auto& pooled : entry.tunnels) {
+    Tunnel& tunnel = *pooled.tunnel;
+    if (tunnel.free_streams() == 0 || tunnel.streams() >= config_.max_streams_per_tunnel) continue;
+    if (best == nullptr || tunnel.streams() < best->streams()) best = &tunnel;
+  }
+  if (best != nullptr && best->saturated() && entry.tunnels.size() < config_.max_tunnels_per_key && !entry.attempt) {
+    // Use it, but let the next ones have another: nobody waits for a handshake that only spreads load.
+    entry.attempt = std::make_shared<Entry::Attempt>();
+    return best;
+  }
+  return best;
+}
+
+Task<Result<Stream*>> TunnelPool::open(const TunnelKey& key, const Headers& headers, StreamHandler& handler) {
+  const auto deadline = loop_.now() + config_.acquire_timeout;
+  for (;;) {
+    if (draining_) co_return fail(Reason::kDrained, "connection closed due to connection drain");
+    Entry& entry = entries_[key];
+    const bool dialling = entry.attempt != nullptr;
+    if (Tunnel* tunnel = pick(entry)) {
+      if (!dialling && entry.attempt != nullptr) tasks_.spawn(dial(key, entry.attempt));
+      co_return tunnel->open(headers, handler);
+    }
+    if (!entry.attempt) {
+      entry.attempt = std::make_shared<Entry::Attempt>();
+      auto started = entry.attempt;
+      tasks_.spawn(dial(key, started));
+      // It may have failed at once.
+      if (started->done.is_set() && started->error) co_return std::unexpected(*started->error);
+      if (started->done.is_set()) continue;
+    }
+    const std::shared_ptr<Entry::Attempt> attempt = entries_[key].attempt;
+    if (!attempt) continue;
+    const auto left = deadline - loop_.now();
+    if (left <= Clock::duration::zero() || !co_await attempt->done.wait(loop_, left)) {
+      co_return fail(Reason::kConnectTimeout, "connection timed out waiting for a tunnel to " + key.destination.to_string());
+    }
+    if (attempt->error) co_return std::unexpected(*attempt->error);
+  }
+}
+
+Task<void> TunnelPool::dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attempt) {
+  ++dials_;
+  auto dialled = co_await dial_(key, *this);
+  auto place = entries_.find(key);
+  if (place != entries_.end() && place->second.attempt == attempt) place->second.attempt.reset();
+  if (!dialled) {
+    attempt->error = std::move(dialled).error();
+    if (place != entries_.end() && place->second.tunnels.empty() && !place->second.attempt) entries_.erase(place);
+  } else {
+    if (place == entries_.end()) place = entries_.try_emplace(key).first;
+    auto& pooled = place->second.tunnels.emplace_back(loop_);
+    pooled.tunnel = std::move(*dialled);
+    keys_[pooled.tunnel.get()] = &place->first;
+    watch_idle(pooled);
+    if (draining_) pooled.tunnel->drain();
+  }
+  attempt->done.set();
+}
+
+TunnelPool::Pooled* TunnelPool::find(Tunnel& tunnel, const TunnelKey** key) {
+  const auto known = keys_.find(&tunnel);
+  if (known == keys_.end()) return nullptr;
+  if (key != nullptr) *key = known->second;
+  for (auto& pooled : entries_.at(*known->second).tunnels) {
+    if (pooled.tunnel.get() == &tunnel) return &pooled;
+  }
+  return nullptr;
+}
+
+void TunnelPool::watch_idle(Pooled& pooled) {
+  if (pooled.tunnel->streams() > 0) {
+    pooled.idle.cancel();
+  } else if (!pooled.idle.armed()) {
+    pooled.idle.start_after(config_.idle_release, [&pooled] { pooled.tunnel->close(Reason::kOk); });
+  }
+}
+
+void TunnelPool::retire(const std::function<bool(const TunnelKey&)>& gone) {
+  for (auto& [key, entry] : entries_) {
+    if (!gone(key)) continue;
+    for (auto& pooled : entry.tunnels) pooled.tunnel->drain();
+  }
+}
+
+void TunnelPool::drain() {
+  draining_ = true;
+  for (auto& [key, entry] : entries_) {
+    for (auto& pooled : entry.tunnels) pooled.tunnel->drain();
+  }
+}
+
+void TunnelPool::on_request(Stream& stream, Headers) noexcept {
+  // nghttp2 refuses requests to a client before they get here.
+  stream.abandon(H2Error::kProtocolError);
+}
+
+void TunnelPool::on_streams_changed(Tunnel& tunnel) noexcept {
+  if (Pooled* pooled = find(tunnel)) watch_idle(*pooled);
+}
+
+void TunnelPool::on_tunnel_closed(Tunnel& tunnel, const Error&) noexcept {
+  const TunnelKey* key = nullptr;
+  Pooled* pooled = find(tunnel, &key);
+  if (pooled == nullptr) return;  // closed while it was being started: the dial reports it
+  const auto place = entries_.find(*key);
+  keys_.erase(&tunnel);
+  auto& tunnels = place->second.tunnels;
+  tunnels.remove_if([pooled](const Pooled& candidate) { return &candidate == pooled; });
+  if (tunnels.empty() && !place->second.attempt) entries_.erase(place);
+}
+
+}  // namespace zt::hbone

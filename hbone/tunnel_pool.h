@@ -1,0 +1,95 @@
+#pragma once
+#include <functional>
+#include <list>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/address.h"
+#include "base/task.h"
+#include "hbone/tunnel.h"
+#include "identity/spiffe_id.h"
+
+namespace zt::hbone {
+
+// What must be equal for two connections to share a tunnel (contract §2.8): never across pods (a pool belongs to one pod),
+// identities, destinations or source addresses.
+struct TunnelKey {
+  identity::SpiffeId source;
+  std::vector<identity::SpiffeId> expected;  // in order: one of these the server must be
+  SocketAddress destination;
+  IpAddress source_ip;
+
+  friend bool operator==(const TunnelKey&, const TunnelKey&) = default;
+};
+struct TunnelKeyHash {
+  size_t operator()(const TunnelKey& key) const noexcept;
+};
+
+struct TunnelPoolConfig {
+  size_t max_streams_per_tunnel = 100;                // POOL_MAX_STREAMS_PER_CONNECTION
+  size_t max_tunnels_per_key = 4;                     // beyond that streams share, up to the peer's limit
+  std::chrono::milliseconds idle_release{300'000};    // POOL_UNUSED_RELEASE_TIMEOUT
+  std::chrono::milliseconds acquire_timeout{20'000};  // connect + handshake, for one waiter
+};
+
+// A fresh tunnel in the client role: TCP connect, handshake, start. Supplied by the proxy, which knows network namespaces and
+// certificates. `owner` is the pool.
+using Dial = std::function<Task<Result<std::unique_ptr<Tunnel>>>(const TunnelKey& key, TunnelOwner& owner)>;
+
+// Client tunnels of one pod on one worker. No lock: everything happens on that worker's thread. One dial is in flight per
+// key and waiters of other keys never wait for it. A tunnel closes when it has been unused for idle_release, when the
+// peer sends GOAWAY, or when retire() says that its destination is gone.
+class TunnelPool final : private TunnelOwner {
+ public:
+  TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dial);
+  ~TunnelPool();
+
+  // Sends CONNECT on a pooled tunnel, dialling if need be. The stream's answer comes to handler.on_response().
+  Task<Result<Stream*>> open(const TunnelKey& key, const Headers& headers, StreamHandler& handler);
+
+  // Closes idle tunnels and drains busy ones whose key matches.
+  void retire(const std::function<bool(const TunnelKey&)>& gone);
+  // No new tunnels or streams; those there are go on until they end.
+  void drain();
+
+  [[nodiscard]] size_t tunnels() const;
+  [[nodiscard]] size_t dials() const { return dials_; }  // since start
+
+ private:
+  struct Pooled {
+    explicit Pooled(EventLoop& loop) : idle(loop) {}
+    std::unique_ptr<Tunnel> tunnel;
+    Timer idle;
+  };
+  struct Entry {
+    std::list<Pooled> tunnels;
+    // The dial in flight, and how the last one ended. Waiters hold it: the entry may go while they wake up.
+    struct Attempt {
+      Event done;
+      std::optional<Error> error;
+    };
+    std::shared_ptr<Attempt> attempt;
+  };
+
+  Task<void> dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attempt);
+  [[nodiscard]] Tunnel* pick(Entry& entry);
+  void watch_idle(Pooled& pooled);
+  Pooled* find(Tunnel& tunnel, const TunnelKey** key = nullptr);
+
+  void on_request(Stream& stream, Headers headers) noexcept override;
+  void on_streams_changed(Tunnel& tunnel) noexcept override;
+  void on_tunnel_closed(Tunnel& tunnel, const Error& why) noexcept override;
+
+  EventLoop& loop_;
+  const TunnelPoolConfig& config_;
+  Dial dial_;
+  std::unordered_map<TunnelKey, Entry, TunnelKeyHash> entries_;
+  std::unordered_map<Tunnel*, const TunnelKey*> keys_;  // which entry a tunnel is in
+  size_t dials_ = 0;
+  bool draining_ = false;
+  TaskScope tasks_;  // last: dials end before what they use
+};
+
+}  // namespace zt::hbone

@@ -1,0 +1,243 @@
+// Receiving half of Tunnel: records to frames to sinks, and whose credit goes back when.
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "hbone/tunnel.h"
+
+namespace zt::hbone {
+
+namespace {
+// A window worth growing to keeps this much on top of the path's bandwidth-delay product: a sender's whole batch.
+constexpr uint32_t kWindowFloorBytes = 1024 * 1024;
+constexpr auto kRttInterval = std::chrono::seconds(1);
+}  // namespace
+
+void Tunnel::read_input() {
+  BufferPool::Lease lease = io_.buffers.borrow();
+  const size_t carried = partial_.size();
+  if (carried > 0) std::memcpy(lease.data(), partial_.data(), carried);
+  const size_t room = kWorkerBufferBytes - carried;
+  ssize_t n;
+  do {
+    n = ::recv(fd_.get(), lease.data() + carried, room, 0);
+  } while (n < 0 && errno == EINTR);
+  if (n < 0) {
+    if (errno == EAGAIN || errno == EWOULDBLOCK) return;
+    return fail_tunnel(Reason::kPeerLost, "connection failed: " + errno_text(errno));
+  }
+  if (n == 0) {
+    if (opener_.finished_cleanly()) return fail_tunnel(draining_ || stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "peer closed the connection");
+    return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed without close_notify");
+  }
+  last_received_ = io_.loop.now();
+  const size_t filled = carried + static_cast<size_t>(n);
+  io_.slices.clear();
+  size_t used = 0;
+  const bool ok = open_records(lease.data(), filled, used);
+  if (closed_) return;
+  deliver_touched();
+  if (closed_ || !ok) return;
+  if (used == filled) {
+    if (carried > 0) std::vector<uint8_t>().swap(partial_);
+  } else {
+    partial_.assign(lease.data() + used, lease.data() + filled);
+    partial_.shrink_to_fit();
+  }
+  // A full buffer: there is more, but the other connections come first. A short read of a stream socket means drained.
+  if (static_cast<size_t>(n) == room) read_again_ = true;
+  if (read_again_ || nghttp2_session_want_write(session_) != 0 || opener_.key_update_due() || streams_changed_) io_.loop.defer(*this);
+}
+
+bool Tunnel::open_records(uint8_t* data, size_t size, size_t& used) {
+  while (used < size) {
+    auto opened = opener_.open(std::span(data + used, size - used));
+    if (!opened) {
+      if (const auto alert = opener_.alert_to_send(); alert && !out_blocked_) {
+        out_ = out_ ? std::move(out_) : io_.buffers.borrow();
+        if (const auto sealed = sealer_.seal_alert(std::span<uint8_t, kAlertRecord>(out_.data() + out_end_, kAlertRecord), *alert)) {
+          out_end_ += *sealed;
+          flush();
+        }
+      }
+      fail_tunnel(opened.error().reason, "tls error: " + opened.error().text);
+      return false;
+    }
+    used += opened->consumed;
+    if (opened->kind == OpenedRecord::Kind::kIncomplete) return true;
+    if (opened->kind == OpenedRecord::Kind::kClosed) {
+      used = size;
+      read_again_ = true;  // the end of the TCP stream follows
+      return true;
+    }
+    if (opened->kind == OpenedRecord::Kind::kData && !opened->data.empty() && !feed_session(opened->data.data(), opened->data.size())) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Tunnel::feed_session(const uint8_t* data, size_t size) {
+  in_session_ = true;
+  const ssize_t rv = nghttp2_session_mem_recv(session_, data, size);
+  in_session_ = false;
+  if (rv >= 0) return true;
+  deliver_touched();  // what came before the fault is good
+  if (!closed_) {
+    // Tells the peer (GOAWAY) as far as the socket takes it.
+    close(Reason::kH2Failed, rv == NGHTTP2_ERR_FLOODED ? H2Error::kEnhanceYourCalm : H2Error::kProtocolError);
+    closed_->text = std::string("h2 failed: ") + nghttp2_strerror(static_cast<int>(rv));
+  }
+  return false;
+}
+
+void Tunnel::touch(Stream& stream) {
+  if (stream.touched_) return;
+  stream.touched_ = true;
+  stream.touched_next_ = nullptr;
+  if (touched_tail_ == nullptr) {
+    touched_head_ = &stream;
+  } else {
+    touched_tail_->touched_next_ = &stream;
+  }
+  touched_tail_ = &stream;
+}
+
+void Tunnel::deliver_touched() {
+  while (touched_head_ != nullptr && !closed_) {
+    Stream& stream = *touched_head_;
+    touched_head_ = stream.touched_next_;
+    if (touched_head_ == nullptr) touched_tail_ = nullptr;
+    stream.touched_ = false;
+    deliver(stream);
+  }
+}
+
+// In order: headers, bytes, end, close. The handler may abandon the stream in any of these calls; it is freed here only.
+void Tunnel::deliver(Stream& stream) {
+  if (stream.delivering_) return;
+  stream.delivering_ = true;
+  if (stream.headers_complete_ && stream.headers_ != nullptr) {
+    Headers headers = std::move(*stream.headers_);
+    stream.headers_.reset();
+    if (role_ == Role::kServer) {
+      if (!stream.closed_) owner_.on_request(stream, std::move(headers));
+    } else {
+      stream.sending_ = true;
+      if (stream.handler_ != nullptr) stream.handler_->on_response(std::move(headers));
+    }
+  }
+  if (stream.slice_first_ >= 0 || stream.kept_ != nullptr) {
+    const size_t taken = offer(stream);
+    if (taken > 0 && !closed_) {
+      credit(stream, taken);
+      if (stream.kept_ == nullptr && !stream.end_received_) grow_window(stream, taken);
+    }
+  }
+  if (stream.kept_ == nullptr && stream.end_received_ && !stream.end_delivered_ && stream.handler_ != nullptr) {
+    stream.end_delivered_ = true;
+    stream.handler_->on_end_stream();
+  }
+  stream.delivering_ = false;
+  if (closed_ || !stream.closed_ || stream.touched_) return;
+  // A reset overtakes bytes that the sink has not taken; an orderly end waits for them.
+  const bool orderly = stream.end_received_ && stream.end_sent_ && stream.close_code_ == H2Error::kNoError;
+  if (orderly && stream.kept_ != nullptr && stream.handler_ != nullptr) return;
+  StreamHandler* handler = std::exchange(stream.handler_, nullptr);
+  const H2Error code = stream.close_code_;
+  free_stream(stream);
+  if (handler != nullptr) handler->on_closed(orderly ? Reason::kOk : Reason::kStreamReset, code);
+}
+
+// Offers kept bytes and this turn's slices to the sink; keeps what it does not take. Returns how much it took.
+size_t Tunnel::offer(Stream& stream) {
+  auto& iovecs = io_.iovecs;
+  iovecs.clear();
+  if (stream.kept_ != nullptr) iovecs.push_back({stream.kept_->bytes.data() + stream.kept_->offset, stream.kept_->size()});
+  size_t received = 0;
+  for (int32_t index = std::exchange(stream.slice_first_, -1); index >= 0;) {
+    const auto& slice = io_.slices[static_cast<size_t>(index)];
+    iovecs.push_back(slice.data);
+    received += slice.data.iov_len;
+    index = slice.next;
+  }
+  stream.slice_last_ = -1;
+  // The connection's credit goes back on receipt: whoever is stalled must not hold up the others (contract A3.15).
+  if (received > 0) nghttp2_session_consume_connection(session_, received);
+  if (stream.handler_ == nullptr) return 0;
+  const size_t taken = stream.handler_->on_data(iovecs);
+  if (stream.handler_ == nullptr || closed_) return taken;  // abandoned meanwhile
+  if (!keep(stream, iovecs, taken)) {
+    StreamHandler* handler = std::exchange(stream.handler_, nullptr);
+    nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id_, static_cast<uint32_t>(H2Error::kEnhanceYourCalm));
+    io_.loop.defer(*this);
+    handler->on_closed(Reason::kResourceLimit, H2Error::kEnhanceYourCalm);
+  }
+  return taken;
+}
+
+bool Tunnel::keep(Stream& stream, const std::vector<iovec>& data, size_t skip) {
+  size_t total = 0;
+  for (const iovec& part : data) total += part.iov_len;
+  const size_t held = stream.kept_ != nullptr ? stream.kept_->bytes.size() : 0;
+  if (skip >= total) {
+    io_.budget.give(held);
+    stream.kept_.reset();
+    return true;
+  }
+  if (held > 0 && data.size() == 1) {
+    stream.kept_->offset += skip;  // nothing new came
+    return true;
+  }
+  const size_t rest = total - skip;
+  if (rest > held && !io_.budget.take(rest - held)) return false;
+  if (rest < held) io_.budget.give(held - rest);
+  std::vector<uint8_t> bytes;
+  bytes.reserve(rest);
+  for (const iovec& part : data) {
+    const size_t drop = std::min(skip, part.iov_len);
+    skip -= drop;
+    const auto* begin = static_cast<const uint8_t*>(part.iov_base);
+    bytes.insert(bytes.end(), begin + drop, begin + part.iov_len);
+  }
+  if (stream.kept_ == nullptr) stream.kept_ = std::make_unique<Stream::Kept>();
+  stream.kept_->bytes = std::move(bytes);
+  stream.kept_->offset = 0;
+  return true;
+}
+
+void Tunnel::credit(Stream& stream, size_t bytes) {
+  if (stream.closed_) return;
+  nghttp2_session_consume_stream(session_, stream.id_, bytes);
+  if (nghttp2_session_want_write(session_) != 0) io_.loop.defer(*this);
+}
+
+// A sink that takes everything at once, from a sender that uses much of the window in one go, is worth a larger window: twice
+// what the path holds at this rate, and at least a sender's batch. It never grows for a sink that lags.
+void Tunnel::grow_window(Stream& stream, size_t taken) {
+  if (stream.window_ >= config_.stream_window_max || taken < stream.window_ / 4) return;
+  const auto now = io_.loop.now();
+  if (now - rtt_measured_ > kRttInterval || rtt_.count() == 0) {
+    tcp_info info{};
+    socklen_t length = sizeof info;
+    if (getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &length) == 0) {
+      rtt_ = std::chrono::microseconds(std::min(info.tcpi_rtt, info.tcpi_rcv_rtt != 0 ? info.tcpi_rcv_rtt : info.tcpi_rtt));
+    }
+    rtt_measured_ = now;
+  }
+  // One window per round trip is the rate; within a millisecond the floor is more than any node-local path needs.
+  const uint64_t doubled = uint64_t{stream.window_} * 2;
+  const bool long_path = rtt_ > std::chrono::milliseconds(1);
+  const uint64_t target = std::min<uint64_t>(config_.stream_window_max, long_path ? doubled : std::min<uint64_t>(doubled, kWindowFloorBytes));
+  if (target <= stream.window_) return;
+  if (nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, static_cast<int32_t>(target)) == 0) {
+    stream.window_ = static_cast<uint32_t>(target);
+    io_.loop.defer(*this);
+  }
+}
+
+}  // namespace zt::hbone
