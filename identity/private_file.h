@@ -1,0 +1,61 @@
+#pragma once
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+// Small files that may hold keys. All functions block; never on a worker or the control thread.
+namespace zt::identity {
+
+inline constexpr size_t kMaxPrivateFileBytes = 1 << 20;
+
+// Text that is wiped when it goes. Move-only, never grows (growing would leave copies behind).
+class SecretText {
+ public:
+  explicit SecretText(size_t size) : bytes_(size) {}
+  SecretText(SecretText&&) noexcept = default;
+  SecretText& operator=(SecretText&&) = delete;
+  ~SecretText();
+
+  [[nodiscard]] char* data() { return bytes_.data(); }
+  [[nodiscard]] size_t capacity() const { return bytes_.size(); }
+  void set_length(size_t length) { length_ = length; }
+  [[nodiscard]] std::string_view view() const { return {bytes_.data(), length_}; }
+
+ private:
+  std::vector<char> bytes_;
+  size_t length_ = 0;
+};
+
+// What tells one state of a file from another without reading it; absent files are all the same.
+struct FileVersion {
+  bool exists = false;
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size = 0;
+  int64_t modified_ns = 0;
+  int64_t changed_ns = 0;
+  uint32_t mode = 0;  // permission bits
+
+  friend bool operator==(const FileVersion&, const FileVersion&) = default;
+};
+// Follows symbolic links (Kubernetes mounts are made of them). An error is anything but "there" and "not
+// there".
+[[nodiscard]] Result<FileVersion> file_version(const std::string& path);
+
+// A regular file of at most kMaxPrivateFileBytes. Errors name the path and the cause.
+[[nodiscard]] Result<SecretText> read_private_file(const std::string& path);
+
+// Makes the directory and missing parents, each 0700. An existing one is left as it is.
+[[nodiscard]] Result<> make_private_directory(const std::string& path);
+
+// Creates directory/name with mode 0600 in one step: readers see no file or the whole file, also after a
+// crash. Never replaces an existing file: of several processes that publish at once, exactly one succeeds and
+// the others learn that it exists.
+enum class Published : uint8_t { kCreated, kExisted };
+[[nodiscard]] Result<Published> publish_private_file(const std::string& directory, const std::string& name,
+                                                     std::string_view content);
+
+}  // namespace zt::identity
