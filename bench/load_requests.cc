@@ -70,7 +70,7 @@ int requests(Options& options) {
     }
     if (now > end + 20'000'000'000) die_text("replies still missing 20 s after the end");
     const int64_t next =
-        rate > 0 && given < all ? start + given * 1'000'000'000 / rate : std::max(end, now + 100'000'000);
+        rate > 0 && given < all ? start + given * 1'000'000'000 / rate : (under_way > 0 ? now + 100'000'000 : end);
     for (const epoll_event& event : epoll.wait(next)) {
       Client& client = *static_cast<Client*>(event.data.ptr);
       const ssize_t got = ::recv(client.fd, buffer.data(), buffer.size(), 0);

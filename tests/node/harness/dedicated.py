@@ -1,0 +1,41 @@
+"""Two pods, each with a proxy of its own (PROXY_MODE=dedicated) and static redirection rules: no agent, no ZDS."""
+
+from .netns import run
+from .process import Process, eventually
+from .mesh import program
+
+# The in-pod rules of the contract (§1.6), as an init container would set them. The bench uses the same file.
+RULES = """
+*mangle
+-A PREROUTING -m mark --mark 0x539/0xfff -j CONNMARK --set-xmark 0x111/0xfff
+-A OUTPUT -m connmark --mark 0x111/0xfff -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff
+COMMIT
+*nat
+-A PREROUTING ! -d 127.0.0.1/32 -p tcp -m tcp ! --dport 15008 -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15006
+-A OUTPUT -p tcp -m mark --mark 0x111/0xfff -j ACCEPT
+-A OUTPUT ! -d 127.0.0.1/32 -o lo -j ACCEPT
+-A OUTPUT ! -d 127.0.0.1/32 -p tcp -m mark ! --mark 0x539/0xfff -j REDIRECT --to-ports 15001
+COMMIT
+"""
+
+
+def redirect(netns):
+    run(*netns.prefix(), "iptables-restore", "--noflush", stdin=RULES)
+    netns.ip("route", "add", "local", "0.0.0.0/0", "dev", "lo", "table", "100")
+    netns.ip("rule", "add", "fwmark", "0x111/0xfff", "pref", "32764", "lookup", "100")
+
+
+def environment(mesh_file, ca_folder, workload):
+    """Names that istio/ztunnel knows as well, so that either binary runs with it. PACKET_MARK makes the rules see the proxy."""
+    return {"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": workload, "LOCAL_XDS_PATH": mesh_file, "XDS_ADDRESS": "",
+            "PACKET_MARK": "1337", "EMBEDDED_CA_DIR": ca_folder, "FAKE_CA": "true", "ISTIO_META_DNS_CAPTURE": "false"}
+
+
+def start(pod, mesh):
+    """A proxy for this one pod, in its own namespace."""
+    workload = f"{pod.namespace}/{pod.name}/{pod.account}"
+    process = Process(f"dedicated ztunnel of {pod.name}", [program("ztunnel"), "proxy"], environment(mesh.file, mesh.ca_folder, workload), pod.netns)
+    mesh.processes.append(process)
+    eventually(lambda: not process.alive() or {15001, 15006, 15008} <= pod.netns.listening_ports(), f"the listeners of {pod.name}")
+    assert process.alive(), process.text()
+    return process

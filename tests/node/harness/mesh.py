@@ -1,0 +1,275 @@
+"""A mesh of two nodes:
+
+    node 1 (namespace)                                node 2 (namespace)
+      ztunnel, ztunnel-agent                            ztunnel, ztunnel-agent
+      eth0 192.168.77.1 ------------ link ------------- eth0 192.168.77.2
+      |                                                 |
+      veth, routed                                      veth, routed
+      |                                                 |
+      pods 10.244.1.x, fd00:10:244:1::x                 pods 10.244.2.x, fd00:10:244:2::x
+
+Pods are routed as by a point-to-point CNI: each has a veth to its node and a default route over it. What a pod is to the mesh
+(enrolled or not, account, services, policies) comes from two YAML files: mesh.yaml, which all proxies watch, and the pods.yaml
+of each agent. Files are written as JSON, which is YAML.
+"""
+
+import http.client
+import json
+import os
+import socket
+import tempfile
+
+from . import apps
+from .netns import Netns, connect_veth
+from .process import Process, eventually
+
+BIN = os.environ.get("ZT_BIN") or os.path.join(os.path.dirname(__file__), "../../../build/release/bin")
+CAPTURE_PORTS = {15001, 15006, 15008}
+TRUST_DOMAIN = "cluster.local"
+
+
+def program(name):
+    path = os.path.realpath(os.path.join(BIN, name))
+    if not os.path.exists(path):
+        raise RuntimeError(f"{path} is missing: ./dev build makes it (ZT_BIN names another folder)")
+    return path
+
+
+def write_file(path, text):
+    """Atomically, as editors and kubelets do it."""
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.rename(path + ".new", path)
+
+
+class Pod:
+    def __init__(self, node, name, index, account, namespace, captured, trust_domain):
+        self.node, self.name, self.account, self.namespace, self.captured = node, name, account, namespace, captured
+        self.trust_domain = trust_domain
+        self.uid = f"00000000-0000-4000-8000-{node.number:04d}{index:08d}"
+        self.ip = f"10.244.{node.number}.{index}"
+        self.ip6 = f"fd00:10:244:{node.number}::{index:x}"
+        self.netns = Netns(name)
+        self.servers = []
+        port = f"v{index}"
+        connect_veth(node.netns, port, self.netns, "eth0")
+        node.netns.ip("addr", "add", "169.254.1.1/32", "dev", port)
+        node.netns.ip("-6", "addr", "add", "fe80::1/64", "dev", port, "nodad")
+        node.netns.ip("route", "add", f"{self.ip}/32", "dev", port)
+        node.netns.ip("-6", "route", "add", f"{self.ip6}/128", "dev", port)
+        self.netns.ip("addr", "add", f"{self.ip}/32", "dev", "eth0")
+        self.netns.ip("-6", "addr", "add", f"{self.ip6}/128", "dev", "eth0", "nodad")
+        self.netns.ip("route", "add", "169.254.1.1/32", "dev", "eth0", "scope", "link")
+        self.netns.ip("route", "add", "default", "via", "169.254.1.1", "src", self.ip)
+        self.netns.ip("-6", "route", "add", "default", "via", "fe80::1", "dev", "eth0")
+
+    @property
+    def identity(self):
+        return f"spiffe://{self.trust_domain}/ns/{self.namespace}/sa/{self.account}"
+
+    def connect(self, address, port, timeout=apps.TIMEOUT, source=None):
+        """A connected TCP socket of this pod, as a program in it would have."""
+        sock = self.netns.socket(apps.family_of(address))
+        sock.settimeout(timeout)
+        if source:
+            sock.bind(source)
+        try:
+            sock.connect((address, port))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def serve(self, port, handler=apps.echo, address="::"):
+        server = apps.Server(self.netns, port, handler, address)
+        self.servers.append(server)
+        return server
+
+    def wait_captured(self):
+        """Until the proxy listens in this pod and the agent's rules stand."""
+        eventually(lambda: CAPTURE_PORTS <= self.netns.listening_ports(), f"the proxy's listeners in {self.name}")
+        eventually(lambda: "15001" in self.netns.run("nft", "list", "ruleset"), f"the redirection rules in {self.name}")
+
+    def wait_released(self):
+        eventually(lambda: not (CAPTURE_PORTS & self.netns.listening_ports()), f"the listeners to go from {self.name}")
+
+    def delete(self):
+        for server in self.servers:
+            server.close()
+        self.netns.delete()
+        self.node.pods.remove(self)
+
+    def workload(self):
+        """As mesh.yaml describes it."""
+        return {
+            "uid": f"Kubernetes//Pod/{self.namespace}/{self.name}", "name": self.name, "namespace": self.namespace,
+            "serviceAccount": self.account, "trustDomain": self.trust_domain, "workloadIps": [self.ip, self.ip6],
+            "protocol": "HBONE" if self.captured else "TCP", "node": self.node.name, "network": "", "services": {},
+        }
+
+
+class Node:
+    def __init__(self, mesh, number):
+        self.mesh, self.number, self.name = mesh, number, f"node{number}"
+        self.netns = Netns(self.name)
+        self.pods = []
+        self.ztunnel = None
+        self.agent = None
+        self._made = 0
+        self.netns.sysctl("net.ipv4.ip_forward", 1)
+        self.netns.sysctl("net.ipv6.conf.all.forwarding", 1)
+        self.pods_file = os.path.join(mesh.folder, f"{self.name}-pods.yaml")
+        self.zds_socket = os.path.join(mesh.folder, f"{self.name}.sock")
+        self.write_pods()
+
+    def pod(self, name, account=None, namespace="shop", captured=True, trust_domain=TRUST_DOMAIN):
+        self._made += 1
+        pod = Pod(self, name, self._made + 1, account or name, namespace, captured, trust_domain)
+        self.pods.append(pod)
+        return pod
+
+    def write_pods(self, enrolled=None):
+        """Tells the agent which pods to enrol: the captured ones, or those given."""
+        if enrolled is None:
+            enrolled = [p for p in self.pods if p.captured]
+        write_file(self.pods_file, json.dumps({"pods": [
+            {"uid": p.uid, "name": p.name, "namespace": p.namespace, "serviceAccount": p.account, "netns": p.netns.path}
+            for p in enrolled]}, indent=1))
+
+    def proxy_env(self, **changes):
+        env = {
+            "PROXY_MODE": "shared", "NODE_NAME": self.name, "INPOD_UDS": self.zds_socket, "XDS_ADDRESS": "",
+            "LOCAL_XDS_PATH": self.mesh.file, "EMBEDDED_CA_DIR": self.mesh.ca_folder, "ZTUNNEL_WORKER_THREADS": "2",
+            "RUST_LOG": "access=debug",
+        }
+        env.update(changes)
+        return {k: v for k, v in env.items() if v is not None}
+
+    def start_agent(self):
+        self.agent = Process(f"ztunnel-agent of {self.name}", [program("ztunnel-agent"), "--pods", self.pods_file],
+                             {"ZTUNNEL_UDS_ADDRESS": self.zds_socket, "NODE_NAME": self.name}, self.netns)
+        self.mesh.processes.append(self.agent)
+
+    def start_ztunnel(self, **changes):
+        self.ztunnel = Process(f"ztunnel of {self.name}", [program("ztunnel"), "proxy", "ztunnel"], self.proxy_env(**changes), self.netns)
+        self.mesh.processes.append(self.ztunnel)
+
+    def http(self, port, path, method="GET", address="127.0.0.1"):
+        """An HTTP request from within the node: (status, body). Nothing while nobody listens."""
+        try:
+            with self.netns.entered():
+                sock = socket.create_connection((address, port), timeout=5)
+        except OSError:
+            return None, ""
+        connection = http.client.HTTPConnection("localhost")
+        connection.sock = sock
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        connection.close()
+        return answer.status, body
+
+    def ready(self):
+        return self.http(15021, "/healthz/ready")[0] == 200
+
+    def wait_ready(self):
+        def check():
+            if not self.ztunnel.alive():
+                raise AssertionError(f"ztunnel of {self.name} ended with {self.ztunnel.popen.poll()}; its log:\n{self.ztunnel.text()}")
+            return self.ready()
+        try:
+            eventually(check, f"{self.name} ready", timeout=30)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; 15021 says {self.http(15021, '/healthz/ready')}\n{self.mesh.logs()}") from None
+
+
+class Mesh:
+    """Use as a context: whatever happens inside, nothing of it is left."""
+
+    def __init__(self, nodes=2):
+        self._temp = tempfile.TemporaryDirectory(prefix="ztt-")
+        self.folder = self._temp.name
+        self.file = os.path.join(self.folder, "mesh.yaml")
+        self.ca_folder = os.path.join(self.folder, "ca")
+        self.processes, self.services, self.policies, self.extra_workloads = [], [], [], []
+        self.nodes = [Node(self, n + 1) for n in range(nodes)]
+        if nodes == 2:
+            first, second = (n.netns for n in self.nodes)
+            connect_veth(first, "eth0", second, "eth0")
+            for me, other in ((1, 2), (2, 1)):
+                netns = self.nodes[me - 1].netns
+                netns.ip("addr", "add", f"192.168.77.{me}/24", "dev", "eth0")
+                netns.ip("-6", "addr", "add", f"fd00:77::{me}/64", "dev", "eth0", "nodad")
+                netns.ip("route", "add", f"10.244.{other}.0/24", "via", f"192.168.77.{other}")
+                netns.ip("-6", "route", "add", f"fd00:10:244:{other}::/64", "via", f"fd00:77::{other}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        for process in reversed(self.processes):
+            process.stop()
+        for node in self.nodes:
+            for pod in list(node.pods):
+                pod.delete()
+            node.netns.delete()
+        self._temp.cleanup()
+
+    @property
+    def pods(self):
+        return [pod for node in self.nodes for pod in node.pods]
+
+    def service(self, name, vip, port, target, pods, namespace="shop", vip6=None):
+        hostname = f"{name}.{namespace}.svc.cluster.local"
+        vips = [f"/{vip}"] + ([f"/{vip6}"] if vip6 else [])
+        self.services.append(({"hostname": hostname, "name": name, "namespace": namespace, "vips": vips,
+                               "ports": {str(port): target}}, list(pods)))
+
+    def policy(self, name, rules, action="Allow", scope="Namespace", namespace="shop"):
+        self.policies.append({"name": name, "namespace": namespace, "scope": scope, "action": action, "rules": rules})
+
+    def text(self):
+        """mesh.yaml as it stands."""
+        workloads = []
+        for pod in self.pods:
+            workload = pod.workload()
+            for service, members in self.services:
+                if pod in members:
+                    workload["services"][f"{service['namespace']}/{service['hostname']}"] = {int(k): v for k, v in service["ports"].items()}
+            workloads.append(workload)
+        return json.dumps({"workloads": workloads + self.extra_workloads, "services": [s for s, _ in self.services],
+                           "policies": self.policies}, indent=1)
+
+    def write(self):
+        write_file(self.file, self.text())
+
+    def start(self, **proxy_changes):
+        """Everything up: files, agents, proxies, pods captured."""
+        self.write()
+        for node in self.nodes:
+            node.write_pods()
+            node.start_agent()
+            node.start_ztunnel(**proxy_changes)
+        for node in self.nodes:
+            node.wait_ready()
+        for pod in self.pods:
+            if pod.captured:
+                pod.wait_captured()
+        return self
+
+    def edit(self):
+        """Writes mesh.yaml anew and waits until every proxy says that it serves it."""
+        marks = [(node.ztunnel, node.ztunnel.mark()) for node in self.nodes if node.ztunnel and node.ztunnel.alive()]
+        self.write()
+        for ztunnel, mark in marks:
+            ztunnel.wait_line(RELOADED, since=mark)
+
+    def logs(self):
+        return "\n".join(f"----- {p.name} (exit {p.popen.poll()})\n{p.text()}" for p in self.processes)
+
+
+RELOADED = r"\tinfo\t\S+\t.*(loaded|reloaded)"
+REFUSED = r"\t(warn|error)\t.*mesh\.yaml:\d+:\d+"

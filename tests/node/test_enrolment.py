@@ -1,0 +1,209 @@
+"""Pods come and go, the agent comes and goes; connections of everybody else never notice."""
+
+import threading
+
+import pytest
+
+from harness import apps
+from harness.process import eventually
+
+
+@pytest.fixture
+def shop(mesh):
+    first, second = mesh.nodes
+    mesh.client, mesh.web = first.pod("client"), second.pod("web")
+    mesh.web.serve(8080)
+    return mesh
+
+
+class LiveConnection:
+    """An exchange of a byte every few milliseconds that must not miss a beat."""
+
+    def __init__(self, pod, address, port=8080):
+        self.sock = pod.connect(address, port)
+        self.beats, self.error, self._stop = 0, None, threading.Event()
+        self._thread = apps.start(self._run)
+
+    def _run(self):
+        try:
+            while not self._stop.is_set():
+                self.sock.sendall(b"x")
+                assert apps.read_exactly(self.sock, 1) == b"x"
+                self.beats += 1
+                self._stop.wait(0.005)
+        except (OSError, AssertionError) as error:
+            self.error = error
+
+    def assert_beats(self, more=20):
+        """It is still in use, now."""
+        goal = self.beats + more
+        eventually(lambda: self.error or self.beats >= goal, "the live connection to go on")
+        assert self.error is None, f"the live connection broke: {self.error!r}"
+
+    def close(self):
+        self._stop.set()
+        self._thread.join()
+        self.sock.close()
+
+
+def echo_works(pod, address, port=8080):
+    with pod.connect(address, port) as sock:
+        sock.sendall(b"x")
+        return apps.read_exactly(sock, 1) == b"x"
+
+
+def enrol(mesh, node, pods=None):
+    node.write_pods(pods)
+    mesh.edit()
+
+
+def through_tunnel(mesh, server):
+    """Does a call of the client reach the server through the tunnel?"""
+    mark = mesh.nodes[0].ztunnel.mark()
+    assert echo_works(mesh.client, server.ip)
+    line = mesh.nodes[0].ztunnel.wait_line(r'connection complete.*direction="outbound"', since=mark)
+    return "dst.hbone_addr" in line
+
+
+def test_a_pod_is_enrolled_alive_and_its_connections_live_on(shop):
+    pod = shop.nodes[1].pod("late", captured=False)
+    pod.serve(8080)
+    shop.start()
+    into = LiveConnection(shop.client, pod.ip)
+    out_of = LiveConnection(pod, shop.web.ip)
+    into.assert_beats()
+    out_of.assert_beats()
+    pod.captured = True
+    enrol(shop, shop.nodes[1])
+    pod.wait_captured()
+    into.assert_beats(100)
+    out_of.assert_beats(100)
+    assert through_tunnel(shop, pod), "new connections use the tunnel"
+    into.close()
+    out_of.close()
+
+
+def test_a_pod_leaves_and_its_connections_are_not_cut_in_mid_stream(shop):
+    shop.start()
+    before = LiveConnection(shop.client, shop.web.ip)
+    before.assert_beats()
+    shop.web.captured = False
+    enrol(shop, shop.nodes[1])
+    eventually(lambda: not _redirected(shop.web), "the redirection to go")
+    assert not through_tunnel(shop, shop.web)
+    before.close()
+
+
+def _redirected(pod):
+    return "redirect" in pod.netns.run("nft", "list", "ruleset")
+
+
+def test_a_pod_is_removed_and_others_do_not_notice(shop):
+    other = shop.nodes[1].pod("other")
+    other.serve(8080)
+    shop.start()
+    live = LiveConnection(shop.client, shop.web.ip)
+    enrolled = [p for p in shop.nodes[1].pods if p is not other]
+    other.delete()
+    enrol(shop, shop.nodes[1], enrolled)
+    live.assert_beats()
+    live.close()
+
+
+def test_a_pod_comes_back_with_its_uid_in_another_namespace(shop):
+    shop.start()
+    uid = shop.web.uid
+    shop.web.delete()
+    again = shop.nodes[1].pod("web")
+    again.uid = uid
+    again.serve(8080)
+    enrol(shop, shop.nodes[1])
+    again.wait_captured()
+    assert through_tunnel(shop, again)
+
+
+def test_the_agent_restarts_and_nothing_is_lost(shop):
+    shop.start()
+    live = LiveConnection(shop.client, shop.web.ip)
+    shop.nodes[1].agent.kill()
+    eventually(lambda: not shop.nodes[1].ready(), "the node to say that its agent is gone")
+    live.assert_beats()
+    assert echo_works(shop.client, shop.web.ip), "new connections work without the agent"
+    shop.nodes[1].start_agent()
+    shop.nodes[1].wait_ready()
+    live.assert_beats()
+    late = shop.nodes[1].pod("late")
+    late.serve(8080)
+    enrol(shop, shop.nodes[1])
+    late.wait_captured()
+    assert through_tunnel(shop, late), "and the new agent enrols"
+    live.close()
+
+
+def test_the_agent_ends_by_sigterm_and_leaves_the_redirection_in_place(shop):
+    shop.start()
+    shop.nodes[1].agent.signal(15)
+    assert shop.nodes[1].agent.wait_exit() == 0
+    assert _redirected(shop.web), "fail closed: an upgrade of the agent opens nothing"
+    assert through_tunnel(shop, shop.web)
+
+
+def test_a_pod_deleted_while_the_agent_is_away_is_forgotten_at_the_snapshot(shop):
+    other = shop.nodes[1].pod("other")
+    shop.start()
+    shop.nodes[1].agent.kill()
+    enrolled = [p for p in shop.nodes[1].pods if p is not other]
+    shop.nodes[1].write_pods(enrolled)
+    shop.nodes[1].start_agent()
+    other.wait_released()
+    assert through_tunnel(shop, shop.web)
+
+
+def test_the_proxy_restarts_and_serves_its_pods_again(shop):
+    shop.start()
+    shop.nodes[1].ztunnel.kill()
+    shop.nodes[1].start_ztunnel()
+    shop.nodes[1].wait_ready()
+    shop.web.wait_captured()
+    eventually(lambda: _try(shop), "calls to work again")
+
+
+def _try(shop):
+    try:
+        return echo_works(shop.client, shop.web.ip)
+    except (ConnectionError, AssertionError):
+        return False
+
+
+def test_without_the_proxy_a_captured_pod_is_closed_not_open(shop):
+    shop.start()
+    shop.nodes[0].ztunnel.kill()
+    with pytest.raises((ConnectionError, AssertionError)):
+        echo_works(shop.client, shop.web.ip)
+
+
+def test_a_taken_port_in_a_pod_holds_up_only_that_pod_and_is_retried(shop):
+    blocker = shop.nodes[1].pod("blocked")
+    blocker.serve(8080)
+    taken = blocker.serve(15008)
+    shop.write()
+    for node in shop.nodes:
+        node.write_pods()
+        node.start_agent()
+        node.start_ztunnel()
+    shop.web.wait_captured()
+    shop.client.wait_captured()
+    assert through_tunnel(shop, shop.web)
+    assert "15008" in shop.nodes[1].ztunnel.wait_line(r"(warn|error).*15008")
+    taken.close()
+    blocker.servers.remove(taken)
+    blocker.wait_captured()
+    shop.nodes[1].wait_ready()
+    assert through_tunnel(shop, blocker)
+
+
+def test_rules_that_somebody_removed_come_back(shop):
+    shop.start()
+    shop.client.netns.run("nft", "flush", "ruleset")
+    eventually(lambda: _redirected(shop.client), "the agent to repair the pod's rules", timeout=30)
+    assert through_tunnel(shop, shop.web)

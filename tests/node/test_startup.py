@@ -1,0 +1,122 @@
+"""What is wrong with the start is said: what, where, and what to do about it. Never with exit status 0."""
+
+import os
+import socket
+import subprocess
+
+import pytest
+
+from harness.mesh import program, write_file
+from harness.process import Process
+
+
+@pytest.fixture
+def node(mesh):
+    mesh.write()
+    return mesh.nodes[0]
+
+
+def fails(node, **changes):
+    node.start_ztunnel(**changes)
+    assert node.ztunnel.wait_exit() not in (0, -6, -11), node.ztunnel.text()
+    return node.ztunnel.text()
+
+
+@pytest.mark.parametrize("name, value", [
+    ("PROXY_MODE", "sometimes"),
+    ("ZTUNNEL_WORKER_THREADS", "many"),
+    ("POOL_MAX_STREAMS_PER_CONNECTION", "-1"),
+    ("POOL_UNUSED_RELEASE_TIMEOUT", "soon"),
+    ("CONNECTION_TERMINATION_DEADLINE", "5 parsecs"),
+    ("KEEPALIVE_ENABLED", "yes"),
+    ("IPV6_ENABLED", "1"),
+    ("HTTP2_FRAME_SIZE", "x"),
+    ("LOG_FORMAT", "xml"),
+    ("RUST_LOG", "loud"),
+])
+def test_a_wrong_environment_value_is_named(node, name, value):
+    said = fails(node, **{name: value})
+    assert name in said and value in said, said
+
+
+def test_a_missing_workload_file_is_named(node):
+    said = fails(node, LOCAL_XDS_PATH="/nonexistent/mesh.yaml")
+    assert "/nonexistent/mesh.yaml" in said and "No such file" in said
+
+
+def test_a_broken_workload_file_is_refused_with_line_and_column(node):
+    write_file(node.mesh.file, "workloads:\n- name: x\n  nonsense: 1\n")
+    said = fails(node)
+    assert f"{node.mesh.file}:3:3" in said and "nonsense" in said
+
+
+def test_dedicated_mode_without_its_workload_says_what_to_set(node):
+    assert "PROXY_WORKLOAD_INFO" in fails(node, PROXY_MODE="dedicated")
+
+
+@pytest.mark.parametrize("port", [15000, 15020, 15021])
+def test_a_taken_port_is_named(node, port):
+    with node.netns.socket(socket.AF_INET6) as taken:
+        taken.bind(("::", port))
+        taken.listen()
+        said = fails(node)
+    assert f":{port}" in said and "in use" in said.lower()
+
+
+@pytest.mark.parametrize("port", [15001, 15006, 15008])
+def test_a_taken_port_ends_a_dedicated_proxy(node, port):
+    node.mesh.extra_workloads.append({"uid": "w", "name": "w", "namespace": "n", "serviceAccount": "s", "workloadIps": ["10.9.9.9"], "services": {}})
+    node.mesh.write()
+    with node.netns.socket(socket.AF_INET6) as taken:
+        taken.bind(("::", port))
+        taken.listen()
+        said = fails(node, PROXY_MODE="dedicated", PROXY_WORKLOAD_INFO="n/w/s", INPOD_UDS=None)
+    assert f":{port}" in said and "in use" in said.lower()
+
+
+@pytest.mark.parametrize("capability, name", [("cap_net_admin", "CAP_NET_ADMIN"), ("cap_sys_admin", "CAP_SYS_ADMIN")])
+def test_a_missing_capability_is_named(node, capability, name):
+    command = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}", program("ztunnel"), "proxy"]
+    process = Process("ztunnel without " + name, command, node.proxy_env(), node.netns)
+    node.mesh.processes.append(process)
+    assert process.wait_exit() not in (0, -6, -11)
+    assert name in process.text()
+
+
+def test_an_unwritable_ca_folder_is_named(node):
+    blocked = os.path.join(node.mesh.folder, "a-file")
+    write_file(blocked, "")
+    assert blocked in fails(node, EMBEDDED_CA_DIR=blocked + "/ca")
+
+
+def test_the_command_line(mesh):
+    def ask(*words):
+        return subprocess.run([program("ztunnel"), *words], capture_output=True, text=True, timeout=10)
+
+    version = ask("version")
+    assert version.returncode == 0 and version.stdout.startswith('version.BuildInfo{Version:"')
+    assert ask("help").returncode == 0 and "proxy" in ask("help").stdout
+    wrong = ask("dance")
+    assert wrong.returncode == 1 and "dance" in wrong.stderr
+
+
+def test_the_agent_names_what_is_wrong_with_its_pods_file(mesh):
+    def say(text):
+        path = os.path.join(mesh.folder, "pods.yaml")
+        write_file(path, text)
+        process = Process("ztunnel-agent", [program("ztunnel-agent"), "--pods", path], {"ZTUNNEL_UDS_ADDRESS": os.path.join(mesh.folder, "s")},
+                          mesh.nodes[0].netns)
+        mesh.processes.append(process)
+        assert process.wait_exit() not in (0, -6, -11)
+        return process.text()
+
+    assert "pods.yaml:2:" in say("pods:\n- {uid: 1, nonsense: 2}\n")
+    assert "pods.yaml:1:" in say("[")
+
+
+def test_an_agent_without_its_pods_file_says_so(mesh):
+    process = Process("ztunnel-agent", [program("ztunnel-agent"), "--pods", "/nonexistent/pods.yaml"],
+                      {"ZTUNNEL_UDS_ADDRESS": os.path.join(mesh.folder, "s")}, mesh.nodes[0].netns)
+    mesh.processes.append(process)
+    assert process.wait_exit() not in (0, -6, -11)
+    assert "/nonexistent/pods.yaml" in process.text()
