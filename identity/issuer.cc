@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "identity/chain_verify.h"
 #include "identity/csr.h"
 
 namespace zt::identity {
@@ -54,40 +55,6 @@ const EVP_MD* digest_for(EVP_PKEY* key) {
   return mandatory && nid == NID_undef ? nullptr : EVP_sha256();
 }
 
-// Leads `certificate` over `chain` to one of `roots`? The verified path, or why not.
-std::expected<std::vector<X509Ptr>, std::string> verified_path(X509* certificate,
-                                                               const std::vector<X509Ptr>& chain,
-                                                               const TrustBundle& roots, WallTime now) {
-  auto store = roots.make_store();
-  if (!store) return std::unexpected(store.error().text);
-  const X509StoreCtxPtr context(X509_STORE_CTX_new());
-  STACK_OF(X509)* untrusted = sk_X509_new_null();
-  struct StackFree {
-    STACK_OF(X509) * stack;
-    ~StackFree() { sk_X509_free(stack); }  // borrowed certificates
-  } const guard{untrusted};
-  for (const X509Ptr& link : chain) sk_X509_push(untrusted, link.get());
-  if (!context || X509_STORE_CTX_init(context.get(), store->get(), certificate, untrusted) != 1)
-    return std::unexpected(openssl_error_text("cannot verify"));
-  X509_VERIFY_PARAM* rules = X509_STORE_CTX_get0_param(context.get());
-  X509_VERIFY_PARAM_set_time(rules, to_time_t(now));
-  X509_VERIFY_PARAM_set_flags(
-      rules, X509_V_FLAG_PARTIAL_CHAIN);  // a root need not be self-signed, as in istiod and ztunnel
-  if (X509_verify_cert(context.get()) != 1) {
-    const std::string where = subject_of(X509_STORE_CTX_get_current_cert(context.get()) != nullptr
-                                             ? X509_STORE_CTX_get_current_cert(context.get())
-                                             : certificate);
-    ERR_clear_error();
-    return std::unexpected(
-        std::string(X509_verify_cert_error_string(X509_STORE_CTX_get_error(context.get()))) + " (at " +
-        where + ")");
-  }
-  std::vector<X509Ptr> path;
-  const STACK_OF(X509)* verified = X509_STORE_CTX_get0_chain(context.get());
-  for (int i = 0; i < sk_X509_num(verified); ++i) path.push_back(share(sk_X509_value(verified, i)));
-  return path;
-}
-
 }  // namespace
 
 std::expected<std::shared_ptr<const Issuer>, Issuer::Refusal> Issuer::create(
@@ -111,7 +78,7 @@ std::expected<std::shared_ptr<const Issuer>, Issuer::Refusal> Issuer::create(
     return refuse(Subject::kCertificate, "has expired (" + rfc3339_seconds(own->not_after) + ")");
   if (now < own->not_before)
     return refuse(Subject::kCertificate, "is not valid before " + rfc3339_seconds(own->not_before));
-  auto path = verified_path(certificate.get(), chain, *roots, now);
+  auto path = verify_chain(certificate.get(), chain, *roots, now);
   if (!path) return refuse(Subject::kChain, "does not lead to a root: " + path.error());
 
   std::shared_ptr<Issuer> issuer(new Issuer);

@@ -14,21 +14,27 @@
 
 namespace zt::identity {
 
-inline constexpr size_t kMaxFetchesInFlight = 8;  // contract §7.5
-inline constexpr std::chrono::seconds kCertificateWaitLimit{
-    10};                                                // a caller without certificate waits no longer
-inline constexpr std::chrono::seconds kFetchLimit{30};  // an unanswered fetch gives its slot back
-inline constexpr std::chrono::seconds kRealTimeRetryMin{
-    1};  // a caller's request shortens a retry to no less,
-inline constexpr std::chrono::seconds kRealTimeRetryMax{5};      // growing to this while failures go on
-inline constexpr std::chrono::minutes kClockRecheckInterval{5};  // notices a stepped wall clock
-inline constexpr std::chrono::seconds kRootChangeSpread{
-    10};  // over which certificates of a dropped root are renewed
+// Contract §7.5.
+inline constexpr size_t kMaxFetchesInFlight = 8;
+// A caller without a certificate waits no longer than this.
+inline constexpr std::chrono::seconds kCertificateWaitLimit{10};
+// A fetch that the CA has not answered by then gives its slot back; its answer will be dropped.
+inline constexpr std::chrono::seconds kFetchLimit{30};
+// A waiting caller shortens the back-off to this, doubled with each failure in a row up to the second value:
+// callers get an answer soon, and a CA in trouble is not hammered.
+inline constexpr std::chrono::seconds kRealTimeRetryMin{1};
+inline constexpr std::chrono::seconds kRealTimeRetryMax{5};
+// Timers that follow the wall clock look at it at least this often: it may have been stepped.
+inline constexpr std::chrono::minutes kClockRecheckInterval{5};
+// When the CA drops a root, certificates below it are renewed spread over the first value, but none sooner
+// than the second after its last renewal: two CAs that disagree about the root must not drive us in circles.
+inline constexpr std::chrono::seconds kRootChangeSpread{10};
+inline constexpr std::chrono::seconds kRootRenewalInterval{60};
 inline constexpr size_t kMaxWaitersPerIdentity = 16384;
 inline constexpr size_t kMaxIdentities = 65536;
 
-// Order in which fetches get a slot: a connection waits < somebody will soon connect < the one we have still
-// works.
+// Order in which fetches get a slot: the certificate at hand still works < somebody will soon connect < a
+// connection waits.
 enum class Priority : uint8_t { kBackground, kWarmup, kRealTime };
 
 // One identity as the admin dump shows it.
@@ -42,54 +48,54 @@ struct IdentityStatus {
 struct SecretManagerStats {
   uint64_t fetches = 0;  // started
   uint64_t fetch_successes = 0;
-  uint64_t fetch_failures = 0;                // incl. timeouts
+  uint64_t fetch_failures = 0;                // timeouts included
   uint64_t fetch_timeouts = 0;                // kFetchLimit
-  uint64_t fetches_discarded = 0;             // answers nobody wanted any more (forgotten, or too late)
+  uint64_t fetches_discarded = 0;             // answers that nobody wanted any more (forgotten, or too late)
   std::chrono::nanoseconds fetch_time_sum{};  // over successes and failures
   uint64_t waits = 0;                         // callers that had to wait
   uint64_t wait_timeouts = 0;                 // kCertificateWaitLimit
-  uint64_t root_changes = 0;                  // the trust bundle was replaced
+  uint64_t root_changes = 0;                  // the trust bundle was replaced by another
   uint64_t expirations = 0;                   // a certificate ran out with no successor
-  size_t in_flight = 0;
-  size_t queued = 0;   // due, waiting for a slot
-  size_t waiting = 0;  // callers waiting now
+  size_t identities = 0;                      // gauge
+  size_t in_flight = 0;                       // gauge: slots taken, at most kMaxFetchesInFlight
+  size_t queued = 0;                          // gauge: due, waiting for a slot
+  size_t waiting = 0;                         // gauge: callers
   struct Expiry {
     std::string identity;
     WallTime not_after;
   };
-  std::vector<Expiry> expiries;  // one per identity that has a certificate
+  std::vector<Expiry> expiries;  // of identities that have a certificate, in no order
 };
 
 // The node's certificates: one per identity, fetched on demand or ahead of it, renewed at half life, kept
-// through CA failures for as long as they are valid, never served once expired (contract §7.5, and §14 #11,
-// #12, #24, #25 for what is better here).
+// through CA failures for as long as they are valid, never served once expired (contract §7.5; §14 #11, #12,
+// #24 and #25 for what differs from it).
 //
 // Threads: everything, construction and destruction included, happens on the scheduler's (control) thread,
-// and so do all callbacks. Workers ask through a post to that thread, or better, keep what the change
-// listener tells them. Connections hold the shared_ptr they were set up with, so a rotation never touches one
-// that is open.
+// and so do all callbacks; these may call the manager again, but not destroy it. Workers ask through a post
+// to that thread, or better, keep what the listener tells them. Connections hold the shared_ptr they were set
+// up with, so a rotation never touches an open one.
 //
-// Lifetime: `ca` and `scheduler` outlive the manager; answers of the CA that come after it are dropped.
+// Lifetime: scheduler and CA outlive the manager; an answer of the CA that comes after it is dropped.
 class SecretManager {
  public:
   using Waiter = std::function<void(Result<Credentials>)>;
-  // Called with every new certificate, for every identity when the roots change, and with empty credentials
-  // when an identity is forgotten or its certificate ran out.
+  // Told of every new certificate, of every identity's when the roots change, and with empty credentials when
+  // an identity that had a certificate is forgotten or its certificate runs out.
   using Listener = std::function<void(const SpiffeId&, const Credentials&)>;
-  // Uniform in [-1, 1]; spreads refreshes and retries. Default: a seeded generator of its own.
+  // Uniform in [-1, 1]; spreads renewals and retries. Default: a generator seeded by the system.
   using Jitter = std::function<double()>;
 
   SecretManager(CaClient& ca, Scheduler& scheduler, Jitter jitter = {});
-  ~SecretManager();
+  ~SecretManager();  // answers those who wait, with an error
   SecretManager(const SecretManager&) = delete;
   SecretManager& operator=(const SecretManager&) = delete;
 
-  // For a connection that needs it now. `done` is called exactly once, before get() returns if a valid
-  // certificate is at hand or a limit is reached, else when the fetch under way (or the next, hastened one)
-  // ends, at the latest after kCertificateWaitLimit. Errors: kIdentityTimeout, kIdentityUnavailable,
-  // kResourceLimit.
+  // For a connection that needs it now. `done` is called exactly once: by get() itself if a valid certificate
+  // is at hand, else when the fetch under way (or the next, hastened one) ends, at the latest after
+  // kCertificateWaitLimit. Errors: kIdentityTimeout, kIdentityUnavailable, kResourceLimit.
   void get(const SpiffeId& id, Waiter done);
-  // A valid certificate if there is one; starts nothing.
+  // A valid certificate if there is one (else kIdentityUnavailable); starts nothing.
   [[nodiscard]] Result<Credentials> current(const SpiffeId& id) const;
   // For a workload that will need it soon. Nothing happens if the identity is known already.
   void prefetch(const SpiffeId& id);
@@ -97,8 +103,8 @@ class SecretManager {
   // with an error.
   void forget(const SpiffeId& id);
 
-  // `listener` first hears of every certificate there is, within this call. Never removed: listeners live as
-  // long as the manager.
+  // `listener` first hears of every certificate there is, within this call. There is no unsubscribing: a
+  // listener lives as long as the manager (a worker's posts to itself).
   void subscribe(Listener listener);
 
   [[nodiscard]] std::vector<IdentityStatus> snapshot() const;  // sorted by identity
@@ -106,7 +112,7 @@ class SecretManager {
 
  private:
   class Impl;
-  std::shared_ptr<Impl> impl_;  // answers of the CA hold it weakly
+  std::shared_ptr<Impl> impl_;  // the CA's answers know it weakly
 };
 
 }  // namespace zt::identity
