@@ -31,4 +31,10 @@ std::optional<uint16_t> PortMap::find(uint16_t service_port) const {
   return (*this)[low].second;
 }
 
+bool PortMap::leads_to(uint16_t target_port) const {
+  for (size_t i = 0; i < size(); ++i)
+    if ((*this)[i].second == target_port) return true;
+  return false;
+}
+
 }  // namespace zt::workload_api

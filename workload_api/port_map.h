@@ -24,6 +24,7 @@ class PortMap {
 
   [[nodiscard]] std::optional<uint16_t> find(uint16_t service_port) const;
   [[nodiscard]] bool contains(uint16_t service_port) const { return find(service_port).has_value(); }
+  [[nodiscard]] bool leads_to(uint16_t target_port) const;  // some service port has this target
   [[nodiscard]] bool empty() const { return packed_.empty(); }
   [[nodiscard]] size_t size() const { return packed_.size() / kPairBytes; }
   [[nodiscard]] Pair operator[](size_t index) const {
