@@ -5,6 +5,8 @@
 #include <ctime>
 #include <iterator>
 
+#include "base/utf8.h"
+
 namespace zt::log {
 namespace {
 
@@ -21,29 +23,6 @@ enum class Escape : uint8_t {
   kQuoted,   // plain quoted value, as Rust's debug form: \" \\ \n \r \t \0, \u{1b}
   kJson,     // RFC 8259
 };
-
-// Length of the valid UTF-8 sequence at the start of `text`, 0 if there is none (RFC 3629: no surrogates, no
-// overlong forms).
-size_t utf8_length(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : uint8_t{0}; };
-  const auto continues = [&](size_t i) { return (byte(i) & 0xc0u) == 0x80u; };
-  const uint8_t first = byte(0);
-  if (first < 0x80) return 1;
-  if (first >= 0xc2 && first <= 0xdf) return continues(1) ? 2 : 0;
-  if (first >= 0xe0 && first <= 0xef) {
-    if (!continues(1) || !continues(2)) return 0;
-    if (first == 0xe0 && byte(1) < 0xa0) return 0;
-    if (first == 0xed && byte(1) > 0x9f) return 0;
-    return 3;
-  }
-  if (first >= 0xf0 && first <= 0xf4) {
-    if (!continues(1) || !continues(2) || !continues(3)) return 0;
-    if (first == 0xf0 && byte(1) < 0x90) return 0;
-    if (first == 0xf4 && byte(1) > 0x8f) return 0;
-    return 4;
-  }
-  return 0;
-}
 
 // Appends to a line as long as there is room; from the first text that does not fit, only what closes the
 // line is added.
