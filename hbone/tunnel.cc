@@ -211,9 +211,11 @@ int TunnelCallbacks::send_data(nghttp2_session*, nghttp2_frame*, const uint8_t* 
   return 0;
 }
 
-Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const TunnelConfig& config,
-                                              TunnelOwner& owner) {
+Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, std::vector<uint8_t> early,
+                                              const TunnelConfig& config, TunnelOwner& owner) {
   std::unique_ptr<Tunnel> tunnel(new Tunnel(io, role, std::move(fd), std::move(tls), config, owner));
+  tunnel->partial_ = std::move(early);
+  tunnel->read_again_ = tunnel->early_ = !tunnel->partial_.empty();
   ZT_TRY(tunnel->start_session());
   return tunnel;
 }
@@ -395,6 +397,7 @@ void Tunnel::on_ready(uint32_t events) noexcept {
 void Tunnel::on_turn_end() noexcept {
   if (!closed_ && std::exchange(read_again_, false)) read_input();
   if (!closed_) send_turn();
+  if (!closed_) deliver_touched();  // streams that ended by what was sent
   if (closed_) {
     if (owner_told_) return;
     owner_told_ = true;

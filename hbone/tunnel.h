@@ -66,9 +66,10 @@ class Tunnel final : private Watcher, private Deferred {
  public:
   enum class Role : uint8_t { kClient, kServer };
 
-  // `fd` is a connected, non-blocking socket. Sends the preface and SETTINGS at the end of this turn.
-  static Result<std::unique_ptr<Tunnel>> start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const TunnelConfig& config,
-                                               TunnelOwner& owner);
+  // `fd` is a connected, non-blocking socket; `early` are records that arrived with the handshake's last flight. Sends the
+  // preface and SETTINGS at the end of this turn.
+  static Result<std::unique_ptr<Tunnel>> start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, std::vector<uint8_t> early,
+                                               const TunnelConfig& config, TunnelOwner& owner);
   ~Tunnel();
   Tunnel(const Tunnel&) = delete;
 
@@ -148,7 +149,8 @@ class Tunnel final : private Watcher, private Deferred {
 
   // Receive state between turns
   std::vector<uint8_t> partial_;  // the start of a record whose rest has not come; empty and without memory when idle
-  bool read_again_ = false;       // the last turn stopped for fairness
+  bool read_again_ = false;       // the last turn stopped for fairness, or there are early records
+  bool early_ = false;            // partial_ may hold whole records
 
   // Send state: bytes [out_begin_, out_end_) of out_ are sealed; between turns only what the socket did not take.
   BufferPool::Lease out_;

@@ -26,11 +26,12 @@ void Tunnel::read_input() {
   do {
     n = ::recv(fd_.get(), lease.data() + carried, room, 0);
   } while (n < 0 && errno == EINTR);
+  const bool early = std::exchange(early_, false);
   if (n < 0) {
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return;
-    return fail_tunnel(Reason::kPeerLost, "connection failed: " + errno_text(errno));
-  }
-  if (n == 0) {
+    if (errno != EAGAIN && errno != EWOULDBLOCK) return fail_tunnel(Reason::kPeerLost, "connection failed: " + errno_text(errno));
+    if (!early) return;
+    n = 0;  // nothing new, but what came with the handshake has not been looked at
+  } else if (n == 0 && !early) {
     if (opener_.finished_cleanly()) return fail_tunnel(draining_ || stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "peer closed the connection");
     return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed without close_notify");
   }
@@ -49,7 +50,7 @@ void Tunnel::read_input() {
     partial_.shrink_to_fit();
   }
   // A full buffer: there is more, but the other connections come first. A short read of a stream socket means drained.
-  if (static_cast<size_t>(n) == room) read_again_ = true;
+  if (static_cast<size_t>(n) == room || early) read_again_ = true;
   if (read_again_ || nghttp2_session_want_write(session_) != 0 || opener_.key_update_due() || streams_changed_) io_.loop.defer(*this);
 }
 
