@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 
 #include "identity/chain_verify.h"
 #include "identity/csr.h"
@@ -50,9 +51,9 @@ Result<> add_extension(X509* certificate, X509* issuer, int nid, const char* val
 
 // Ed25519 and the like bring their own digest and take none.
 const EVP_MD* digest_for(EVP_PKEY* key) {
-  int nid = NID_undef;
-  const bool mandatory = EVP_PKEY_get_default_digest_nid(key, &nid) == 2;
-  return mandatory && nid == NID_undef ? nullptr : EVP_sha256();
+  std::array<char, 64> name{};
+  const bool mandatory = EVP_PKEY_get_default_digest_name(key, name.data(), name.size()) == 2;
+  return mandatory && std::string_view(name.data()) == "UNDEF" ? nullptr : EVP_sha256();
 }
 
 }  // namespace
@@ -67,11 +68,11 @@ std::expected<std::shared_ptr<const Issuer>, Issuer::Refusal> Issuer::create(
   ERR_clear_error();
   if (X509_check_private_key(certificate.get(), key.get()) != 1)
     return refuse(Subject::kKey, openssl_error_text("does not belong to the certificate"));
+  if ((X509_get_key_usage(certificate.get()) & KU_KEY_CERT_SIGN) == 0)  // all bits are set if it has none
+    return refuse(Subject::kCertificate, "may not sign certificates (its keyUsage lacks keyCertSign)");
   // 1 = basicConstraints CA:TRUE; the other positive answers are for certificates from before that existed.
   if (X509_check_ca(certificate.get()) != 1)
     return refuse(Subject::kCertificate, "is not a CA certificate (needs basicConstraints CA:TRUE)");
-  if ((X509_get_key_usage(certificate.get()) & KU_KEY_CERT_SIGN) == 0)
-    return refuse(Subject::kCertificate, "may not sign certificates (its keyUsage lacks keyCertSign)");
   const auto own = validity_of(certificate.get());
   if (!own) return refuse(Subject::kCertificate, own.error().text);
   if (now >= own->not_after)
