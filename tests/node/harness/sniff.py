@@ -12,7 +12,7 @@ class Capture:
     def __init__(self, netns, interface, path):
         self.path = path
         self._popen = subprocess.Popen(
-            [*netns.prefix(), "tcpdump", "-i", interface, "-s", "0", "-U", "-Z", "root", "-w", path, "tcp"],
+            [*netns.prefix(), "tcpdump", "-i", interface, "-s", "0", "-U", "--immediate-mode", "-Z", "root", "-w", path, "tcp"],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         self._listening = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
