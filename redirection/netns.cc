@@ -64,13 +64,16 @@ Result<Netns> Netns::current() { return open(kOwnNetns); }
 
 std::string Netns::to_string() const { return fmt::format("net:[{}]", id_.inode); }
 
+Result<> enter_for_good(const Netns& netns) {
+  if (::setns(netns.fd(), CLONE_NEWNET) == 0) return {};
+  return fail_errno(Reason::kIo, fmt::format("setns to {}", netns.to_string()));
+}
+
 Result<> ScopedNetns::enter(const Netns& netns) {
   // The way back is opened first: without it nobody goes in.
   UniqueFd home(::open(kOwnNetns, O_RDONLY | O_CLOEXEC));
   if (!home) return fail_errno(Reason::kIo, kOwnNetns);
-  if (::setns(netns.fd(), CLONE_NEWNET) != 0) {
-    return fail_errno(Reason::kIo, fmt::format("setns to {}", netns.to_string()));
-  }
+  ZT_TRY(enter_for_good(netns));
   home_ = std::move(home);
   return {};
 }

@@ -3,7 +3,9 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -61,12 +63,30 @@ class ScopedNetns {
   UniqueFd home_;
 };
 
+// Moves the calling thread into the namespace for the rest of its life.
+Result<> enter_for_good(const Netns& netns);
+
 // Runs `make` (returning a Result) inside the namespace, on this thread, and returns what it returned.
 template <class F>
 [[nodiscard]] std::invoke_result_t<F> in_netns(const Netns& netns, F&& make) {
   ScopedNetns scope;
   if (auto entered = scope.enter(netns); !entered) return std::unexpected(std::move(entered).error());
   return std::forward<F>(make)();
+}
+
+// The same on a thread of its own that never comes back, and waits for it: for longer work with libraries
+// that make their own sockets (netlink, libnftables). The calling thread stays at home.
+template <class F>
+[[nodiscard]] std::invoke_result_t<F> in_netns_thread(const Netns& netns, F&& work) {
+  std::optional<std::invoke_result_t<F>> result;
+  std::thread([&] {
+    if (auto entered = enter_for_good(netns); !entered) {
+      result.emplace(std::unexpected(std::move(entered).error()));
+    } else {
+      result.emplace(std::forward<F>(work)());
+    }
+  }).join();
+  return std::move(*result);
 }
 
 // What the shared mode stands on, tried at start so that a missing capability is named at once and not at the

@@ -139,6 +139,8 @@ TEST_CASE("an ack's text is cut on a character boundary and made valid UTF-8") {
   };
   CHECK(round_trip(std::string(5000, 'x')) == std::string(kMaxAckText, 'x'));
   CHECK(round_trip(std::string(kMaxAckText - 1, 'x') + "\xe2\x82\xac") == std::string(kMaxAckText - 1, 'x'));
-  CHECK(round_trip("a\xff\xc3(") == "a?" "?(");
+  CHECK(round_trip("a\xff\xc3(") ==
+        "a?"
+        "?(");
   CHECK(encode(WorkloadAck{std::string(5000, 'x')}).size() <= kMaxZdsMessage);
 }
