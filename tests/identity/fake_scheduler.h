@@ -42,17 +42,19 @@ class FakeScheduler final : public Scheduler {
     }
   }
 
-  // Both clocks move on together, as they do in real life.
-  void advance(Clock::duration by) {
+  // Both clocks move on together, as they do in real life; no further than to when `done` holds.
+  void advance(Clock::duration by, const std::function<bool()>& done = {}) {
     const auto end = now_ + by;
     run_posted();
     while (!timers_->empty() && timers_->begin()->first.first <= end) {
+      if (done && done()) return;
       const auto [key, fn] = *timers_->begin();
       timers_->erase(timers_->begin());
       move_to(key.first);
       fn();
       run_posted();
     }
+    if (done && done()) return;
     move_to(end);
   }
 
