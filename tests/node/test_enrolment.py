@@ -73,7 +73,7 @@ def test_a_pod_is_enrolled_alive_and_its_connections_live_on(shop):
     out_of = LiveConnection(pod, shop.web.ip)
     into.assert_beats()
     out_of.assert_beats()
-    pod.captured = True
+    pod.captured = pod.speaks_hbone = True
     enrol(shop, shop.nodes[1])
     pod.wait_captured()
     into.assert_beats(100)
@@ -87,7 +87,7 @@ def test_a_pod_leaves_and_its_connections_are_not_cut_in_mid_stream(shop):
     shop.start()
     before = LiveConnection(shop.client, shop.web.ip)
     before.assert_beats()
-    shop.web.captured = False
+    shop.web.captured = shop.web.speaks_hbone = False
     enrol(shop, shop.nodes[1])
     eventually(lambda: not _redirected(shop.web), "the redirection to go")
     assert not through_tunnel(shop, shop.web)

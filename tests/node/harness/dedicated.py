@@ -26,9 +26,9 @@ def redirect(netns):
 
 
 def environment(mesh_file, ca_folder, workload):
-    """Names that istio/ztunnel knows as well, so that either binary runs with it. PACKET_MARK makes the rules see the proxy."""
+    """PACKET_MARK makes the rules see the proxy."""
     return {"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": workload, "LOCAL_XDS_PATH": mesh_file, "XDS_ADDRESS": "",
-            "PACKET_MARK": "1337", "EMBEDDED_CA_DIR": ca_folder, "FAKE_CA": "true", "ISTIO_META_DNS_CAPTURE": "false"}
+            "PACKET_MARK": "1337", "EMBEDDED_CA_DIR": ca_folder, "ISTIO_META_DNS_CAPTURE": "false"}
 
 
 def start(pod, mesh):

@@ -8,6 +8,8 @@ import h2.config
 import h2.connection
 import h2.events
 
+ROOT = "embedded-root.pem"  # certificate and key of the root that the embedded CA made
+
 
 def certificate(folder, ca_folder, identity):
     """A leaf for a SPIFFE identity, signed by the embedded CA: (certificate file, key file). What a thief of the CA could do."""
@@ -20,8 +22,8 @@ def certificate(folder, ca_folder, identity):
                    "keyUsage=critical,digitalSignature,keyEncipherment\nextendedKeyUsage=serverAuth,clientAuth\n")
     for command in (
         ["openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", request, "-subj", "/"],
-        ["openssl", "x509", "-req", "-in", request, "-CA", os.path.join(ca_folder, "ca-cert.pem"), "-CAkey",
-         os.path.join(ca_folder, "ca-key.pem"), "-set_serial", str(int.from_bytes(os.urandom(8), "big")), "-days", "1",
+        ["openssl", "x509", "-req", "-in", request, "-CA", os.path.join(ca_folder, ROOT), "-CAkey",
+         os.path.join(ca_folder, ROOT), "-set_serial", str(int.from_bytes(os.urandom(8), "big")), "-days", "1",
          "-extfile", extensions, "-out", leaf],
     ):
         done = subprocess.run(command, capture_output=True, text=True)
@@ -34,7 +36,7 @@ def tls_context(ca_folder, leaf=None, key=None, server=False):
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(os.path.join(ca_folder, "root-cert.pem"))
+    context.load_verify_locations(os.path.join(ca_folder, ROOT))
     if leaf:
         context.load_cert_chain(leaf, key)
     context.set_alpn_protocols(["h2"])

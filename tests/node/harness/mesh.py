@@ -51,6 +51,7 @@ class Pod:
         self.ip6 = f"fd00:10:244:{node.number}::{index:x}"
         self.netns = Netns(name)
         self.servers = []
+        self.speaks_hbone = captured  # what mesh.yaml says of it; a pod may terminate the tunnel by itself
         port = f"v{index}"
         connect_veth(node.netns, port, self.netns, "eth0")
         node.netns.ip("addr", "add", "169.254.1.1/32", "dev", port)
@@ -104,7 +105,7 @@ class Pod:
         return {
             "uid": f"Kubernetes//Pod/{self.namespace}/{self.name}", "name": self.name, "namespace": self.namespace,
             "serviceAccount": self.account, "trustDomain": self.trust_domain, "workloadIps": [self.ip, self.ip6],
-            "protocol": "HBONE" if self.captured else "TCP", "node": self.node.name, "network": "", "services": {},
+            "protocol": "HBONE" if self.speaks_hbone else "TCP", "node": self.node.name, "network": "", "services": {},
         }
 
 

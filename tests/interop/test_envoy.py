@@ -1,0 +1,166 @@
+"""A real Envoy at either end of the tunnel: two ends of ours could agree on a mistake."""
+
+import os
+import socket
+import threading
+
+import pytest
+
+from harness import apps
+from harness.mesh import Mesh
+from harness.process import eventually
+
+BULK = 24 << 20
+
+
+@pytest.fixture
+def mesh():
+    with Mesh() as two_nodes:
+        yield two_nodes
+
+
+def exchange(sock, payload):
+    """Sends, ends its side, and returns what came back and how it ended."""
+    writer = apps.start(lambda: (sock.sendall(payload), sock.shutdown(socket.SHUT_WR)))
+    answer = apps.read_to_end(sock)
+    writer.join()
+    return answer
+
+
+@pytest.fixture
+def to_envoy(mesh, start_envoy):
+    """Our client pod, and a pod in which Envoy terminates the tunnel: to_envoy(presents, accepts) starts all."""
+
+    def start(presents=None, accepts=None):
+        mesh.client = mesh.nodes[0].pod("client")
+        mesh.server = mesh.nodes[1].pod("server", captured=False)
+        mesh.server.speaks_hbone = True
+        mesh.server.serve(8080)
+        mesh.start()
+        mesh.envoy = start_envoy(mesh, mesh.server, "envoy-server.yaml", 15008, presents or mesh.server.identity, accepts or mesh.client.identity)
+        return lambda: mesh.client.connect(mesh.server.ip, 8080, timeout=30)
+
+    return start
+
+
+@pytest.fixture
+def from_envoy(mesh, start_envoy):
+    """A pod in which Envoy opens the tunnel, and our server pod: from_envoy(expects, authority) starts all."""
+
+    def start(presents=None, expects=None, port=8080):
+        mesh.client = mesh.nodes[0].pod("client", captured=False)
+        mesh.server = mesh.nodes[1].pod("server")
+        mesh.server.serve(8080, apps.name_and_echo("server"))
+        mesh.start()
+        mesh.envoy = start_envoy(mesh, mesh.client, "envoy-client.yaml", 9000, presents or mesh.client.identity, expects or mesh.server.identity,
+                                 address=mesh.server.ip, authority=f"{mesh.server.ip}:{port}")
+        return lambda: mesh.client.connect("127.0.0.1", 9000, timeout=30)
+
+    return start
+
+
+def test_envoy_accepts_our_connect_and_sees_who_we_are(mesh, to_envoy):
+    connect = to_envoy()
+    with connect() as sock:
+        assert exchange(sock, b"hello") == (b"hello", apps.FIN)
+    line = mesh.envoy.wait_line("^CONNECT ")
+    assert f"CONNECT {mesh.server.ip}:8080 peer={mesh.client.identity}" in line
+    assert f'forwarded=for="{mesh.client.ip}:' in line
+    assert "k8s.namespace.name=shop" in line
+    assert "status=200" in line
+
+
+def test_bulk_to_envoy_and_back_is_complete(to_envoy):
+    connect = to_envoy()
+    payload = os.urandom(BULK)
+    with connect() as sock:
+        answer, end = exchange(sock, payload)
+    assert end == apps.FIN and answer == payload
+
+
+def test_bulk_from_envoy_and_back_is_complete(mesh, from_envoy):
+    connect = from_envoy()
+    payload = os.urandom(BULK)
+    with connect() as sock:
+        answer, end = exchange(sock, payload)
+    assert end == apps.FIN and answer == f"server sees {mesh.client.ip}\n".encode() + payload
+
+
+def test_envoy_calls_us_and_is_known_by_its_certificate(mesh, from_envoy):
+    connect = from_envoy()
+    with connect() as sock:
+        assert exchange(sock, b"hello") == (f"server sees {mesh.client.ip}\nhello".encode(), apps.FIN)
+    line = mesh.nodes[1].ztunnel.wait_line('connection complete.*direction="inbound"')
+    assert f'src.identity="{mesh.client.identity}"' in line and f"dst.hbone_addr={mesh.server.ip}:8080" in line
+
+
+@pytest.mark.parametrize("direction", ["to_envoy", "from_envoy"])
+def test_many_connections_at_once_each_get_their_own_bytes(direction, request):
+    connect = request.getfixturevalue(direction)()
+    wrong = []
+
+    def one(number):
+        payload = bytes([number]) * 100_000
+        with connect() as sock:
+            answer, end = exchange(sock, payload)
+        if end != apps.FIN or not answer.endswith(payload):
+            wrong.append(number)
+
+    threads = [threading.Thread(target=one, args=(n,)) for n in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_reset_in_our_pod_reaches_the_application_behind_envoy(mesh, to_envoy):
+    connect = to_envoy()
+    ends = []
+    mesh.server.servers[0].close()
+    mesh.server.servers.clear()
+    mesh.server.serve(8080, lambda connection, _peer: (connection.sendall(b"!"), ends.append(apps.how_it_ends(connection))))
+    sock = connect()
+    assert apps.read_exactly(sock, 1) == b"!"
+    apps.reset(sock)
+    eventually(lambda: ends, "the application behind Envoy to notice")
+    assert ends == [apps.RST]
+
+
+def test_a_reset_by_our_server_reaches_envoy_as_a_broken_stream(mesh, from_envoy):
+    connect = from_envoy()
+    mesh.server.servers[0].close()
+    mesh.server.servers.clear()
+    mesh.server.serve(8080, lambda connection, _peer: (apps.read_exactly(connection, 1), apps.reset(connection)))
+    with connect() as sock:
+        sock.sendall(b"x")
+        assert apps.read_to_end(sock)[0] == b""
+
+
+def test_nothing_listens_behind_us_and_envoy_is_told_503(mesh, from_envoy):
+    connect = from_envoy(port=4444)
+    with connect() as sock:
+        assert apps.read_to_end(sock)[0] == b""
+    assert "4444" in mesh.nodes[1].ztunnel.wait_line("error=.*(refused|Refused)")
+
+
+def test_a_policy_refuses_envoys_identity(mesh, from_envoy):
+    mesh.policy("not-client", [[[{"serviceAccounts": [{"namespace": "shop", "serviceAccount": "client"}]}]]], action="Deny")
+    connect = from_envoy()
+    with connect() as sock:
+        assert apps.read_to_end(sock)[0] == b""
+    mesh.nodes[1].ztunnel.wait_line("explicitly denied by: shop/not-client")
+
+
+def test_we_refuse_an_envoy_that_presents_another_identity(mesh, to_envoy):
+    connect = to_envoy(presents="spiffe://cluster.local/ns/shop/sa/impostor")
+    with connect() as sock:
+        assert apps.read_to_end(sock)[0] == b""
+    assert "spiffe://cluster.local/ns/shop/sa/impostor" in mesh.nodes[0].ztunnel.wait_line("error=.*impostor")
+
+
+def test_envoy_refuses_us_when_we_are_not_the_client_it_expects(mesh, to_envoy):
+    connect = to_envoy(accepts="spiffe://cluster.local/ns/shop/sa/somebody-else")
+    with connect() as sock:
+        assert apps.read_to_end(sock)[0] == b""
+    mesh.nodes[0].ztunnel.wait_line('connection complete.*direction="outbound".*error=')
