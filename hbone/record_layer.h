@@ -82,16 +82,20 @@ struct RecordState {
   CipherSuite suite = CipherSuite::kAes128GcmSha256;
   TrafficSecret secret;   // of the current generation
   uint64_t sequence = 0;  // of the next record; also the number of records done with this key
+  bool closed = false;    // close_notify (sealer: or a fatal alert) was the last record
 
   // Opener only.
   bool from_server = false;                   // who sends: only a server may send tickets
-  bool close_received = false;                // close_notify was seen
   bool key_update_due = false;                // the peer asked for our KeyUpdate and has not got it
+  bool key_update_asked = false;              // we asked for the peer's and have not got it
   std::array<uint8_t, 4> handshake_header{};  // of a message that is not complete yet …
   uint8_t handshake_header_size = 0;          // … and how much of it is there
-  uint32_t handshake_left = 0;                // bytes of a ticket still to be skipped
-  uint32_t empty_records = 0, key_updates = 0, warning_alerts = 0,
-           ticket_bytes = 0;  // since the last application data
+  uint32_t handshake_left = 0;                // bytes of that message that are still to come
+  // Since the last application data:
+  uint32_t empty_records = 0;
+  uint32_t key_updates = 0;
+  uint32_t warning_alerts = 0;
+  uint32_t ticket_bytes = 0;
 };
 
 // Seals what we send. Thread: the owner's; movable.
@@ -128,7 +132,6 @@ class RecordSealer {
 
  private:
   RecordSealer() = default;
-  Result<> rekey();
 
   std::unique_ptr<AeadKey> key_;
   uint64_t sequence_ = 0;
@@ -175,12 +178,12 @@ class RecordOpener {
   // The peer has used its key for so long that we should ask it for a new one: seal_key_update(…, true),
   // once.
   [[nodiscard]] bool should_request_key_update() const {
-    return state_.sequence >= kKeyUpdateAfterRecords && !update_requested_;
+    return state_.sequence >= kKeyUpdateAfterRecords && !state_.key_update_asked;
   }
-  void key_update_requested() { update_requested_ = true; }
+  void key_update_requested() { state_.key_update_asked = true; }
 
   // At end of file: true if close_notify came first, false if the stream was cut (RFC 8446 §6.1, truncation).
-  [[nodiscard]] bool finished_cleanly() const { return state_.close_received; }
+  [[nodiscard]] bool finished_cleanly() const { return state_.closed; }
   // After an error: what to tell the peer; nothing if it was the peer who sent a fatal alert.
   [[nodiscard]] std::optional<Alert> alert_to_send() const { return alert_; }
 
@@ -190,15 +193,17 @@ class RecordOpener {
 
  private:
   RecordOpener() = default;
-  Result<> rekey();
+  Result<OpenedRecord> on_content(uint8_t type, std::span<uint8_t> content, OpenedRecord opened);
   Result<OpenedRecord> on_alert(std::span<const uint8_t> content, OpenedRecord opened);
   Result<OpenedRecord> on_handshake(std::span<const uint8_t> content, OpenedRecord opened);
+  Result<> on_message_start();
+  Result<> on_key_update(uint8_t request);
   std::unexpected<Error> refuse(std::optional<Alert> alert, std::string text);
+  std::unexpected<Error> refuse_type(uint8_t type);
 
   std::unique_ptr<AeadKey> key_;
   RecordState state_;
   std::array<uint8_t, kAeadNonceBytes> iv_{};
-  bool update_requested_ = false;
   std::optional<Alert> alert_;
   std::unique_ptr<Error> error_;  // set once, final
 };
