@@ -32,7 +32,7 @@ void Tunnel::read_input() {
     if (!early) return;
     n = 0;  // nothing new, but what came with the handshake has not been looked at
   } else if (n == 0 && !early) {
-    if (opener_.finished_cleanly()) return fail_tunnel(draining_ || stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "peer closed the connection");
+    if (opener_.finished_cleanly()) return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed the connection");
     return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed without close_notify");
   }
   last_received_ = io_.loop.now();

@@ -1,0 +1,35 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+
+#include "base/address.h"
+#include "base/event_loop.h"
+#include "ztunnel/sockets.h"
+
+namespace zt::ztunnel {
+
+enum class ListenerKind : uint8_t { kOutbound, kInboundPlain, kInboundTunnel };
+
+// Accepts on one listening socket; lives on one worker. When the process is out of descriptors it waits a moment instead of
+// spinning, and says so.
+class Acceptor final : private Watcher, private Deferred {
+ public:
+  using Accepted = std::function<void(UniqueFd fd, SocketAddress peer)>;
+
+  Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted);
+  ~Acceptor();
+  Result<> start();
+  [[nodiscard]] bool transparent() const { return listener_.transparent; }
+
+ private:
+  void on_ready(uint32_t events) noexcept override;
+  void on_turn_end() noexcept override;
+  void accept_some();
+
+  EventLoop& loop_;
+  ListenSocket listener_;
+  Accepted accepted_;
+  Timer retry_;
+};
+
+}  // namespace zt::ztunnel
