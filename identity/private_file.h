@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -15,7 +16,8 @@ inline constexpr size_t kMaxPrivateFileBytes = 1 << 20;
 class SecretText {
  public:
   explicit SecretText(size_t size) : bytes_(size) {}
-  SecretText(SecretText&&) noexcept = default;
+  SecretText(SecretText&& other) noexcept
+      : bytes_(std::move(other.bytes_)), length_(std::exchange(other.length_, 0)) {}
   SecretText& operator=(SecretText&&) = delete;
   ~SecretText();
 
