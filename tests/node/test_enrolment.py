@@ -91,6 +91,7 @@ def test_a_pod_leaves_and_its_connections_are_not_cut_in_mid_stream(shop):
     enrol(shop, shop.nodes[1])
     eventually(lambda: not _redirected(shop.web), "the redirection to go")
     assert not through_tunnel(shop, shop.web)
+    before.assert_beats()
     before.close()
 
 
