@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "identity/openssl_ptr.h"
 #include "identity/spiffe_id.h"
 
 // What all connections of one identity share: an SSL_CTX per role. TLS 1.3 only. TLS 1.2 is refused on
@@ -18,17 +19,8 @@
 // all do.
 namespace zt::hbone {
 
-template <auto Free>
-struct OpensslFree {
-  template <class T>
-  void operator()(T* object) const noexcept {
-    Free(object);
-  }
-};
-using X509Ptr = std::unique_ptr<X509, OpensslFree<X509_free>>;
-using EvpPkeyPtr = std::unique_ptr<EVP_PKEY, OpensslFree<EVP_PKEY_free>>;
-using SslCtxPtr = std::unique_ptr<SSL_CTX, OpensslFree<SSL_CTX_free>>;
-using X509StorePtr = std::unique_ptr<X509_STORE, OpensslFree<X509_STORE_free>>;
+using identity::X509Ptr;
+using SslCtxPtr = std::unique_ptr<SSL_CTX, identity::OpensslFree<SSL_CTX_free>>;
 
 enum class TlsRole : uint8_t { kClient, kServer };
 
@@ -49,19 +41,21 @@ struct TlsOptions {
   // Contract §2.1: AES-256 first, and the client's order decides. AES-128 costs a sixth less CPU per byte;
   // true offers it first as a client, and as a server takes it whenever the client can.
   bool prefer_aes128 = false;
-  bool pqc_only = false;   // COMPLIANCE_POLICY=pqc: X25519MLKEM768 and nothing else
-  bool fips = false;       // P-256 and P-384 only
-  ChainCheck chain_check;  // revocation (contract §2.11); none = no check
+  bool pqc_only = false;     // COMPLIANCE_POLICY=pqc: X25519MLKEM768 and nothing else
+  bool fips = false;         // P-256 and P-384 only
+  ChainCheck chain_check{};  // revocation (contract §2.11); none = no check
+  // Fill TlsEstablished::peer_chain, for revocation later. A few KiB for each connection.
+  bool keep_peer_chain = false;
 };
 
-// An immutable SSL_CTX with its rules. Any thread may share it.
+// An immutable SSL_CTX with its rules. Any thread may share it; ~100 µs and ~60 KiB to make, so one per
+// identity and role, not per connection.
 class TlsContext {
  public:
   // Errors: kInvalidInput, with a text that names what is wrong: key does not fit the leaf, no roots,
   // pqc_only with an OpenSSL that has no X25519MLKEM768 (older than 3.5).
   static Result<std::shared_ptr<const TlsContext>> make(TlsRole role, const TlsCredentials& credentials,
                                                         const TlsOptions& options = {});
-  ~TlsContext();
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 
@@ -70,19 +64,15 @@ class TlsContext {
   // Our own leaf's trust domain; none if it has no SPIFFE SAN, and then a server does not compare trust
   // domains (contract §2.2).
   [[nodiscard]] const std::optional<std::string>& trust_domain() const { return trust_domain_; }
-  [[nodiscard]] const ChainCheck& chain_check() const { return chain_check_; }
+  [[nodiscard]] const TlsOptions& options() const { return options_; }
 
  private:
   TlsContext() = default;
   TlsRole role_ = TlsRole::kClient;
   SslCtxPtr ctx_;
   std::optional<std::string> trust_domain_;
-  ChainCheck chain_check_;
+  TlsOptions options_;
 };
-
-// The SPIFFE ids among a certificate's URI SANs, in their order; SANs that are none are skipped (contract
-// §2.3).
-[[nodiscard]] std::vector<identity::SpiffeId> spiffe_sans(X509* certificate);
 
 // The two rules, on the peer's SPIFFE ids. Errors carry the text of contract §10.3 (what was expected, what
 // came).

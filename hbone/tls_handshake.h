@@ -27,11 +27,14 @@ struct TlsEstablished {
   RecordSealer sealer;
   RecordOpener opener;
   CipherSuite suite{};
-  std::string group;                       // "X25519"
+  std::string group;                       // OpenSSL's name: "x25519", "secp256r1", "X25519MLKEM768"
   std::optional<identity::SpiffeId> peer;  // first SPIFFE SAN of the peer's leaf (contract §2.2)
   std::vector<X509Ptr> peer_chain;         // as verified, leaf first, anchor last: for revocation later
 };
 
+struct TlsHandshakeState;
+
+// Thread: the owner's; movable.
 class TlsHandshake {
  public:
   enum class Status : uint8_t {
@@ -65,9 +68,8 @@ class TlsHandshake {
   [[nodiscard]] const Error& error() const;
 
  private:
-  struct Impl;
-  explicit TlsHandshake(std::unique_ptr<Impl> impl);
-  std::unique_ptr<Impl> impl_;
+  explicit TlsHandshake(std::unique_ptr<TlsHandshakeState> state);
+  std::unique_ptr<TlsHandshakeState> state_;  // OpenSSL holds its address
 };
 
 }  // namespace zt::hbone
