@@ -157,6 +157,21 @@ struct TunnelCallbacks {
     return 0;
   }
 
+  // What nghttp2 itself found wrong; it then queues a GOAWAY and reads no more.
+  static int session_error(nghttp2_session*, int, const char* text, size_t length, void* user_data) {
+    auto& found = self(user_data).session_error_;
+    if (found.empty()) found.assign(text, std::min<size_t>(length, 200));
+    return 0;
+  }
+
+  static int goaway_sent(nghttp2_session*, const nghttp2_frame* frame, void* user_data) {
+    if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
+      auto& found = self(user_data).session_error_;
+      if (found.empty()) found = nghttp2_http2_strerror(frame->goaway.error_code);
+    }
+    return 0;
+  }
+
   static bool is_informational(const Stream& found) {
     for (const auto& [name, value] : *found.headers_) {
       if (name == ":status") return value.size() == 3 && value[0] == '1';
@@ -176,6 +191,8 @@ struct TunnelCallbacks {
       nghttp2_session_callbacks_set_on_frame_recv_callback(made, frame_received);
       nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, data_chunk);
       nghttp2_session_callbacks_set_on_stream_close_callback(made, stream_closed);
+      nghttp2_session_callbacks_set_on_frame_send_callback(made, goaway_sent);
+      nghttp2_session_callbacks_set_error_callback2(made, session_error);
       return made;
     }();
     return callbacks;

@@ -179,9 +179,9 @@ class Tunnel final : private Watcher, private Deferred {
   std::chrono::microseconds rtt_{0};
   Clock::time_point rtt_measured_{};
 
+  std::string session_error_;  // what nghttp2 found wrong with the peer
   std::optional<Error> closed_;
   bool draining_ = false;
-  bool goaway_sent_ = false;
   bool owner_told_ = false;
   bool streams_changed_ = false;
   bool in_session_ = false;  // inside an nghttp2 call

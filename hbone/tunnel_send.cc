@@ -83,7 +83,11 @@ void Tunnel::send_turn() {
   out_begin_ = out_end_ = 0;
   if (ready_head_ != nullptr || nghttp2_session_want_write(session_) != 0) io_.loop.defer(*this);
   if (nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0) {
-    close(Reason::kOk);
+    // The last GOAWAY is out: the peer's mistake, or the end that was agreed on.
+    if (session_error_.empty()) return close(Reason::kOk);
+    const std::string text = "h2 failed: " + session_error_;
+    close(Reason::kH2Failed, H2Error::kProtocolError);
+    if (closed_) closed_->text = text;
   }
 }
 

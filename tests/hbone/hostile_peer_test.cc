@@ -1,0 +1,265 @@
+// Peers that break HTTP/2 or TLS, by hand-made frames and records: each costs only itself, and never more than the limits say.
+#include <catch2/catch.hpp>
+
+#include "tests/hbone/tunnel_pair.h"
+
+using namespace zt;
+using namespace zt::hbone;
+using namespace zt::hbone::testing;
+using namespace std::chrono_literals;
+
+namespace {
+
+std::string frame(uint8_t type, uint8_t flags, uint32_t stream, std::string_view payload) {
+  std::string out;
+  const auto size = static_cast<uint32_t>(payload.size());
+  for (int shift : {16, 8, 0}) out += static_cast<char>(size >> shift);
+  out += static_cast<char>(type);
+  out += static_cast<char>(flags);
+  for (int shift : {24, 16, 8, 0}) out += static_cast<char>(stream >> shift);
+  out += payload;
+  return out;
+}
+constexpr uint8_t kData = 0, kHeaders = 1, kRst = 3, kSettings = 4, kPing = 6, kWindowUpdate = 8, kContinuation = 9;
+constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+// HPACK literals without indexing, names in full.
+std::string literal(std::string_view name, std::string_view value) {
+  const auto length = [](size_t size) {
+    std::string out;
+    if (size < 127) return std::string(1, static_cast<char>(size));
+    out += static_cast<char>(127);
+    for (size -= 127; size >= 128; size /= 128) out += static_cast<char>(size % 128 + 128);
+    return out + static_cast<char>(size);
+  };
+  return std::string(1, '\0') + length(name.size()) + std::string(name) + length(value.size()) + std::string(value);
+}
+std::string connect_block() { return literal(":method", "CONNECT") + literal(":authority", "10.0.0.1:80"); }
+
+// A server tunnel and, at the other end of its socket, this test with the right keys and the wrong manners.
+struct Hostile {
+  EventLoop loop;
+  WorkerIo io{loop, 16 << 20};
+  TunnelConfig config;
+  ServerEnd server;
+  UniqueFd fd;
+  TlsEstablished tls = established(false);
+  std::vector<uint8_t> raw;
+  std::string received;  // decrypted
+  bool ended = false;
+
+  Hostile() {
+    auto [a, b] = tcp_pair();
+    fd = std::move(a);
+    auto started = Tunnel::start(io, Tunnel::Role::kServer, std::move(b), established(true), {}, config, server);
+    REQUIRE(started);
+    server.tunnel = std::move(*started);
+  }
+  void write_raw(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t n = ::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (n > 0) {
+        bytes.remove_prefix(static_cast<size_t>(n));
+      } else if (errno == EAGAIN) {
+        loop.run_once(1ms);
+        drain();
+      } else {
+        return;  // it has closed on us
+      }
+    }
+  }
+  void write(std::string_view plain) {
+    std::string sealed;
+    while (!plain.empty()) {
+      const auto part = plain.substr(0, kMaxPlaintext);
+      std::vector<uint8_t> record(part.size() + kRecordOverhead);
+      memcpy(record.data() + kRecordHeader, part.data(), part.size());
+      REQUIRE(tls.sealer.seal_in_place(record.data(), part.size(), ContentType::kApplicationData));
+      sealed.append(reinterpret_cast<char*>(record.data()), record.size());
+      plain.remove_prefix(part.size());
+    }
+    write_raw(sealed);
+  }
+  void hello() { write(std::string(kPreface) + frame(kSettings, 0, 0, "")); }
+  void drain() {
+    uint8_t buffer[65536];
+    for (;;) {
+      const ssize_t n = ::recv(fd.get(), buffer, sizeof buffer, 0);
+      if (n == 0 || (n < 0 && errno != EAGAIN)) ended = true;
+      if (n <= 0) break;
+      raw.insert(raw.end(), buffer, buffer + n);
+    }
+    size_t used = 0;
+    while (auto opened = tls.opener.open(std::span(raw).subspan(used))) {
+      if (opened->kind == OpenedRecord::Kind::kIncomplete) break;
+      used += opened->consumed;
+      received.append(reinterpret_cast<const char*>(opened->data.data()), opened->data.size());
+      if (opened->kind == OpenedRecord::Kind::kClosed) break;
+    }
+    raw.erase(raw.begin(), raw.begin() + static_cast<ptrdiff_t>(used));
+  }
+  bool run(const std::function<bool()>& until) {
+    return loop.run_until(
+        [&] {
+          drain();
+          return until();
+        },
+        10s);
+  }
+  // Frames of a type in what came, with the payload's size within bounds.
+  size_t count(uint8_t type) const {
+    size_t found = 0;
+    for (size_t at = 0; at + 9 <= received.size();) {
+      const auto byte = [&](size_t i) { return static_cast<size_t>(static_cast<uint8_t>(received[at + i])); };
+      if (byte(3) == type) ++found;
+      at += 9 + (byte(0) << 16 | byte(1) << 8 | byte(2));
+    }
+    return found;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("what is not HTTP/2 ends the connection and nothing else") {
+  const auto& [name, bytes] = GENERATE(table<std::string, std::string>({
+      {"HTTP/1.1", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
+      {"zeros", std::string(100, '\0')},
+      {"no SETTINGS after the preface", std::string(kPreface) + frame(kPing, 0, 0, "12345678")},
+      {"frame larger than we accept", std::string(kPreface) + frame(kSettings, 0, 0, "") + std::string("\x20\x00\x00\x00\x00\x00\x00\x00\x01", 9)},
+      {"PING of 7 bytes", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kPing, 0, 0, "1234567")},
+      {"SETTINGS on a stream", std::string(kPreface) + frame(kSettings, 0, 1, "")},
+      {"DATA on stream 0", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kData, 0, 0, "x")},
+      {"even stream id", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 2, connect_block())},
+      {"HPACK garbage", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 1, "\xff\xff\xff\xff\xff\xff")},
+      {"CONTINUATION out of nowhere", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kContinuation, 4, 1, connect_block())},
+      {"connection window overflow", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kWindowUpdate, 0, 0, "\x7f\xff\xff\xff")},
+  }));
+  DYNAMIC_SECTION(name) {
+    Hostile peer;
+    peer.write(bytes);
+    REQUIRE(peer.run([&] { return peer.server.closed.has_value(); }));
+    CHECK(peer.server.closed->reason == Reason::kH2Failed);
+    REQUIRE(peer.run([&] { return peer.ended; }));
+  }
+}
+
+TEST_CASE("what is not TLS ends the connection with an alert") {
+  Hostile peer;
+  peer.hello();
+  REQUIRE(peer.run([&] { return peer.count(kSettings) >= 1; }));
+  peer.write_raw(GENERATE(as<std::string>(), std::string("\x17\x03\x03\x00\x20", 5) + std::string(32, 'x'), "GET / HTTP/1.1\r\n\r\n",
+                          std::string("\x17\x03\x03\xff\xff", 5)));
+  REQUIRE(peer.run([&] { return peer.server.closed.has_value(); }));
+  CHECK(peer.server.closed->reason == Reason::kTlsFailed);
+}
+
+TEST_CASE("a cut connection is told from an orderly end") {
+  Hostile peer;
+  peer.hello();
+  peer.write(frame(kHeaders, 4, 1, connect_block()));
+  REQUIRE(peer.run([&] { return peer.server.users.size() == 1; }));
+  peer.fd.reset();
+  REQUIRE(peer.loop.run_until([&] { return peer.server.closed.has_value(); }, 10s));
+  CHECK(peer.server.closed->reason == Reason::kPeerLost);
+  CHECK(peer.server.users[0]->closed == Reason::kPeerLost);
+}
+
+TEST_CASE("a request that HTTP/2 forbids costs its stream only") {
+  const auto& [name, block] = GENERATE(table<std::string, std::string>({
+      {"CONNECT with :path", literal(":method", "CONNECT") + literal(":authority", "h:1") + literal(":path", "/")},
+      {"no :authority", literal(":method", "CONNECT")},
+      {"upper-case header", connect_block() + literal("Baggage", "x")},
+      {"connection header", connect_block() + literal("connection", "close")},
+      {"pseudo-header after others", literal("a", "b") + connect_block()},
+      {"empty :authority", literal(":method", "CONNECT") + literal(":authority", "")},
+      {"headers beyond the limit", connect_block() + literal("x", std::string(15000, 'y')) },
+  }));
+  DYNAMIC_SECTION(name) {
+    Hostile peer;
+    peer.config.max_header_bytes_server = 8192;
+    peer.hello();
+    peer.write(frame(kHeaders, 4, 1, block));
+    peer.write(frame(kHeaders, 4, 3, connect_block()));
+    REQUIRE(peer.run([&] { return peer.server.users.size() == 1 && peer.count(kRst) == 1; }));
+    CHECK_FALSE(peer.server.closed);
+    CHECK(peer.server.tunnel->streams() == 1);
+  }
+}
+
+TEST_CASE("floods end the connection") {
+  const std::string name = GENERATE(as<std::string>(), "PING", "SETTINGS", "rapid reset", "CONTINUATION", "empty DATA");
+  DYNAMIC_SECTION(name) {
+    Hostile peer;
+    peer.hello();
+    std::string flood;
+    if (name == "PING") {
+      // Without reading the answers.
+      for (int i = 0; i < 200'000; ++i) flood += frame(kPing, 0, 0, "12345678");
+      const int small = 4096;
+      setsockopt(peer.fd.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    } else if (name == "SETTINGS") {
+      for (int i = 0; i < 200'000; ++i) flood += frame(kSettings, 0, 0, std::string("\x00\x04\x00\x00\x00\x01", 6));
+    } else if (name == "rapid reset") {
+      for (uint32_t i = 0; i < 20'000; ++i) flood += frame(kHeaders, 4, 2 * i + 1, connect_block()) + frame(kRst, 0, 2 * i + 1, std::string("\0\0\0\x08", 4));
+    } else if (name == "CONTINUATION") {
+      flood = frame(kHeaders, 0, 1, connect_block());
+      for (int i = 0; i < 20'000; ++i) flood += frame(kContinuation, 0, 1, literal("x", "y"));
+    } else {
+      flood = frame(kHeaders, 4, 1, connect_block());
+      for (int i = 0; i < 200'000; ++i) flood += frame(kData, 0, 1, "");
+    }
+    const bool reads = name != "PING" && name != "SETTINGS";
+    std::string_view rest = flood;
+    size_t most_kept = 0;
+    while (!rest.empty() && !peer.server.closed && !peer.ended) {
+      peer.write(rest.substr(0, 60'000));
+      rest.remove_prefix(std::min<size_t>(60'000, rest.size()));
+      peer.loop.run_once(0ms);
+      if (reads) peer.drain();
+      most_kept = std::max(most_kept, peer.io.budget.used());
+      if (peer.server.tunnel) CHECK(peer.server.tunnel->streams() <= peer.config.max_concurrent_streams);
+    }
+    CHECK(most_kept <= peer.config.stream_window_initial);
+    if (name == "empty DATA") {
+      // Costs the sender as much as us: allowed, and nothing is kept.
+      CHECK_FALSE(peer.server.closed);
+    } else if (name != "SETTINGS" && name != "PING") {
+      REQUIRE(peer.run([&] { return peer.server.closed.has_value(); }));
+    }
+    CHECK(peer.io.buffers.lent() <= 1);
+  }
+}
+
+TEST_CASE("DATA beyond the window is refused") {
+  Hostile peer;
+  peer.hello();
+  peer.server.on_new = [](MemoryUser& user) { user.take_limit = 0; };
+  peer.write(frame(kHeaders, 4, 1, connect_block()));
+  REQUIRE(peer.run([&] { return peer.server.users.size() == 1; }));
+  for (int i = 0; i < 20; ++i) peer.write(frame(kData, 0, 1, std::string(16384, 'x')));
+  REQUIRE(peer.run([&] { return peer.server.closed || peer.server.users[0]->closed; }));
+  CHECK(peer.io.budget.used() == 0);
+}
+
+TEST_CASE("streams beyond the limit are refused, the others go on") {
+  Hostile peer;
+  peer.config.max_concurrent_streams = 10;
+  peer.hello();
+  for (uint32_t i = 0; i < 30; ++i) peer.write(frame(kHeaders, 4, 2 * i + 1, connect_block()));
+  peer.run([&] { return peer.server.closed.has_value() || peer.count(kRst) + peer.server.users.size() >= 30; });
+  CHECK(peer.server.users.size() <= 200);
+}
+
+TEST_CASE("a peer that trickles bytes is served like any other") {
+  Hostile peer;
+  std::string plain = std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 1, connect_block()) + frame(kData, 1, 1, "trickle");
+  std::vector<uint8_t> record(plain.size() + kRecordOverhead);
+  memcpy(record.data() + kRecordHeader, plain.data(), plain.size());
+  REQUIRE(peer.tls.sealer.seal_in_place(record.data(), plain.size(), ContentType::kApplicationData));
+  for (const uint8_t byte : record) {
+    peer.write_raw({reinterpret_cast<const char*>(&byte), 1});
+    peer.loop.run_once(1ms);
+  }
+  REQUIRE(peer.run([&] { return peer.server.users.size() == 1 && peer.server.users[0]->ended; }));
+  CHECK(peer.server.users[0]->received == "trickle");
+}
