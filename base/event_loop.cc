@@ -174,7 +174,8 @@ void EventLoop::run_deferred() {
 }
 
 void EventLoop::run_timers() {
-  while (!timers_.empty() && timers_.front()->when_ <= now_) {
+  // Those that are due now, once: one that is started again for a time that has passed waits for the next turn.
+  for (size_t left = timers_.size(); left > 0 && !timers_.empty() && timers_.front()->when_ <= now_; --left) {
     Timer& timer = *timers_.front();
     timer_remove(timer);
     auto fn = std::exchange(timer.fn_, nullptr);  // fn may restart or destroy the timer
