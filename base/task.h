@@ -204,6 +204,7 @@ class FdWaiter final : private Watcher {
   FdWaiter(const FdWaiter&) = delete;
 
   Result<> attach(int fd) {
+    seen_ = 0;
     ZT_TRY(loop_.watch(fd, *this));
     fd_ = fd;
     return {};
