@@ -77,26 +77,27 @@ struct Mesh {
     return service;
   }
 
-  [[nodiscard]] Ref<Workload> workload(size_t i, uint32_t revision = 0) const {
+  [[nodiscard]] Ref<Workload> workload(Store& store, size_t i, uint32_t revision = 0) const {
     const size_t of = i % services, node = i / 110;
+    const auto text = [&](std::string_view content) { return store.text(content); };
     auto workload = make_ref<Workload>();
-    workload->ns = ns(of);
+    workload->ns = text(ns(of));
     workload->name = fmt::format("{}-{:08x}-{:05x}", app(of), of * 2654435761u, i & 0xfffff);
     workload->uid = fmt::format("Kubernetes//Pod/{}/{}", workload->ns.view(), workload->name.view());
-    workload->trust_domain = "cluster.local";
-    workload->service_account = app(of);
-    workload->node = fmt::format("node-{}", node);
-    workload->canonical_name = app(of);
-    workload->canonical_revision = revision == 0 ? "latest" : fmt::format("v{}", revision);
-    workload->workload_name = app(of);
-    workload->cluster_id = "Kubernetes";
-    workload->locality = {"region-1", fmt::format("zone-{}", node % 3), ""};
+    workload->trust_domain = text("cluster.local");
+    workload->service_account = text(app(of));
+    workload->node = text(fmt::format("node-{}", node));
+    workload->canonical_name = text(app(of));
+    workload->canonical_revision = text(revision == 0 ? "latest" : fmt::format("v{}", revision));
+    workload->workload_name = text(app(of));
+    workload->cluster_id = text("Kubernetes");
+    workload->locality = {text("region-1"), text(fmt::format("zone-{}", node % 3)), {}};
     workload->type = WorkloadType::kPod;
     workload->protocol = TunnelProtocol::kHbone;
     workload->addresses = {ip(i)};
     workload->services.push_back(
-        {fmt::format("{}/{}", workload->ns.view(), hostname(of)), {{80, 8080}, {9090, 9090}}});
-    if (i % 5 == 0) workload->authorization_policies = {"istio-system/istio_converted_static_strict"};
+        {text(fmt::format("{}/{}", workload->ns.view(), hostname(of))), {{80, 8080}, {9090, 9090}}});
+    if (i % 5 == 0) workload->authorization_policies = {text("istio-system/istio_converted_static_strict")};
     return workload;
   }
 };
@@ -122,7 +123,7 @@ void measure(size_t count, size_t message) {
     auto at = Clock::now();
     Batch batch;
     for (size_t i = first; i < std::min(count, first + message); ++i)
-      batch.workloads.push_back(mesh.workload(i));
+      batch.workloads.push_back(mesh.workload(store, i));
     building += Clock::now() - at;
     at = Clock::now();
     store.apply(std::move(batch));
@@ -135,7 +136,7 @@ void measure(size_t count, size_t message) {
   std::vector<double> single;
   for (uint32_t i = 1; i <= 1000; ++i) {
     Batch batch;
-    batch.workloads.push_back(mesh.workload((i * 7919u) % count, i));
+    batch.workloads.push_back(mesh.workload(store, (i * 7919u) % count, i));
     const auto at = Clock::now();
     store.apply(std::move(batch));
     single.push_back(milliseconds(Clock::now() - at) * 1e3);

@@ -37,34 +37,20 @@ void CidrTable::count(const NetworkCidr& block, int change) {
   lengths_ = std::move(next);
 }
 
-void CidrTable::add(const NetworkCidr& block, const ServicePtr& service) {
-  auto entry = make_ref<BlockServices>();
-  entry->key = {block.network, masked(block.cidr.base, block.cidr.prefix_length)};
-  const Key key{entry->key.network.view(), entry->key.cidr};
-  if (const auto* present = blocks_.find(key)) {
-    entry->services = (*present)->services;
-  } else {
-    count(entry->key, +1);
-  }
-  if (std::ranges::find(entry->services, service) == entry->services.end())
-    entry->services.push_back(service);
-  blocks_.put(key, std::move(entry));
-}
-
-void CidrTable::remove(const NetworkCidr& block, const Service& service) {
-  const Key key{block.network.view(), masked(block.cidr.base, block.cidr.prefix_length)};
+void CidrTable::replace(const NetworkCidr& block, const Service* old, const ServicePtr& service) {
+  auto next = make_ref<BlockServices>();
+  next->key = {block.network, masked(block.cidr.base, block.cidr.prefix_length)};
+  const Key key{next->key.network.view(), next->key.cidr};
   const auto* present = blocks_.find(key);
-  if (present == nullptr) return;
-  auto entry = make_ref<BlockServices>();
-  entry->key = (*present)->key;
-  for (const ServicePtr& other : (*present)->services)
-    if (other.get() != &service) entry->services.push_back(other);
-  if (entry->services.empty()) {
-    count(entry->key, -1);
+  if (present != nullptr) next->services = (*present)->services;
+  workload_api::replace(next->services, old, service);
+  if (present == nullptr && !next->services.empty()) count(next->key, +1);
+  if (present != nullptr && next->services.empty()) count(next->key, -1);
+  if (next->services.empty()) {
     blocks_.erase(key);
-    return;
+  } else {
+    blocks_.put(key, std::move(next));
   }
-  blocks_.put(Key{entry->key.network.view(), entry->key.cidr}, std::move(entry));
 }
 
 }  // namespace zt::workload_api

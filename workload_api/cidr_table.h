@@ -14,8 +14,9 @@ namespace zt::workload_api {
 // everything, as HashTrie does.
 class CidrTable {
  public:
-  void add(const NetworkCidr& block, const ServicePtr& service);
-  void remove(const NetworkCidr& block, const Service& service);
+  // Puts `service` in the place of `old` among the services of the block, or at the end if that is not there.
+  // A null service only takes `old` out.
+  void replace(const NetworkCidr& block, const Service* old, const ServicePtr& service);
 
   // visit(const Service&, uint8_t prefix_length) for every block of `network` that contains `ip`, longest
   // first, and within a block in the order the services came.

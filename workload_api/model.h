@@ -107,31 +107,35 @@ struct Locality {
 };
 
 struct Workload : RefCounted {
-  Str uid;   // xDS name, unique
-  Str name;  // pod name
-  Str ns;
-  Str hostname;  // resolved at connect time if there is no address
-  Str network;
-  Str trust_domain;
-  Str service_account;
-  Str node;
-  Str canonical_name;
-  Str canonical_revision;
-  Str workload_name;
-  Str cluster_id;
-  Locality locality;
-  std::vector<IpAddress> addresses;
-  std::vector<ServiceMembership> services;
-  std::vector<Str> authorization_policies;  // "namespace/name" of the selector policies that apply to it
-  Box<GatewayAddress> waypoint;
-  Box<GatewayAddress> network_gateway;
-  std::optional<ApplicationTunnel> application_tunnel;
-  uint32_t capacity = 1;  // weight in load balancing; 0 = never chosen
+  // What load balancing looks at comes first, in one cache line: a change of a service reads it of all its
+  // endpoints.
   TunnelProtocol protocol = TunnelProtocol::kNone;
   NetworkMode network_mode = NetworkMode::kStandard;
   WorkloadStatus status = WorkloadStatus::kHealthy;
   WorkloadType type = WorkloadType::kDeployment;
-  bool native_tunnel = false;
+  uint32_t capacity = 1;  // weight; 0 = never chosen
+  std::optional<ApplicationTunnel> application_tunnel;
+  bool native_tunnel = false;  // terminates HBONE itself
+  std::vector<IpAddress> addresses;
+  Str hostname;  // resolved at connect time if there is no address
+  Box<GatewayAddress> network_gateway;
+
+  Str network;
+  Str node;
+  Str cluster_id;
+  Locality locality;
+
+  Str uid;   // xDS name, unique
+  Str name;  // pod name
+  Str ns;
+  Str trust_domain;
+  Str service_account;
+  Str canonical_name;
+  Str canonical_revision;
+  Str workload_name;
+  std::vector<ServiceMembership> services;
+  std::vector<Str> authorization_policies;  // "namespace/name" of the selector policies that apply to it
+  Box<GatewayAddress> waypoint;
 
   // Filled by the store: "spiffe://<trust domain>/ns/<namespace>/sa/<service account>".
   Str identity;

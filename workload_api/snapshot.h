@@ -104,7 +104,7 @@ class Snapshot {
   [[nodiscard]] size_t policy_count() const { return policies_.size(); }
 
  private:
-  friend class Store;
+  friend class SnapshotEditor;
 
   [[nodiscard]] const ServiceEntry* best(std::span<const ServicePtr> services,
                                          std::optional<std::string_view> client_ns,

@@ -28,7 +28,8 @@ class Str {
     return *this;
   }
   ~Str() {
-    if (block_ != nullptr && block_->refs.fetch_sub(1, std::memory_order_acq_rel) == 1) deallocate(block_);
+    if (block_ != nullptr && (block_->refs.fetch_sub(1, std::memory_order_acq_rel) & kCount) == 1)
+      deallocate(block_);
   }
 
   [[nodiscard]] std::string_view view() const noexcept {
@@ -39,10 +40,16 @@ class Str {
   [[nodiscard]] bool empty() const noexcept { return block_ == nullptr; }
   [[nodiscard]] size_t size() const noexcept { return block_ == nullptr ? 0 : block_->size; }
 
-  // Nobody but the caller has this text. Meaningful only to one who can prevent new copies, as the interner
-  // can.
+  // For the interner. Nobody but the caller has this text: meaningful only to one who can prevent new copies.
   [[nodiscard]] bool unshared() const noexcept {
-    return block_ == nullptr || block_->refs.load(std::memory_order_acquire) == 1;
+    return block_ == nullptr || (block_->refs.load(std::memory_order_acquire) & kCount) == 1;
+  }
+  // It came from an interner. (Of several in a process perhaps another one: texts are then shared less.)
+  [[nodiscard]] bool interned() const noexcept {
+    return block_ == nullptr || (block_->refs.load(std::memory_order_relaxed) & kInterned) != 0;
+  }
+  void mark_interned() const noexcept {
+    if (block_ != nullptr) block_->refs.fetch_or(kInterned, std::memory_order_relaxed);
   }
 
   friend bool operator==(const Str& a, const Str& b) noexcept {
@@ -58,8 +65,10 @@ class Str {
   }
 
  private:
+  static constexpr uint32_t kInterned = 0x80000000;
+  static constexpr uint32_t kCount = kInterned - 1;
   struct Block {
-    mutable std::atomic<uint32_t> refs;
+    mutable std::atomic<uint32_t> refs;  // and the mark kInterned
     uint32_t size;
     // followed by `size` bytes of text
   };

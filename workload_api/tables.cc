@@ -32,4 +32,16 @@ WorkloadGroup WorkloadGroup::without(const Workload& removed) const {
   return result;
 }
 
+void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service) {
+  const auto at = std::ranges::find_if(
+      services, [&](const ServicePtr& other) { return other.get() == old || other == service; });
+  if (!service) {
+    if (at != services.end()) services.erase(at);
+  } else if (at != services.end()) {
+    *at = service;
+  } else {
+    services.push_back(service);
+  }
+}
+
 }  // namespace zt::workload_api

@@ -125,6 +125,9 @@ using VipServices = ServicesOf<NetworkAddress>;
 using BlockServices = ServicesOf<NetworkCidr>;
 using HostnameServices = ServicesOf<Str>;
 
+// Puts `service` where `old` is, else at the end; a null `service` takes `old` out.
+void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service);
+
 struct ServiceByKey {
   using Entry = ServiceEntryPtr;
   static uint64_t hash(const Entry& entry) { return hashing::of(entry->service().key.view()); }

@@ -1,0 +1,45 @@
+#pragma once
+#include <cstddef>
+#include <string_view>
+#include <vector>
+
+#include "workload_api/port_map.h"
+#include "workload_api/str.h"
+
+namespace zt::workload_api {
+
+// Gives equal texts one shared block. Control thread only; the texts it hands out may be copied and dropped
+// anywhere.
+//
+// The table itself holds one reference of each text. Before it would grow, it drops the texts that nobody
+// else holds any more, so under churn it stays within a constant factor of what is in use. That is safe while
+// others drop theirs concurrently: a text with a single reference can only get new ones through this table.
+class Interner {
+ public:
+  Interner() = default;
+
+  // Replaces the text by the shared one of equal content; the first of its kind becomes the shared one. Costs
+  // nothing if the text is one already.
+  void intern(Str& text);
+  void intern(PortMap& ports) { intern(ports.packed_); }
+  [[nodiscard]] Str make(std::string_view text);
+
+  // Drops what nobody else holds, and shrinks the table if it is mostly empty then. Walks the whole table.
+  void sweep();
+
+  [[nodiscard]] size_t size() const { return used_; }
+  [[nodiscard]] size_t capacity() const { return slots_.size(); }
+
+ private:
+  static constexpr size_t kMinSlots = 64;  // a power of two, as every size is
+
+  [[nodiscard]] size_t slot_of(
+      std::string_view text) const;  // where it is, or the free slot where it belongs
+  void make_room();
+  void rebuild(size_t slots);
+
+  std::vector<Str> slots_;  // open addressing, linear probing, at most half full; an empty Str is a free slot
+  size_t used_ = 0;
+};
+
+}  // namespace zt::workload_api
