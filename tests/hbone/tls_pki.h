@@ -1,6 +1,8 @@
 #pragma once
 // Certificates of every kind, good and bad, and two handshakes that talk to each other in memory.
+#include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/ssl.h>
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
@@ -140,5 +142,37 @@ inline HandshakePair make_pair(std::shared_ptr<const TlsContext> client,
   REQUIRE(s);
   return {.client = std::move(*c), .server = std::move(*s)};
 }
+
+// Plain OpenSSL as the other end, for what ours would never do.
+struct OpensslEnd {
+  std::unique_ptr<SSL, identity::OpensslFree<SSL_free>> ssl;
+  TlsHandshake::Status server_status = TlsHandshake::Status::kWantsInput;
+  std::string error;
+
+  OpensslEnd(SSL_CTX* ctx, bool server) : ssl(SSL_new(ctx)) {
+    SSL_set_bio(ssl.get(), BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
+    server ? SSL_set_accept_state(ssl.get()) : SSL_set_connect_state(ssl.get());
+  }
+
+  // Until neither has anything to say.
+  void talk_to(TlsHandshake& other) {
+    for (int turns = 0; turns < 8; ++turns) {
+      ERR_clear_error();
+      // After its handshake a client learns by reading whether the server took its certificate.
+      char byte = 0;
+      const int result =
+          SSL_is_init_finished(ssl.get()) ? SSL_read(ssl.get(), &byte, 1) : SSL_do_handshake(ssl.get());
+      if (result <= 0 && SSL_get_error(ssl.get(), result) == SSL_ERROR_SSL && error.empty())
+        error = identity::openssl_error_text("openssl");
+      std::vector<uint8_t> bytes(BIO_ctrl_pending(SSL_get_wbio(ssl.get())));
+      if (!bytes.empty()) BIO_read(SSL_get_wbio(ssl.get()), bytes.data(), static_cast<int>(bytes.size()));
+      size_t consumed = 0;
+      if (server_status == TlsHandshake::Status::kWantsInput) server_status = other.advance(bytes, consumed);
+      const auto out = other.output();
+      if (!out.empty()) BIO_write(SSL_get_rbio(ssl.get()), out.data(), static_cast<int>(out.size()));
+      other.consume_output(out.size());
+    }
+  }
+};
 
 }  // namespace zt::hbone::testing
