@@ -171,8 +171,8 @@ TEST_CASE(
   constexpr int kRequests = 500;
   std::atomic<int> answers = 0, expected = 0, on_caller = 0;
   {
-    const auto ca = open_ca(temp.path());
     const auto self = std::this_thread::get_id();
+    const auto ca = open_ca(temp.path());  // last: it still answers while it goes
     for (int i = 0; i < kRequests; ++i)
       ca->fetch(id_of("a" + std::to_string(i)), [&](Result<CertificatePtr> result) {
         ++answers;
@@ -187,10 +187,10 @@ TEST_CASE(
 
 TEST_CASE("a flood of requests is answered with an error instead of growing without end") {
   const TempDir temp;
-  const auto ca = open_ca(temp.path());
   std::promise<void> gate;
   const auto opened = gate.get_future().share();
   std::atomic<int> refused = 0;
+  const auto ca = open_ca(temp.path());  // last: it still answers while it goes
   ca->fetch(id_of("first"),
             [opened](const Result<CertificatePtr>&) { opened.wait(); });  // holds up the CA's thread
   for (size_t i = 0; i < EmbeddedCa::kMaxQueuedRequests + 10; ++i)

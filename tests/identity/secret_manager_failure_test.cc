@@ -166,6 +166,7 @@ TEST_CASE_METHOD(ManagerFixture, "connections that keep asking cannot hammer the
   CHECK(ca.calls >= 600 / 5);
   CHECK(ca.calls <= 600 / 5 + 4);
   CHECK(answered > 5000);
+  manager.reset();  // it answers who still waits, into `answered`
 }
 
 TEST_CASE_METHOD(ManagerFixture,
