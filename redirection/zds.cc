@@ -2,8 +2,11 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
+
+#include "base/utf8.h"
 
 namespace zt::redirection {
 
@@ -23,7 +26,14 @@ std::unexpected<Error> malformed(std::string_view what) {
   return fail(Reason::kInvalidInput, fmt::format("malformed ZDS message: {}", what));
 }
 
-bool is_utf8(std::string_view text);
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
 
 // Walks the fields of one message. Every length is checked against what is left before it is used.
 class Reader {
@@ -180,32 +190,6 @@ void put_bytes(std::string& out, uint32_t number, std::string_view bytes) {
 // proto3 leaves out empty strings.
 void put_string(std::string& out, uint32_t number, std::string_view text) {
   if (!text.empty()) put_bytes(out, number, text);
-}
-
-// Length of the UTF-8 character at the front of `text`, 0 if there is none. No overlong forms, no surrogates.
-size_t utf8_length(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const uint8_t first = byte(0);
-  if (first < 0x80) return 1;
-  const size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-  if (first < 0xc2 || first > 0xf4 || text.size() < length) return 0;
-  for (size_t i = 1; i < length; ++i) {
-    if ((byte(i) & 0xc0) != 0x80) return 0;
-  }
-  if (first == 0xe0 && byte(1) < 0xa0) return 0;
-  if (first == 0xed && byte(1) > 0x9f) return 0;
-  if (first == 0xf0 && byte(1) < 0x90) return 0;
-  if (first == 0xf4 && byte(1) > 0x8f) return 0;
-  return length;
-}
-
-bool is_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t length = utf8_length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
 }
 
 // At most `most` bytes of `text`, with '?' for what is not UTF-8: the peer's protobuf would refuse the whole
