@@ -11,7 +11,8 @@ using workload_api::Snapshot;
 using workload_api::Str;
 using workload_api::Workload;
 
-Verdict authorize(const Snapshot& snapshot, const Workload& workload, const PolicySubject& subject) {
+Verdict authorize(const Snapshot& snapshot, const Workload& workload, const PolicySubject& subject,
+                  MissingPolicy missing) {
   Verdict verdict;
   Str unknown;
   bool any_allow = false, any_dry_run_allow = false;
@@ -64,7 +65,7 @@ Verdict authorize(const Snapshot& snapshot, const Workload& workload, const Poli
       verdict.dry_run.push_back({DryRunNote::Kind::kNoneWouldAllow, first_dry_run});
   }
 
-  if (!unknown.empty()) {
+  if (!unknown.empty() && missing == MissingPolicy::kUndecided) {
     verdict.decision = Verdict::Decision::kUnknownPolicy;
     verdict.reason = Reason::kPolicyUnknown;
     verdict.text = fmt::format("policy not delivered: {}", unknown.view());

@@ -41,10 +41,17 @@ struct Verdict {
   [[nodiscard]] bool allowed() const { return decision == Decision::kAllow; }
 };
 
+// What a policy that the workload names and that has not been delivered means.
+enum class MissingPolicy : uint8_t {
+  kUndecided,  // kUnknownPolicy, see above
+  kSkip,       // it is passed over, as the peer does (contract §5.1): a hole while it is on its way
+};
+
 // May `subject` connect to `workload` (§5)? A pure function; allocates only to report a denial or a dry run.
 // Any thread.
 [[nodiscard]] Verdict authorize(const workload_api::Snapshot& snapshot,
                                 const workload_api::Workload& workload,
-                                const workload_api::PolicySubject& subject);
+                                const workload_api::PolicySubject& subject,
+                                MissingPolicy missing = MissingPolicy::kUndecided);
 
 }  // namespace zt::ztunnel

@@ -1,0 +1,189 @@
+#include "ztunnel/data_plane.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/log.h"
+
+namespace zt::ztunnel {
+
+namespace {
+
+log::Scope kLog("inpod");
+
+constexpr std::chrono::milliseconds kDrainPoll{50};
+// A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up.
+constexpr uint32_t kImbalance = 4;
+
+}  // namespace
+
+DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
+                     TrafficMetrics& metrics, CertificateRequest certificates)
+    : control_(control), settings_(settings), listen_(listen), shutdown_timer_(control) {
+  for (size_t i = 0; i < workers; ++i) {
+    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics.cell(i), certificates));
+    worker_pods_.push_back(std::make_unique<WorkerPods>());
+  }
+  for (auto& worker : workers_) worker->start();
+}
+
+DataPlane::~DataPlane() {
+  // Pods go on their own threads, before the threads end.
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([pods = worker_pods_[i].get()] { pods->pods.clear(); });
+  }
+  for (auto& worker : workers_) worker->stop();
+}
+
+void DataPlane::publish(const workload_api::SnapshotPtr& snapshot) {
+  for (auto& worker : workers_) worker->publish(snapshot);
+}
+
+void DataPlane::certificate_changed(const identity::SpiffeId& id, const identity::Credentials& credentials) {
+  for (auto& worker : workers_) {
+    worker->post([worker = worker.get(), id, credentials] { worker->tls().update(id, credentials); });
+  }
+}
+
+Result<> DataPlane::start_dedicated(const std::string& uid, const PodName& workload) {
+  SocketOptions sockets = settings_.sockets;
+  sockets.mark_listeners = false;
+  sockets.reuse_port = false;
+  return bind_and_serve(uid, workload, std::move(sockets), settings_.transparency);
+}
+
+void DataPlane::start(const std::string& uid, const redirection::WorkloadInfo& info, std::shared_ptr<const redirection::Netns> netns,
+                      StartDone done) {
+  SocketOptions sockets = settings_.sockets;
+  sockets.netns = std::move(netns);
+  done(bind_and_serve(uid, {info.name, info.namespace_name, info.service_account}, std::move(sockets), settings_.transparency));
+}
+
+// Binding happens here, at once: the answer to the agent says that the listeners are up. Connections that arrive before the
+// workers have them wait in the sockets' queues.
+Result<> DataPlane::bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency) {
+  struct Bound {
+    ListenerKind kind;
+    ListenSocket listener;
+  };
+  std::vector<Bound> bound;
+  for (const auto& [kind, address, local_leg] :
+       {std::tuple{ListenerKind::kOutbound, listen_.outbound, true}, std::tuple{ListenerKind::kInboundPlain, listen_.inbound_plaintext, false},
+        std::tuple{ListenerKind::kInboundTunnel, listen_.inbound, false}}) {
+    ZT_ASSIGN(auto listener, listen_tcp(sockets, address, transparency, local_leg));
+    bound.push_back({kind, std::move(listener)});
+  }
+  const size_t acceptor = next_acceptor_++ % workers_.size();
+  pods_[uid] = {.acceptor_worker = acceptor};
+  ++started_;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, uid, workload, sockets] {
+      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets);
+    });
+  }
+  workers_[acceptor]->post([this, acceptor, uid, bound = std::move(bound)]() mutable {
+    const auto pod = worker_pods_[acceptor]->pods.find(uid);
+    if (pod == worker_pods_[acceptor]->pods.end()) return;
+    for (auto& [kind, listener] : bound) {
+      auto served = pod->second->serve(kind, std::move(listener), [this, acceptor, uid](ListenerKind accepted, UniqueFd fd, SocketAddress client, bool transparent) {
+        // The least loaded worker gets it, once and for all.
+        size_t best = acceptor;
+        for (size_t i = 0; i < workers_.size(); ++i) {
+          const uint32_t load = workers_[i]->connections.load(std::memory_order_relaxed);
+          const uint32_t margin = best == acceptor ? kImbalance : 0;
+          if (load + margin < workers_[best]->connections.load(std::memory_order_relaxed)) best = i;
+        }
+        const auto take = [this, uid, accepted, client, transparent](size_t worker, UniqueFd socket) {
+          auto& pods = worker_pods_[worker]->pods;
+          if (const auto found = pods.find(uid); found != pods.end()) {
+            found->second->accept(accepted, std::move(socket), client, transparent);
+          }
+        };
+        if (best == acceptor) return take(best, std::move(fd));
+        workers_[best]->post([take, best, fd = std::move(fd)]() mutable { take(best, std::move(fd)); });
+      });
+      if (!served) ZT_LOG(kLog, kError, "cannot serve a listener", Field::string("error", served.error().text));
+    }
+  });
+  ZT_LOG(kLog, kInfo, "pod started", Field::string("uid", uid), Field::string("name", workload.name), Field::string("namespace", workload.ns));
+  return {};
+}
+
+void DataPlane::stop(const std::string& uid) {
+  if (pods_.erase(uid) == 0) return;
+  ++stopped_;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, uid] { worker_pods_[i]->pods.erase(uid); });
+  }
+  ZT_LOG(kLog, kInfo, "pod stopped", Field::string("uid", uid));
+}
+
+void DataPlane::drain_all() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i] {
+      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->drain();
+    });
+  }
+}
+
+uint64_t DataPlane::connections() const {
+  uint64_t total = 0;
+  for (const auto& worker : workers_) total += worker->connections.load(std::memory_order_relaxed);
+  return total;
+}
+
+void DataPlane::shutdown(Clock::duration deadline, std::function<void()> done) {
+  shutdown_done_ = std::move(done);
+  drain_all();
+  wait_for_end(Clock::now() + deadline);
+}
+
+void DataPlane::wait_for_end(Clock::time_point deadline) {
+  const auto left = connections();
+  if (left > 0 && Clock::now() < deadline) {
+    shutdown_timer_.start_after(kDrainPoll, [this, deadline] { wait_for_end(deadline); });
+    return;
+  }
+  if (left > 0) {
+    ZT_LOG(kLog, kWarn, "connection failed to drain within the timeout", Field::count("connections", static_cast<int64_t>(left)));
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      workers_[i]->post([this, i] {
+        for (auto& [uid, pod] : worker_pods_[i]->pods) pod->kill_all(Reason::kDrained, "connection closed due to connection drain");
+      });
+    }
+  }
+  // Each worker has run what was posted before, and one more turn for the ends of connections.
+  auto remaining = std::make_shared<std::atomic<size_t>>(workers_.size());
+  for (auto& worker : workers_) {
+    worker->post([this, worker = worker.get(), remaining] {
+      worker->post([this, remaining] {
+        if (remaining->fetch_sub(1) == 1) control_.post([this] { std::exchange(shutdown_done_, nullptr)(); });
+      });
+    });
+  }
+}
+
+void DataPlane::collect_connections(std::function<void(std::map<std::string, PodConnections>)> done) {
+  struct Gathered {
+    std::map<std::string, PodConnections> pods;  // control thread
+    size_t missing;
+    std::function<void(std::map<std::string, PodConnections>)> done;
+  };
+  auto gathered = std::make_shared<Gathered>(Gathered{{}, workers_.size(), std::move(done)});
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, gathered] {
+      std::map<std::string, PodConnections> mine;
+      for (auto& [uid, pod] : worker_pods_[i]->pods) mine[uid] = pod->connections();
+      control_.post([gathered, mine = std::move(mine)]() mutable {
+        for (auto& [uid, lines] : mine) {
+          auto& all = gathered->pods[uid];
+          std::move(lines.inbound.begin(), lines.inbound.end(), std::back_inserter(all.inbound));
+          std::move(lines.outbound.begin(), lines.outbound.end(), std::back_inserter(all.outbound));
+        }
+        if (--gathered->missing == 0) gathered->done(std::move(gathered->pods));
+      });
+    });
+  }
+}
+
+}  // namespace zt::ztunnel

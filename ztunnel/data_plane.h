@@ -1,0 +1,74 @@
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "redirection/zds_session.h"
+#include "ztunnel/acceptor.h"
+#include "ztunnel/pod_worker.h"
+#include "ztunnel/worker.h"
+
+namespace zt::ztunnel {
+
+// The workers and the pods they serve. Control thread; everything that concerns a worker goes to it by post.
+class DataPlane final : public redirection::PodManager {
+ public:
+  // `listen`: addresses of the three listeners. Workers are made and started here.
+  DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers, TrafficMetrics& metrics,
+            CertificateRequest certificates);
+  ~DataPlane();
+
+  void publish(const workload_api::SnapshotPtr& snapshot);
+  void certificate_changed(const identity::SpiffeId& id, const identity::Credentials& credentials);
+
+  // Dedicated mode: one workload in our own network namespace, known as `uid`. The error names the address that is taken.
+  Result<> start_dedicated(const std::string& uid, const PodName& workload);
+
+  // redirection::PodManager
+  void start(const std::string& uid, const redirection::WorkloadInfo& info, std::shared_ptr<const redirection::Netns> netns,
+             StartDone done) override;
+  void stop(const std::string& uid) override;
+  void drain_all() override;
+
+  // Stops accepting, tells peers, waits for the connections to end; what is left at the deadline is cut. `done` on this thread.
+  void shutdown(Clock::duration deadline, std::function<void()> done);
+
+  // The connections of all pods, for the admin dump; `done` on this thread.
+  void collect_connections(std::function<void(std::map<std::string, PodConnections>)> done);
+
+  [[nodiscard]] size_t pod_count() const { return pods_.size(); }
+  [[nodiscard]] uint64_t pods_started() const { return started_; }
+  [[nodiscard]] uint64_t pods_stopped() const { return stopped_; }
+  [[nodiscard]] uint64_t connections() const;
+  [[nodiscard]] const std::vector<std::unique_ptr<Worker>>& workers() const { return workers_; }
+
+ private:
+  struct PodEntry {
+    size_t acceptor_worker = 0;
+  };
+  // Per worker, touched on its thread only.
+  struct WorkerPods {
+    std::unordered_map<std::string, std::unique_ptr<PodWorker>> pods;
+  };
+
+  Result<> bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency);
+  void wait_for_end(Clock::time_point deadline);
+
+  EventLoop& control_;
+  const WorkerSettings& settings_;
+  const ListenConfig& listen_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<std::unique_ptr<WorkerPods>> worker_pods_;
+  std::map<std::string, PodEntry> pods_;
+  size_t next_acceptor_ = 0;
+  uint64_t started_ = 0;
+  uint64_t stopped_ = 0;
+  Timer shutdown_timer_;
+  std::function<void()> shutdown_done_;
+};
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,280 @@
+// What arrives at a pod: tunnels and the CONNECTs in them (contract §4.1), and plain TCP (§4.6).
+#include <algorithm>
+
+#include "base/log.h"
+#include "ztunnel/pod_worker.h"
+
+namespace zt::ztunnel {
+
+namespace {
+
+log::Scope kRbac("rbac");
+
+bool is_illegal(const WorkerSettings& settings, uint16_t port) {
+  return std::find(settings.illegal_ports.begin(), settings.illegal_ports.end(), port) != settings.illegal_ports.end();
+}
+
+// Contract §5.2: decisions at debug, or at info if asked for; what dry-run policies would have done likewise.
+void log_verdict(const WorkerSettings& settings, const ConnectionInfo& info, const Verdict& verdict) {
+  const auto level = settings.policy_info_logging ? log::Level::kInfo : log::Level::kDebug;
+  if (!kRbac.enabled(level)) return;
+  const std::string source = info.source.to_string(), destination = info.upstream.to_string();
+  const std::string_view identity = info.peer ? std::string_view(info.peer->text) : std::string_view();
+  const auto write = [&](std::string_view message, std::string_view policy) {
+    using log::Field;
+    log::write(kRbac, level, message,
+               {Field::bare("src.addr", source), Field::string("src.identity", identity), Field::bare("dst.addr", destination),
+                Field::string("policy", policy)});
+  };
+  for (const DryRunNote& note : verdict.dry_run) {
+    switch (note.kind) {
+      case DryRunNote::Kind::kWouldDeny: write("dry run: would be denied", note.policy); break;
+      case DryRunNote::Kind::kWouldAllow: write("dry run: would be allowed", note.policy); break;
+      case DryRunNote::Kind::kNoneWouldAllow: write("dry run: no policy would allow", note.policy); break;
+    }
+  }
+  write(verdict.allowed() ? "allowed" : verdict.text, verdict.policy);
+}
+
+workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
+  return {.source_ip = info.source.ip,
+          .destination = info.upstream,
+          .peer = info.peer ? info.peer->parsed : workload_api::PeerIdentity{}};
+}
+
+}  // namespace
+
+Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
+  const SocketAddress local = local_address(fd.get());
+  const auto deny = [&](std::string_view why) { log_early_deny(Direction::kInbound, client, local, why); };
+  auto workload = co_await local_workload();
+  if (!workload) {
+    deny(workload.error().text);
+    co_return;
+  }
+  // Which certificate: the control plane's trust domain, but the account that the node agent vouched for (contract §2.2).
+  auto context = co_await worker_.tls().get(
+      {(*workload)->trust_domain.str(), workload_.ns, workload_.service_account}, hbone::TlsRole::kServer);
+  if (!context) {
+    deny(context.error().text);
+    co_return;
+  }
+  auto made = hbone::TlsHandshake::make_server(*context);
+  if (!made) {
+    deny("tls error: " + made.error().text);
+    co_return;
+  }
+  auto shaken = co_await handshake(fd.get(), std::move(*made), Clock::now() + worker_.settings().handshake_timeout);
+  if (!shaken) {
+    deny("tls handshake error: " + shaken.error().text);
+    co_return;
+  }
+  auto owner = std::make_unique<InboundTunnel>(*this, client, local, transparent);
+  if (shaken->tls.peer) owner->identity_ = std::make_shared<const ProvenPeer>(*shaken->tls.peer);
+  auto started = hbone::Tunnel::start(worker_.io(), hbone::Tunnel::Role::kServer, std::move(fd), std::move(shaken->tls),
+                                      std::move(shaken->early), worker_.settings().tunnel, *owner);
+  if (!started) {
+    deny(started.error().text);
+    co_return;
+  }
+  owner->tunnel_ = std::move(*started);
+  if (draining_) owner->tunnel_->drain();
+  inbound_tunnels_.push_back(std::move(owner));
+}
+
+Task<Verdict> PodWorker::authorize_inbound(const ConnectionInfo& info) {
+  const auto deadline = Clock::now() + worker_.settings().policy_wait;
+  for (;;) {
+    const auto snapshot = worker_.snapshot();
+    Verdict verdict = authorize(*snapshot, *info.destination_workload, subject_of(info), worker_.settings().missing_policy);
+    const auto left = deadline - Clock::now();
+    if (verdict.decision != Verdict::Decision::kUnknownPolicy || left <= Clock::duration::zero()) {
+      log_verdict(worker_.settings(), info, verdict);
+      co_return verdict;
+    }
+    co_await worker_.next_snapshot(left);
+  }
+}
+
+Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers) {
+  // The tunnel may go while we wait; what is needed of it is copied here, and the relay is told by its stream.
+  const auto begun = Clock::now();
+  const SocketAddress peer = tunnel.peer_, local = tunnel.local_;
+  const bool transparent = tunnel.transparent_;
+  const auto identity = tunnel.identity_;
+  const WorkerSettings& settings = worker_.settings();
+  auto relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsServer);
+  relay->attach(stream);
+  stream.set_handler(relay.get());
+
+  const auto answer_error = [&](Reason reason) {
+    if (hbone::Stream* open = relay->stream()) {
+      open->set_handler(nullptr);
+      open->respond(hbone::render_answer(reason_info(reason).http_status, nullptr), true);
+      relay->detach();
+    }
+  };
+  const auto deny = [&](const Error& why) {
+    log_early_deny(Direction::kInbound, peer, local, why.text);
+    answer_error(why.reason);
+  };
+
+  auto request = hbone::parse_connect(headers);
+  if (!request) {
+    deny(request.error());
+    co_return;
+  }
+  auto workload = co_await local_workload();
+  if (!workload) {
+    deny(workload.error());
+    co_return;
+  }
+  const auto snapshot = worker_.snapshot();
+  const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
+  auto target = inbound_target(*snapshot, {.workload = **workload,
+                                           .local = local,
+                                           .client_ip = peer.ip,
+                                           .authority = authority,
+                                           .network = settings.network,
+                                           .illegal_ports = settings.illegal_ports});
+  if (!target) {
+    deny(target.error());
+    co_return;
+  }
+
+  ConnectionInfo info;
+  info.direction = Direction::kInbound;
+  info.source = peer;
+  info.destination = local;
+  info.hbone_address = request->authority;
+  info.upstream = target->upstream;
+  info.destination_workload = *workload;
+  info.service = inbound_service(*snapshot, **workload, *target, request->forwarded_host.value_or(""));
+  info.requested_host = request->forwarded_host.value_or("");
+  info.mutual_tls = true;
+  info.peer = identity;
+  info.begun = begun;
+  const bool from_gateway = request->from_network && *request->from_network != settings.network;
+  if (!from_gateway) info.source_workload = workload_api::WorkloadPtr(snapshot->workload(settings.network, peer.ip));
+  if (settings.response_baggage && request->baggage) info.baggage = std::make_unique<hbone::Baggage>(std::move(*request->baggage));
+
+  // Tracked before the policy is asked, so that no change falls between the two.
+  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  const auto refuse = [&](Reason reason, const std::string& text) {
+    connection.record.finish(reason, text, {});
+    answer_error(reason);
+    relay.reset();
+    remove(connection);
+  };
+  Verdict verdict = co_await authorize_inbound(connection.record.info());
+  if (!verdict.allowed()) {
+    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+    co_return;
+  }
+  auto upstream = co_await connect_tcp(worker_.loop(), sockets_,
+                                       {.destination = target->upstream,
+                                        .source = transparent ? std::optional(peer.ip) : std::nullopt,
+                                        .local_leg = true});
+  if (!upstream) {
+    refuse(upstream.error().reason, "connection failed: " + upstream.error().text);
+    co_return;
+  }
+  // Policies may have changed while the application was being reached.
+  verdict = authorize(*worker_.snapshot(), **workload, subject_of(connection.record.info()), worker_.settings().missing_policy);
+  if (!verdict.allowed()) {
+    reset_and_close(std::move(*upstream));
+    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+    co_return;
+  }
+  hbone::Stream* open = relay->stream();
+  if (open == nullptr) {
+    reset_and_close(std::move(*upstream));
+    refuse(Reason::kDownstreamReset, "stream closed before it was answered");
+    co_return;
+  }
+  const hbone::Baggage destination = baggage_of(**workload);
+  open->respond(hbone::render_answer(200, settings.response_baggage ? &destination : nullptr), false);
+  StreamRelay& moving = *relay;
+  connection.relay = std::move(relay);
+  if (auto started = moving.start(std::move(*upstream), when_done(connection)); !started) {
+    connection.record.finish(started.error().reason, started.error().text, {});
+    remove(connection);
+  }
+}
+
+Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool transparent) {
+  const auto begun = Clock::now();
+  const SocketAddress destination = original_destination(fd.get());
+  const auto deny = [&](std::string_view why) {
+    log_early_deny(Direction::kInbound, client, destination, why);
+    reset_and_close(std::move(fd));
+  };
+  if (is_illegal(worker_.settings(), destination.port)) {
+    deny("attempted recursive call to ourselves");
+    co_return;
+  }
+  auto workload = co_await local_workload();
+  if (!workload) {
+    deny(workload.error().text);
+    co_return;
+  }
+  ConnectionInfo info;
+  info.direction = Direction::kInbound;
+  info.source = client;
+  info.destination = info.upstream = destination;
+  info.destination_workload = *workload;
+  info.source_workload = workload_api::WorkloadPtr(worker_.snapshot()->workload(worker_.settings().network, client.ip));
+  info.service = inbound_service(*worker_.snapshot(), **workload, {.upstream = destination, .proxy_destination = {}, .service = {}}, "");
+  info.begun = begun;
+  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  const auto refuse = [&](Reason reason, const std::string& text) {
+    connection.record.finish(reason, text, {});
+    reset_and_close(std::move(fd));
+    remove(connection);
+  };
+  Verdict verdict = co_await authorize_inbound(connection.record.info());
+  if (!verdict.allowed()) {
+    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+    co_return;
+  }
+  auto upstream = co_await connect_tcp(worker_.loop(), sockets_,
+                                       {.destination = destination,
+                                        .source = transparent ? std::optional(client.ip) : std::nullopt,
+                                        .local_leg = true});
+  if (!upstream) {
+    refuse(upstream.error().reason, "connection failed: " + upstream.error().text);
+    co_return;
+  }
+  verdict = authorize(*worker_.snapshot(), **workload, subject_of(connection.record.info()), worker_.settings().missing_policy);
+  if (!verdict.allowed()) {
+    reset_and_close(std::move(*upstream));
+    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+    co_return;
+  }
+  auto relay = std::make_unique<SpliceRelay>(worker_.io());
+  if (auto started = relay->start(std::move(fd), std::move(*upstream), when_done(connection)); !started) {
+    connection.record.finish(started.error().reason, started.error().text, {});
+    remove(connection);
+    co_return;
+  }
+  connection.relay = std::move(relay);
+}
+
+// A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer
+// this also follows a change of the workload's own policy list).
+void PodWorker::recheck_policies(const workload_api::Snapshot& snapshot) {
+  const workload_api::WorkloadInfo info{workload_.name, workload_.ns, workload_.service_account};
+  const workload_api::Workload* now = snapshot.local_workload(info);
+  for (Connection* connection = first_; connection != nullptr; connection = connection->next) {
+    const ConnectionInfo& known = connection->record.info();
+    if (known.direction != Direction::kInbound || !connection->relay) continue;
+    const Verdict verdict = authorize(snapshot, now != nullptr ? *now : *known.destination_workload, subject_of(known), worker_.settings().missing_policy);
+    // A policy that has only been named does not cut what was let in before.
+    if (verdict.decision != Verdict::Decision::kDeny) continue;
+    ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),
+           Field::string("policy", verdict.policy.view()));
+    connection->relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
+  }
+}
+
+}  // namespace zt::ztunnel

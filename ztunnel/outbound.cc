@@ -1,0 +1,126 @@
+// The life of a captured connection (contract §3.2), as one story.
+#include "base/log.h"
+#include "ztunnel/pod_worker.h"
+
+namespace zt::ztunnel {
+
+namespace {
+template <class... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+}  // namespace
+
+Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
+  const auto begun = Clock::now();
+  const SocketAddress destination = original_destination(fd.get());
+  const auto deny = [&](std::string_view why) {
+    log_early_deny(Direction::kOutbound, client, destination, why);
+    reset_and_close(std::move(fd));
+  };
+  auto local = co_await local_workload();
+  if (!local) {
+    deny(local.error().text);
+    co_return;
+  }
+  Route chosen = route(*worker_.snapshot(), {.source = **local,
+                                             .client_ip = client.ip,
+                                             .destination = destination,
+                                             .network = worker_.settings().network,
+                                             .illegal_ports = worker_.settings().illegal_ports,
+                                             .number = number_});
+  ConnectionInfo info;
+  info.direction = Direction::kOutbound;
+  info.source = client;
+  info.upstream = destination;
+  info.source_workload = std::move(*local);
+  info.begun = begun;
+
+  if (auto* refused = std::get_if<Deny>(&chosen)) {
+    deny(refused->text);
+  } else if (auto* plain = std::get_if<Plain>(&chosen)) {
+    co_await outbound_plain(std::move(fd), std::move(info), std::move(*plain));
+  } else if (auto* tunnel = std::get_if<Hbone>(&chosen)) {
+    co_await outbound_tunnel(std::move(fd), std::move(info), std::move(*tunnel));
+  } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
+    deny("dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str());
+  } else {
+    deny("no valid routing destination: this version does not reach other networks (double HBONE)");
+  }
+}
+
+Task<void> PodWorker::outbound_plain(UniqueFd fd, ConnectionInfo info, Plain to) {
+  info.destination = to.address;
+  info.destination_workload = std::move(to.to.workload);
+  info.service = std::move(to.to.service);
+  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  // No source is preserved here: we are in the pod's namespace and have its address. The leg may leave the node.
+  auto upstream = co_await connect_tcp(worker_.loop(), sockets_, {.destination = to.address, .source = std::nullopt, .local_leg = false});
+  if (!upstream) {
+    connection.record.finish(upstream.error().reason, "connection failed: " + upstream.error().text, {});
+    reset_and_close(std::move(fd));
+    remove(connection);
+    co_return;
+  }
+  auto relay = std::make_unique<SpliceRelay>(worker_.io());
+  if (auto started = relay->start(std::move(fd), std::move(*upstream), when_done(connection)); !started) {
+    connection.record.finish(started.error().reason, started.error().text, {});
+    remove(connection);
+    co_return;
+  }
+  connection.relay = std::move(relay);
+}
+
+Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone via) {
+  info.destination = via.dial;
+  info.hbone_address = via.authority;
+  info.mutual_tls = true;
+  info.destination_workload = std::move(via.to.workload);
+  info.service = std::move(via.to.service);
+  const hbone::Headers headers =
+      hbone::render_connect({.authority = via.authority,
+                             .source = baggage_of(*info.source_workload),
+                             .client = info.source,
+                             .service_host = info.service ? info.service->hostname.str() : std::string(),
+                             .traceparent = hbone::TraceParent::random().render(),
+                             .from_network = std::nullopt});
+  const hbone::TunnelKey key{.source = identity_of(*info.source_workload),
+                             .expected = std::move(via.expected),
+                             .destination = via.dial,
+                             .source_ip = info.source.ip};
+  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  auto relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
+  const auto refuse = [&](const Error& why) {
+    connection.record.finish(why.reason, why.text, {});
+    reset_and_close(std::move(fd));
+    relay.reset();
+    remove(connection);
+  };
+
+  auto stream = co_await pool_.open(key, headers, *relay);
+  if (!stream) {
+    refuse(stream.error());
+    co_return;
+  }
+  relay->attach(**stream);
+  if (!co_await relay->answered().wait(worker_.loop(), worker_.settings().connect_answer_timeout)) {
+    refuse({Reason::kConnectAnswerTimeout, "h2 failed: no answer to CONNECT in time"});
+    co_return;
+  }
+  if (!relay->answer()) {
+    refuse({Reason::kH2Failed, "h2 failed: stream closed before CONNECT was answered"});
+    co_return;
+  }
+  if (auto answer = hbone::parse_answer(*relay->answer()); !answer) {
+    refuse(answer.error());
+    co_return;
+  }
+  StreamRelay& moving = *relay;
+  connection.relay = std::move(relay);
+  if (auto started = moving.start(std::move(fd), when_done(connection)); !started) {
+    connection.record.finish(started.error().reason, started.error().text, {});
+    remove(connection);
+  }
+}
+
+}  // namespace zt::ztunnel

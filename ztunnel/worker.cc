@@ -1,0 +1,114 @@
+#include "ztunnel/worker.h"
+
+#include <pthread.h>
+
+#include "base/log.h"
+
+namespace zt::ztunnel {
+
+namespace {
+log::Scope kLog("proxy");
+}
+
+Worker::Worker(size_t index, const WorkerSettings& settings, TrafficMetrics::Cell& metrics, CertificateRequest certificates)
+    : index_(index),
+      settings_(settings),
+      metrics_(metrics),
+      io_(loop_, settings.memory_budget_per_worker),
+      tls_(*this, std::move(certificates)),
+      snapshot_(std::make_shared<const workload_api::Snapshot>()) {}
+
+Worker::~Worker() { stop(); }
+
+void Worker::start() {
+  thread_ = std::thread([this] {
+    pthread_setname_np(pthread_self(), ("ztunnel-" + std::to_string(index_)).c_str());
+    loop_.run();
+  });
+}
+
+void Worker::stop() {
+  if (!thread_.joinable()) return;
+  loop_.stop();
+  thread_.join();
+}
+
+void Worker::publish(workload_api::SnapshotPtr snapshot) {
+  loop_.post([this, snapshot = std::move(snapshot)]() mutable { take_snapshot(std::move(snapshot)); });
+}
+
+void Worker::take_snapshot(workload_api::SnapshotPtr snapshot) {
+  snapshot_ = std::move(snapshot);
+  // Waiters may wait again at once: they get a new event.
+  auto changed = std::exchange(snapshot_changed_, std::make_shared<Event>());
+  changed->set();
+  for (auto& [key, listener] : listeners_) listener(*snapshot_);
+}
+
+Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity::SpiffeId id, hbone::TlsRole role) {
+  const auto deadline = Clock::now() + worker_.settings().certificate_timeout;
+  for (;;) {
+    Entry& entry = entries_[id];
+    if (entry.credentials.certificate && !entry.credentials.certificate->expired(std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now()))) {
+      auto& context = entry.contexts[static_cast<size_t>(role)];
+      if (!context) {
+        const auto& certificate = *entry.credentials.certificate;
+        std::vector<X509*> intermediates, roots;
+        for (const auto& each : certificate.intermediates()) intermediates.push_back(each.get());
+        for (const auto& each : entry.credentials.trust->roots()) roots.push_back(each.get());
+        auto made = hbone::TlsContext::make(
+            role, {.leaf = certificate.leaf(), .intermediates = intermediates, .key = certificate.private_key(), .roots = roots},
+            worker_.settings().tls);
+        if (!made) co_return fail(Reason::kIdentityUnavailable, "identity error: " + made.error().text);
+        context = std::move(*made);
+      }
+      co_return context;
+    }
+    if (!entry.waiting) {
+      entry.waiting = std::make_shared<Event>();
+      entry.error.reset();
+      // The answer comes on the control thread and is posted back here. The worker outlives the control thread's last post.
+      request_(id, [this, id](Result<identity::Credentials> result) {
+        worker_.post([this, id, result = std::move(result)]() mutable {
+          Entry& answered = entries_[id];
+          if (result) {
+            update(id, *result);
+          } else {
+            answered.error = std::move(result).error();
+          }
+          if (auto waiting = std::exchange(answered.waiting, nullptr)) waiting->set();
+        });
+      });
+    }
+    const std::shared_ptr<Event> waiting = entry.waiting;
+    if (waiting) {
+      const auto left = deadline - Clock::now();
+      if (left <= Clock::duration::zero() || !co_await waiting->wait(worker_.loop(), left)) {
+        co_return fail(Reason::kIdentityTimeout, "identity error: no certificate for " + id.to_string() + " in time");
+      }
+    }
+    Entry& answered = entries_[id];
+    if (answered.error) co_return fail(answered.error->reason, "identity error: " + answered.error->text);
+  }
+}
+
+void TlsContexts::update(const identity::SpiffeId& id, const identity::Credentials& credentials) {
+  if (!credentials.certificate) {
+    const auto known = entries_.find(id);
+    if (known == entries_.end()) return;
+    if (known->second.waiting) {
+      known->second.credentials = {};
+    } else {
+      entries_.erase(known);
+    }
+    return;
+  }
+  Entry& entry = entries_[id];
+  if (entry.credentials.certificate == credentials.certificate && entry.credentials.trust == credentials.trust) return;
+  entry.credentials = credentials;
+  entry.error.reset();
+  // Connections that are open keep theirs.
+  for (auto& context : entry.contexts) context.reset();
+}
+
+}  // namespace zt::ztunnel

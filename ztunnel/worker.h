@@ -1,0 +1,120 @@
+#pragma once
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "base/task.h"
+#include "hbone/tls_context.h"
+#include "hbone/tunnel_pool.h"
+#include "hbone/worker_io.h"
+#include "identity/secret_manager.h"
+#include "workload_api/snapshot.h"
+#include "ztunnel/authorize.h"
+#include "ztunnel/config.h"
+#include "ztunnel/metrics.h"
+#include "ztunnel/sockets.h"
+
+namespace zt::ztunnel {
+
+class Worker;
+
+// What all workers are made from; immutable after start.
+struct WorkerSettings {
+  SocketOptions sockets;  // netns is filled per pod
+  hbone::TunnelConfig tunnel;
+  hbone::TunnelPoolConfig pool;
+  hbone::TlsOptions tls;
+  Clock::duration handshake_timeout;
+  Clock::duration connect_answer_timeout;
+  Clock::duration certificate_timeout;
+  Clock::duration policy_wait;
+  MissingPolicy missing_policy = MissingPolicy::kUndecided;
+  bool response_baggage = true;
+  bool localhost_app_tunnel = true;
+  bool policy_info_logging = false;
+  std::string network;
+  std::vector<uint16_t> illegal_ports;
+  size_t memory_budget_per_worker;
+  Transparency transparency = Transparency::kBestEffort;
+};
+
+// Asks the control thread for certificates. Thread-safe: get() posts there, `done` comes on the control thread.
+using CertificateRequest =
+    std::function<void(const identity::SpiffeId& id, identity::SecretManager::Waiter done)>;
+
+// SSL_CTXs of one worker, by identity; made when a certificate changes, not per connection. Worker's thread.
+class TlsContexts {
+ public:
+  TlsContexts(Worker& worker, CertificateRequest request) : worker_(worker), request_(std::move(request)) {}
+
+  // The context for connections of `id`, waiting for the first certificate up to the configured limit.
+  // kIdentityUnavailable, kIdentityTimeout.
+  Task<Result<std::shared_ptr<const hbone::TlsContext>>> get(identity::SpiffeId id, hbone::TlsRole role);
+  // A certificate or the roots changed; empty credentials: forgotten or expired.
+  void update(const identity::SpiffeId& id, const identity::Credentials& credentials);
+
+ private:
+  struct Entry {
+    identity::Credentials credentials;
+    std::shared_ptr<const hbone::TlsContext> contexts[2];  // by role, made on first use
+    std::optional<Error> error;                            // of the request in flight when it ended
+    std::shared_ptr<Event> waiting;                        // set when the request in flight ends
+  };
+  Worker& worker_;
+  CertificateRequest request_;
+  std::unordered_map<identity::SpiffeId, Entry> entries_;
+};
+
+// One thread of the data path: its loop, its buffers, its view of the state. A connection that was given to a worker lives and
+// dies there.
+class Worker {
+ public:
+  Worker(size_t index, const WorkerSettings& settings, TrafficMetrics::Cell& metrics, CertificateRequest certificates);
+  ~Worker();
+  Worker(const Worker&) = delete;
+
+  void start();  // the thread, named ztunnel-<index>
+  void stop();   // any thread; joins
+
+  // Any thread: runs on the worker.
+  void post(std::move_only_function<void()> fn) { loop_.post(std::move(fn)); }
+  void publish(workload_api::SnapshotPtr snapshot);
+
+  // Worker's thread from here on.
+  [[nodiscard]] EventLoop& loop() { return loop_; }
+  [[nodiscard]] hbone::WorkerIo& io() { return io_; }
+  [[nodiscard]] const WorkerSettings& settings() const { return settings_; }
+  [[nodiscard]] TlsContexts& tls() { return tls_; }
+  [[nodiscard]] TrafficMetrics::Cell& metrics() { return metrics_; }
+  [[nodiscard]] const workload_api::SnapshotPtr& snapshot() const { return snapshot_; }
+  // Waits for the next snapshot; false if `limit` passed first.
+  Event::Wait next_snapshot(Clock::duration limit) { return snapshot_changed_->wait(loop_, limit); }
+  // Told of every new snapshot, on this thread.
+  void on_snapshot(void* key, std::function<void(const workload_api::Snapshot&)> fn) { listeners_[key] = std::move(fn); }
+  void forget_listener(void* key) { listeners_.erase(key); }
+
+  // Connections that live here; read by whoever accepts, to find the least loaded.
+  std::atomic<uint32_t> connections{0};
+  [[nodiscard]] size_t index() const { return index_; }
+
+ private:
+  void take_snapshot(workload_api::SnapshotPtr snapshot);
+
+  const size_t index_;
+  const WorkerSettings& settings_;
+  TrafficMetrics::Cell& metrics_;
+  EventLoop loop_;
+  hbone::WorkerIo io_;
+  TlsContexts tls_;
+  workload_api::SnapshotPtr snapshot_;
+  std::shared_ptr<Event> snapshot_changed_ = std::make_shared<Event>();
+  std::unordered_map<void*, std::function<void(const workload_api::Snapshot&)>> listeners_;
+  std::thread thread_;
+};
+
+}  // namespace zt::ztunnel
