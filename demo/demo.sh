@@ -140,7 +140,7 @@ start_mesh() {
   pods_of checkout visitor >"$STATE/pods-1.yaml"
   pods_of payments catalog >"$STATE/pods-2.yaml"
   for n in 1 2; do
-    ZTUNNEL_UDS_ADDRESS=$STATE/zds-$n.sock NODE_NAME=node-$n start "agent-$n" "node-$n" "$BIN/ztunnel-agent" --pods "$STATE/pods-$n.yaml"
+    ZTUNNEL_UDS_ADDRESS=$STATE/zds-$n.sock start "agent-$n" "node-$n" "$BIN/ztunnel-agent" --pods "$STATE/pods-$n.yaml"
     NODE_NAME=node-$n INPOD_UDS=$STATE/zds-$n.sock LOCAL_XDS_PATH=$STATE/mesh.yaml XDS_ADDRESS='' EMBEDDED_CA_DIR=$STATE/ca \
       start "ztunnel-$n" "node-$n" "$BIN/ztunnel" proxy ztunnel
   done

@@ -148,7 +148,7 @@ class Node:
 
     def start_agent(self):
         self.agent = Process(f"ztunnel-agent of {self.name}", [program("ztunnel-agent"), "--pods", self.pods_file],
-                             {"ZTUNNEL_UDS_ADDRESS": self.zds_socket, "NODE_NAME": self.name}, self.netns)
+                             {"ZTUNNEL_UDS_ADDRESS": self.zds_socket, "ZTUNNEL_AGENT_VERIFY_INTERVAL": "1s"}, self.netns)
         self.mesh.processes.append(self.agent)
 
     def start_ztunnel(self, **changes):
@@ -272,5 +272,5 @@ class Mesh:
         return "\n".join(f"----- {p.name} (exit {p.popen.poll()})\n{p.text()}" for p in self.processes)
 
 
-RELOADED = r"\tinfo\t\S+\t.*(loaded|reloaded)"
-REFUSED = r"\t(warn|error)\t.*mesh\.yaml:\d+:\d+"
+RELOADED = "local configuration read"
+REFUSED = r"local configuration refused.*mesh\.yaml:\d+:\d+"
