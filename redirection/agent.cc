@@ -37,7 +37,9 @@ Agent::Agent(EventLoop& loop, Redirector& redirector, Options options)
       verify_timer_(loop),
       verify_step_(loop),
       retry_timer_(loop),
-      leave_timer_(loop) {}
+      leave_timer_(loop) {
+  if (options_.state_file.empty()) options_.state_file = options_.zds_path + ".pods";
+}
 
 Result<> Agent::start() {
   ZT_ASSIGN(const Netns own, Netns::current());
@@ -50,6 +52,8 @@ Result<> Agent::start() {
   ZT_TRY(server_.start());
   ZT_TRY(watch_.start());
   applied_text_ = std::move(text);
+  adopt_left_over(specs, namespaces);
+  save_state(specs);
   apply(std::move(specs), std::move(namespaces));
   verify_timer_.start_after(options_.verify_interval, [this] { verify_all(); });
   return {};
@@ -74,6 +78,7 @@ void Agent::reload() {
   applied_text_ = std::move(*text);
   refused_.clear();
   ZT_LOG(log_agent, kInfo, "pods file loaded", Field::count("pods", static_cast<int64_t>(specs->size())));
+  save_state(*specs);
   apply(std::move(*specs), std::move(*namespaces));
 }
 
@@ -181,6 +186,7 @@ void Agent::poll_leaving() {
     if (pod.state == State::kDropped) {
       finish_leave(pod);
       it = pods_.erase(it);
+      save_state();
       continue;
     }
     if (pod.state == State::kLeaving) {
@@ -213,6 +219,47 @@ void Agent::finish_leave(const Pod& pod) {
     return;
   }
   ZT_LOG(log_agent, kInfo, "pod left", Field::string("uid", pod.spec.uid));
+}
+
+void Agent::adopt_left_over(const std::vector<PodSpec>& specs, const Namespaces& namespaces) {
+  const auto state = read_pods_file(options_.state_file);
+  if (!state) return;  // the first agent since the node came up
+  const auto former = parse_pods(*state, options_.state_file, options_.defaults);
+  if (!former) {
+    ZT_LOG(log_agent, kWarn,
+           "state of the former agent is not usable, pods that it enrolled may stay redirected",
+           Field::string("error", former.error().text));
+    return;
+  }
+  for (const auto& spec : *former) {
+    auto netns = Netns::open(spec.netns_path);
+    if (!netns || netns->id() == own_netns_) continue;  // gone with all its rules
+    const bool still_there =
+        std::any_of(specs.begin(), specs.end(), [&](const PodSpec& now) { return now.uid == spec.uid; }) ||
+        std::any_of(namespaces.begin(), namespaces.end(),
+                    [&](const auto& now) { return now->id() == netns->id(); });
+    if (still_there) continue;
+    Pod& pod = pods_[spec.uid];
+    pod.spec = spec;
+    pod.netns = std::make_shared<const Netns>(std::move(*netns));
+    // Proxies go on serving it until its connections have ended.
+    if (auto offered = server_.set_pod({spec.uid, spec.info, pod.netns}); !offered) {
+      note_failure(pod, offered.error(), "offer the pod to the proxies");
+    }
+    begin_leave(pod);
+  }
+}
+
+void Agent::save_state(const std::vector<PodSpec>& coming) {
+  std::vector<PodSpec> specs = coming;
+  for (const auto& [uid, pod] : pods_) {
+    const bool named =
+        std::any_of(coming.begin(), coming.end(), [&](const PodSpec& spec) { return spec.uid == uid; });
+    if (!named) specs.push_back(pod.spec);
+  }
+  if (auto written = write_pods_file(options_.state_file, render_pods(specs)); !written) {
+    ZT_LOG(log_agent, kError, "cannot write the agent's state", Field::string("error", written.error().text));
+  }
 }
 
 void Agent::leave_all(std::function<void()> done) {

@@ -28,6 +28,10 @@ class Agent {
   struct Options {
     std::string pods_file;
     std::string zds_path{kDefaultZdsPath};
+    // The pods that may have rules of ours, for the next agent: one that was taken out of pods_file while no
+    // agent ran must still leave. Belongs on a file system that a reboot empties, as it empties the
+    // namespaces. Empty: next to the socket.
+    std::string state_file = {};
     RedirectionOptions defaults = {};
     std::chrono::milliseconds verify_interval{10'000};  // also how often the file is read without being told
     std::chrono::milliseconds leave_limit{30'000};      // for carried connections to end by themselves
@@ -81,6 +85,11 @@ class Agent {
   void begin_leave(Pod& pod);
   void poll_leaving();
   void finish_leave(const Pod& pod);
+  // Lets the pods of an earlier agent leave that are in the state file and not in the pods file.
+  void adopt_left_over(const std::vector<PodSpec>& specs, const Namespaces& namespaces);
+  // Names the pods there are and those to come: written before rules are made and after they are removed, so
+  // that at worst it names one too many.
+  void save_state(const std::vector<PodSpec>& coming = {});
   void release(const Netns::Id& netns, const std::string& new_uid);
 
   void verify_all();

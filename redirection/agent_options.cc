@@ -61,6 +61,11 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
       ->envname("ZTUNNEL_UDS_ADDRESS")
       ->type_name("PATH")
       ->capture_default_str();
+  app.add_option(
+         "--state-file", options.agent.state_file,
+         "the pods enrolled, for the next agent; belongs on a tmpfs (default: the socket's path and .pods)")
+      ->envname("ZTUNNEL_AGENT_STATE_FILE")
+      ->type_name("FILE");
   app.add_option("--verify-interval", verify_interval,
                  "how often the real state of every pod is checked and repaired")
       ->envname("ZTUNNEL_AGENT_VERIFY_INTERVAL")
@@ -98,7 +103,7 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     std::ostringstream out;
     const int code = app.exit(error, out, out);
-    return {.options = std::nullopt, .exit = {code, out.str()}};
+    return {.options = std::nullopt, .exit = {code == 0 ? 0 : 1, out.str()}};
   }
   if (options.agent.pods_file.empty()) {
     return {

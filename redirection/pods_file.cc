@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <initializer_list>
 #include <map>
 #include <utility>
@@ -201,6 +202,28 @@ Result<std::vector<PodSpec>> parse_pods(std::string_view text, const std::string
   }
 }
 
+std::string render_pods(const std::vector<PodSpec>& specs) {
+  YAML::Emitter out;
+  out.SetStringFormat(YAML::DoubleQuoted);
+  out << YAML::BeginMap << YAML::Key << "pods" << YAML::Value << YAML::BeginSeq;
+  for (const auto& spec : specs) {
+    const RedirectionOptions& options = spec.options;
+    out << YAML::Flow << YAML::BeginMap;
+    out << YAML::Key << "uid" << YAML::Value << spec.uid;
+    out << YAML::Key << "name" << YAML::Value << spec.info.name;
+    out << YAML::Key << "namespace" << YAML::Value << spec.info.namespace_name;
+    out << YAML::Key << "serviceAccount" << YAML::Value << spec.info.service_account;
+    out << YAML::Key << "netns" << YAML::Value << spec.netns_path;
+    out << YAML::Key << "dns" << YAML::Value << options.dns;
+    out << YAML::Key << "ingress" << YAML::Value << options.ingress;
+    out << YAML::Key << "cutEstablished" << YAML::Value << options.cut_established;
+    out << YAML::Key << "virtualInterfaces" << YAML::Value << options.virtual_interfaces;
+    out << YAML::EndMap;
+  }
+  out << YAML::EndSeq << YAML::EndMap;
+  return std::string(out.c_str(), out.size()) + "\n";
+}
+
 Result<std::string> read_pods_file(const std::string& path) {
   const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file) return fail_errno(Reason::kInvalidInput, fmt::format("cannot read the pods file {}", path));
@@ -223,6 +246,21 @@ Result<std::string> read_pods_file(const std::string& path) {
   }
   text.resize(size);
   return text;
+}
+
+Result<> write_pods_file(const std::string& path, const std::string& text) {
+  const std::string temporary = path + ".new";
+  const UniqueFd file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!file) return fail_errno(Reason::kIo, fmt::format("cannot write {}", temporary));
+  for (size_t done = 0; done < text.size();) {
+    const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno(Reason::kIo, fmt::format("cannot write {}", temporary));
+    done += static_cast<size_t>(n);
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0)
+    return fail_errno(Reason::kIo, fmt::format("cannot write {}", path));
+  return {};
 }
 
 }  // namespace zt::redirection

@@ -42,7 +42,12 @@ struct PodSpec {
 [[nodiscard]] Result<std::vector<PodSpec>> parse_pods(std::string_view text, const std::string& name,
                                                       const RedirectionOptions& defaults);
 
+// The same pods as a file that parse_pods() reads back.
+[[nodiscard]] std::string render_pods(const std::vector<PodSpec>& specs);
+
 // Reads the file; errors as above, or what the system said about the path.
 [[nodiscard]] Result<std::string> read_pods_file(const std::string& path);
+// Replaces the file as a whole: a reader, or a crash, finds the former one or the new one. kIo.
+Result<> write_pods_file(const std::string& path, const std::string& text);
 
 }  // namespace zt::redirection
