@@ -26,6 +26,15 @@ void warn_if_readable_by_others(const std::string& file) {
            Field::string("file", file));
 }
 
+// Unless it is sticky, whoever may write to a directory may replace the files in it.
+void warn_if_writable_by_others(const std::string& directory) {
+  constexpr uint32_t kWriters = 022, kSticky = 01000;
+  if (const auto version = file_version(directory);
+      version && (version->mode & kWriters) != 0 && (version->mode & kSticky) == 0)
+    ZT_LOG(log_scope, kWarn, "the embedded CA's files can be replaced by others than their owner: chmod 0700",
+           Field::string("directory", directory));
+}
+
 }  // namespace
 
 Result<CaDirectory::Version> CaDirectory::version() const {
@@ -41,6 +50,7 @@ Result<> CaDirectory::prepare(WallTime now) const {
   if (path_.empty())
     return fail(Reason::kInvalidInput, "the embedded CA has no directory. Set EMBEDDED_CA_DIR");
   ZT_TRY(make_private_directory(path_));
+  warn_if_writable_by_others(path_);
   ZT_ASSIGN(const Version files, version());
   if (std::ranges::none_of(files, &FileVersion::exists)) ZT_TRY(make_self_made(now));
   return {};

@@ -3,6 +3,7 @@
 #include <openssl/err.h>
 
 #include <array>
+#include <cstdio>
 
 namespace zt::identity {
 

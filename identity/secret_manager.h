@@ -76,7 +76,8 @@ struct SecretManagerStats {
 // to that thread, or better, keep what the listener tells them. Connections hold the shared_ptr they were set
 // up with, so a rotation never touches an open one.
 //
-// Lifetime: scheduler and CA outlive the manager; an answer of the CA that comes after it is dropped.
+// Lifetime: CA and scheduler outlive the manager, and the scheduler outlives the CA, whose answers are posted
+// to it. An answer that comes after the manager has gone is dropped.
 class SecretManager {
  public:
   using Waiter = std::function<void(Result<Credentials>)>;
