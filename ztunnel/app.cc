@@ -1,0 +1,236 @@
+#include "ztunnel/app.h"
+
+#include <sys/resource.h>
+
+#include <csignal>
+#include <cstdlib>
+
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "hbone/aead.h"
+#include "identity/embedded_ca.h"
+#include "identity/loop_scheduler.h"
+#include "identity/secret_manager.h"
+#include "redirection/netns.h"
+#include "redirection/zds_client.h"
+#include "workload_api/store.h"
+#include "workload_api/yaml_source.h"
+#include "ztunnel/data_plane.h"
+#include "ztunnel/metrics_registry.h"
+#include "ztunnel/readiness.h"
+#include "ztunnel/signals.h"
+#include "ztunnel/version.h"
+
+namespace zt::ztunnel {
+
+namespace {
+
+log::Scope kLog("app");
+
+constexpr std::string_view kDedicatedUid = "dedicated";
+constexpr std::chrono::seconds kCollectInterval{10};
+
+// Every captured connection costs two descriptors; the soft limit is there for programs that use select().
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+WorkerSettings worker_settings(const Config& config) {
+  WorkerSettings settings;
+  const bool shared = config.general.mode == ProxyMode::kShared;
+  settings.sockets.mark = config.socket.mark.value_or(0);
+  settings.sockets.mark_listeners = shared;
+  settings.sockets.reuse_port = shared && config.inpod.port_reuse;
+  settings.sockets.ipv6 = config.listen.ipv6;
+  settings.sockets.keepalive = config.socket.keepalive;
+  settings.sockets.keepalive_time = config.socket.keepalive_time;
+  settings.sockets.keepalive_interval = config.socket.keepalive_interval;
+  settings.sockets.keepalive_retries = config.socket.keepalive_retries;
+  settings.sockets.user_timeout = config.socket.user_timeout;
+  settings.sockets.local_congestion_control = config.socket.local_congestion_control;
+
+  settings.tunnel.stream_window_max = config.tunnel.stream_window;
+  settings.tunnel.stream_window_initial = std::min(settings.tunnel.stream_window_initial, config.tunnel.stream_window);
+  settings.tunnel.connection_window = config.tunnel.connection_window;
+  settings.tunnel.max_frame_bytes = config.tunnel.frame_size;
+  settings.pool.max_streams_per_tunnel = config.tunnel.max_streams_per_tunnel;
+  settings.pool.max_tunnels_per_key = config.tunnel.tunnels_per_key;
+  settings.pool.idle_release = config.tunnel.idle_release;
+  settings.pool.acquire_timeout = config.tunnel.handshake_timeout + config.tunnel.first_certificate_timeout + kConnectTimeout;
+
+  settings.tls.prefer_aes128 = config.tls.prefer_aes128;
+  settings.tls.pqc_only = config.tls.compliance == CompliancePolicy::kPqc;
+  settings.tls.fips = config.tls.fips;
+  settings.handshake_timeout = config.tunnel.handshake_timeout;
+  settings.connect_answer_timeout = config.tunnel.connect_answer_timeout;
+  settings.certificate_timeout = config.tunnel.first_certificate_timeout;
+  settings.policy_wait = config.policy.unknown_wait;
+  settings.missing_policy = config.policy.unknown == UnknownPolicy::kDeny ? MissingPolicy::kUndecided : MissingPolicy::kSkip;
+  settings.response_baggage = config.tunnel.response_baggage;
+  settings.localhost_app_tunnel = config.general.localhost_app_tunnel;
+  settings.policy_info_logging = config.policy.info_logging;
+  settings.network = config.general.network;
+  settings.illegal_ports = config.listen.illegal_ports;
+  settings.memory_budget_per_worker = config.tunnel.memory_budget / config.general.worker_threads;
+  settings.transparency = !config.socket.original_source       ? Transparency::kBestEffort
+                          : *config.socket.original_source ? Transparency::kRequired
+                                                           : Transparency::kNever;
+  return settings;
+}
+
+std::optional<identity::SpiffeId> spiffe(std::string_view text) {
+  auto id = identity::SpiffeId::parse(text);
+  if (!id) return std::nullopt;
+  return std::move(*id);
+}
+
+}  // namespace
+
+// Declared in the order in which they are made; destroyed in reverse.
+struct App::Impl {
+  explicit Impl(Config configuration)
+      : config(std::move(configuration)),
+        settings(worker_settings(config)),
+        signals([this](int number) { on_signal(number); }),
+        metrics(config.general.worker_threads, {.series = config.telemetry.series_limit, .idle = config.telemetry.series_idle},
+                config.telemetry.istio_version),
+        store({.node_name = config.general.mode == ProxyMode::kShared ? config.general.node_name : std::nullopt}),
+        scheduler(loop),
+        collect_timer(loop) {}
+
+  const Config config;
+  const WorkerSettings settings;
+  Signals signals;
+  EventLoop loop;
+  Readiness readiness;
+  Metrics metrics;
+  workload_api::Store store;
+  identity::LoopScheduler scheduler;
+  std::unique_ptr<identity::CaClient> ca;
+  std::unique_ptr<identity::SecretManager> secrets;
+  std::unique_ptr<DataPlane> data_plane;
+  workload_api::Store::Subscription subscription;
+  std::unique_ptr<redirection::ZdsClient> zds;
+  Readiness::Hold agent_hold;
+  Timer collect_timer;
+  bool draining = false;
+
+  Result<> start();
+  Result<> start_certificates();
+  Result<> start_state();
+  Result<> start_servers();
+  Result<> start_proxy();
+  void on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes);
+  void on_signal(int number);
+  void drain(std::string_view why);
+  void collect();
+};
+
+Result<std::unique_ptr<App>> App::start(Config config) {
+  auto impl = std::make_unique<Impl>(std::move(config));
+  ZT_TRY(impl->start());
+  return std::unique_ptr<App>(new App(std::move(impl)));
+}
+
+App::App(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+App::~App() = default;
+void App::run() { impl_->loop.run(); }
+
+Result<> App::Impl::start() {
+  raise_descriptor_limit();
+  ZT_TRY(signals.watch(loop));
+  ZT_ASSIGN(const auto backend, hbone::select_aead_backend(config.tls.aead, config.tls.fips));
+  ZT_LOG(kLog, kInfo, "record layer ready", Field::string("aead", hbone::aead_backend_name(backend)));
+  if (config.general.mode == ProxyMode::kShared) ZT_TRY(redirection::check_netns_privileges(config.socket.mark.value_or(0)));
+  auto starting = readiness.hold("proxy");
+  ZT_TRY(start_servers());
+  ZT_TRY(start_certificates());
+  ZT_TRY(start_state());
+  ZT_TRY(start_proxy());
+  collect();
+  return {};
+}
+
+Result<> App::Impl::start_certificates() {
+  if (!config.control.embedded_ca_dir) {
+    return fail(Reason::kInvalidInput,
+                "no certificate authority: set EMBEDDED_CA_DIR to a directory that all nodes share (its root is made on first use)");
+  }
+  ZT_ASSIGN(ca, identity::EmbeddedCa::open({.directory = *config.control.embedded_ca_dir, .ttl = config.control.secret_ttl, .wall_now = {}}));
+  secrets = std::make_unique<identity::SecretManager>(*ca, scheduler);
+  data_plane = std::make_unique<DataPlane>(
+      loop, settings, config.listen, config.general.worker_threads, metrics.traffic,
+      [this](const identity::SpiffeId& id, identity::SecretManager::Waiter done) {
+        loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
+      });
+  secrets->subscribe([this](const identity::SpiffeId& id, const identity::Credentials& credentials) {
+    data_plane->certificate_changed(id, credentials);
+  });
+  return {};
+}
+
+Result<> App::Impl::start_state() {
+  auto waiting = readiness.hold("state manager");
+  subscription = store.subscribe([this](const auto& snapshot, const auto& changes) { on_changes(snapshot, changes); });
+  if (config.control.local_xds_path) {
+    ZT_ASSIGN(auto content, workload_api::load_local_config(*config.control.local_xds_path));
+    store.replace_local(std::move(content));
+  } else if (config.control.local_xds) {
+    ZT_ASSIGN(auto content, workload_api::parse_local_config(*config.control.local_xds, "LOCAL_XDS"));
+    store.replace_local(std::move(content));
+  }
+  return {};
+}
+
+void App::Impl::on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes) {
+  data_plane->publish(snapshot);
+  for (const auto& identity : changes.identities_needed) {
+    if (const auto id = spiffe(identity.view())) secrets->prefetch(*id);
+  }
+  for (const auto& identity : changes.identities_forgotten) {
+    if (const auto id = spiffe(identity.view())) secrets->forget(*id);
+  }
+}
+
+Result<> App::Impl::start_proxy() {
+  if (config.general.mode == ProxyMode::kDedicated) {
+    return data_plane->start_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload);
+  }
+  agent_hold = readiness.hold("workload proxy manager");
+  zds = std::make_unique<redirection::ZdsClient>(loop, *data_plane,
+                                                 redirection::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
+                                                                                   if (ready) {
+                                                                                     agent_hold.done();
+                                                                                   } else {
+                                                                                     agent_hold = readiness.hold("workload proxy manager");
+                                                                                   }
+                                                                                 }});
+  return zds->start();
+}
+
+Result<> App::Impl::start_servers() { return {}; }
+
+void App::Impl::collect() {
+  store.collect();
+  collect_timer.start_after(kCollectInterval, [this] { collect(); });
+}
+
+void App::Impl::on_signal(int number) {
+  if (draining && number == SIGINT) std::_Exit(0);  // contract §12.3: a second one does not wait
+  drain(number == SIGTERM ? "SIGTERM" : "SIGINT");
+}
+
+void App::Impl::drain(std::string_view why) {
+  if (std::exchange(draining, true)) return;
+  ZT_LOG(kLog, kInfo, "shutting down", Field::string("reason", why));
+  if (zds) zds->shutdown();
+  data_plane->shutdown(config.general.drain_deadline, [this] {
+    ZT_LOG(kLog, kInfo, "shutdown complete");
+    loop.stop();
+  });
+}
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,64 @@
+#include <unistd.h>
+
+#include <cstdio>
+#include <string_view>
+
+#include "base/log.h"
+#include "ztunnel/app.h"
+#include "ztunnel/environment.h"
+#include "ztunnel/version.h"
+
+namespace {
+
+using namespace zt;
+using namespace zt::ztunnel;
+
+constexpr int kExitUsage = 1;
+
+int complain(std::string_view what) {
+  log::stop();  // what was logged comes first
+  std::fprintf(stderr, "ztunnel: %.*s\n", static_cast<int>(what.size()), what.data());
+  return kExitUsage;
+}
+
+int run_proxy(int argc, char** argv) {
+  auto config = parse_config(Environment::of_process(argc, argv));
+  if (!config) return complain(config.error().text);
+  if (const auto missing = unsupported(*config, kBuildFeatures); !missing.empty()) {
+    for (const auto& sentence : missing) std::fprintf(stderr, "ztunnel: %s\n", sentence.c_str());
+    return kExitUsage;
+  }
+  if (auto set = log::set_filter(config->telemetry.log_filter); !set) return complain(set.error().text);
+  log::start(STDOUT_FILENO, config->telemetry.log_format);
+  static log::Scope scope("app");
+  log::write(scope, log::Level::kInfo, "version: " + version_line(build_info(config->telemetry.istio_version)));
+  log::write(scope, log::Level::kInfo, "running with config: " + config_yaml(*config));
+  for (const auto& warning : config->warnings) log::write(scope, log::Level::kWarn, warning);
+
+  auto app = App::start(std::move(*config));
+  if (!app) return complain(app.error().text);
+  (*app)->run();
+  app->reset();
+  log::stop();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Contract §0.1: `proxy` or nothing runs; further words are ignored (the chart passes `proxy ztunnel`).
+  const std::string_view command = argc > 1 ? argv[1] : "proxy";
+  if (command == "proxy") return run_proxy(argc, argv);
+  if (command == "version") {
+    const char* istio = std::getenv("ISTIO_META_ISTIO_VERSION");
+    std::puts(version_line(build_info(istio != nullptr ? istio : "")).c_str());
+    return 0;
+  }
+  if (command == "help" || command == "--help" || command == "-h") {
+    std::fputs(
+        "usage: ztunnel [proxy|version|help]\n\nThe node proxy. It takes its configuration from these environment variables:\n\n", stdout);
+    std::fputs(config_help().c_str(), stdout);
+    return 0;
+  }
+  return complain("unknown command '" + std::string(command) + "': expected proxy, version or help");
+}
