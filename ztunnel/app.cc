@@ -15,7 +15,10 @@
 #include "redirection/zds_client.h"
 #include "workload_api/store.h"
 #include "workload_api/yaml_source.h"
+#include "ztunnel/admin.h"
+#include "ztunnel/config_dump.h"
 #include "ztunnel/data_plane.h"
+#include "ztunnel/http_server.h"
 #include "ztunnel/metrics_registry.h"
 #include "ztunnel/readiness.h"
 #include "ztunnel/signals.h"
@@ -92,7 +95,8 @@ std::optional<identity::SpiffeId> spiffe(std::string_view text) {
 // Declared in the order in which they are made; destroyed in reverse.
 struct App::Impl {
   explicit Impl(Config configuration)
-      : config(std::move(configuration)),
+      : shared_config(std::make_shared<const Config>(std::move(configuration))),
+        config(*shared_config),
         settings(worker_settings(config)),
         signals([this](int number) { on_signal(number); }),
         metrics(config.general.worker_threads, {.series = config.telemetry.series_limit, .idle = config.telemetry.series_idle},
@@ -101,7 +105,8 @@ struct App::Impl {
         scheduler(loop),
         collect_timer(loop) {}
 
-  const Config config;
+  const std::shared_ptr<const Config> shared_config;
+  const Config& config;
   const WorkerSettings settings;
   Signals signals;
   EventLoop loop;
@@ -115,6 +120,7 @@ struct App::Impl {
   workload_api::Store::Subscription subscription;
   std::unique_ptr<redirection::ZdsClient> zds;
   Readiness::Hold agent_hold;
+  std::unique_ptr<HttpServer> http;
   Timer collect_timer;
   bool draining = false;
 
@@ -124,6 +130,7 @@ struct App::Impl {
   Result<> start_servers();
   Result<> start_proxy();
   void on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes);
+  void dump(const HttpRespond& respond);
   void on_signal(int number);
   void drain(std::string_view why);
   void collect();
@@ -211,7 +218,39 @@ Result<> App::Impl::start_proxy() {
   return zds->start();
 }
 
-Result<> App::Impl::start_servers() { return {}; }
+Result<> App::Impl::start_servers() {
+  http = std::make_unique<HttpServer>();
+  const bool ipv6 = config.listen.ipv6;
+  // Readiness first: whoever waits for us gets an answer while we start.
+  ZT_TRY(http->listen("readiness", config.listen.readiness, ipv6, readiness_handler(readiness)));
+  ZT_TRY(http->listen("admin", config.listen.admin, ipv6,
+                      admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },
+                                     .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); }})));
+  ZT_TRY(http->listen("stats", config.listen.stats, ipv6, stats_handler(metrics)));
+  return {};
+}
+
+void App::Impl::dump(const HttpRespond& respond) {
+  if (!data_plane) return respond(HttpResponse::text(503, "starting\n"));
+  data_plane->collect_connections([this, respond](std::map<std::string, PodConnections> connections) {
+    DumpInputs inputs{.snapshot = store.snapshot(),
+                      .certificates = secrets->snapshot(),
+                      .workload_state = {},
+                      .config = shared_config,
+                      .version = build_info(config.telemetry.istio_version)};
+    if (zds) {
+      auto& pods = inputs.workload_state.emplace();
+      for (const auto& pod : zds->session().pods()) {
+        const bool up = pod.state == redirection::PodState::kUp;
+        auto& status = pods[pod.uid];
+        status.state = up ? "Up" : "Pending";
+        status.info = {pod.info.name, pod.info.namespace_name, pod.info.service_account};
+        if (up) status.connections = std::move(connections[pod.uid]);
+      }
+    }
+    respond(config_dump_response(std::move(inputs)));
+  });
+}
 
 void App::Impl::collect() {
   store.collect();
@@ -228,6 +267,7 @@ void App::Impl::drain(std::string_view why) {
   ZT_LOG(kLog, kInfo, "shutting down", Field::string("reason", why));
   if (zds) zds->shutdown();
   data_plane->shutdown(config.general.drain_deadline, [this] {
+    http->drain();
     ZT_LOG(kLog, kInfo, "shutdown complete");
     loop.stop();
   });

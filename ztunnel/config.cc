@@ -358,8 +358,9 @@ std::vector<std::string> unsupported(const Config& config, const BuildFeatures& 
        "this build has no client for a certificate authority: set EMBEDDED_CA_DIR");
   need(control.fake_ca, false, "FAKE_CA=true is for the peer's tests: set EMBEDDED_CA_DIR instead");
   need(control.xds_on_demand, features.on_demand, "this build does not support XDS_ON_DEMAND=true");
-  need(config.general.dns_proxy, features.dns_proxy,
-       "this build has no DNS proxy: set ISTIO_META_DNS_CAPTURE=false");
+  // Unset means "answer if asked"; without capture rules nobody asks. Who sets it has such rules.
+  need(config.general.dns_proxy && config.node.proxy_metadata.contains("DNS_CAPTURE"), features.dns_proxy,
+       "this build has no DNS proxy: set ISTIO_META_DNS_CAPTURE=false, and no DNS capture in the node agent");
   need(config.general.mode == ProxyMode::kDedicated, features.dedicated_mode,
        "this build does not support PROXY_MODE=dedicated");
   need(config.listen.socks5.has_value(), features.socks5,
