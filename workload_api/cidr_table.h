@@ -14,12 +14,11 @@ namespace zt::workload_api {
 // everything, as HashTrie does.
 class CidrTable {
  public:
-  // Puts `service` in the place of `old` among the services of the block, or at the end if that is not there.
-  // A null service only takes `old` out.
+  // Puts `service` in the place of `old` among the services of the block; either may be null.
   void replace(const NetworkCidr& block, const Service* old, const ServicePtr& service);
 
   // visit(const Service&, uint8_t prefix_length) for every block of `network` that contains `ip`, longest
-  // first, and within a block in the order the services came.
+  // first, and within a block in the order of the services' names.
   template <class Visit>
   void for_each_containing(std::string_view network, const IpAddress& ip, Visit&& visit) const {
     const Lengths* lengths = find_lengths(network);

@@ -51,14 +51,8 @@ const ServiceEntry* Snapshot::best(std::span<const ServicePtr> services,
   int best_rank = -1;
   for (const ServicePtr& candidate : services) {
     if (!visible(*candidate, client_ns)) continue;
-    int rank = 0;
-    if (client_ns && candidate->ns == *client_ns) {
-      rank = 3;
-    } else if (candidate->canonical) {
-      rank = 2;
-    } else if (preferred_ns && candidate->ns == *preferred_ns) {
-      rank = 1;
-    }
+    const int rank = (client_ns && candidate->ns == *client_ns ? 4 : 0) + (candidate->canonical ? 2 : 0) +
+                     (preferred_ns && candidate->ns == *preferred_ns ? 1 : 0);
     if (rank > best_rank) {
       best = candidate.get();
       best_rank = rank;

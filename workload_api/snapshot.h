@@ -53,7 +53,7 @@ class Snapshot {
                                                    std::optional<std::string_view> client_ns) const;
 
   // The service of that hostname (bytewise; a wildcard service is found by its literal "*.…"). Order of
-  // choice: client's namespace, canonical, `preferred_ns` (DNS only), first in list.
+  // choice: client's namespace, canonical, `preferred_ns` (DNS only), first by name.
   [[nodiscard]] const ServiceEntry* service_by_hostname(
       std::string_view hostname, std::optional<std::string_view> client_ns,
       std::optional<std::string_view> preferred_ns = {}) const;

@@ -14,8 +14,7 @@ class SnapshotEditor {
   void add_workload(const WorkloadPtr& workload, bool local);
   void remove_workload(const Workload& workload, bool local);
 
-  // Enters a service into the tables by address and hostname, in the place of `old` (may be null) where both
-  // stand.
+  // Enters a service into the tables by address and hostname, in the place of `old` (may be null).
   void index_service(const Service* old, const ServicePtr& service);
   void unindex_service(const Service& service);
   void put_entry(ServiceEntryPtr entry);

@@ -15,7 +15,7 @@
 
 namespace zt::workload_api {
 
-inline constexpr size_t kMaxWorkloadAddresses = 256;
+inline constexpr size_t kMaxWorkloadAddresses = 4096;
 
 // Resources of one push, or of one file. The store takes the objects over: nobody else may hold them.
 struct Batch {
@@ -48,7 +48,8 @@ struct Changes {
 //
 // What a snapshot says depends only on the resources there are, not on the order in which they came: an
 // endpoint counts for its service whichever of the two arrived first, and comes back when a health policy
-// begins to admit it (contract §6.10). Only ties are decided by arrival.
+// begins to admit it (contract §6.10). Only which of several equal
+// workloads owns an address is decided by arrival.
 class Store {
  public:
   struct Options {

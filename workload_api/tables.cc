@@ -33,15 +33,11 @@ WorkloadGroup WorkloadGroup::without(const Workload& removed) const {
 }
 
 void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service) {
-  const auto at = std::ranges::find_if(
-      services, [&](const ServicePtr& other) { return other.get() == old || other == service; });
-  if (!service) {
-    if (at != services.end()) services.erase(at);
-  } else if (at != services.end()) {
-    *at = service;
-  } else {
-    services.push_back(service);
-  }
+  std::erase_if(services, [&](const ServicePtr& other) { return other.get() == old || other == service; });
+  if (!service) return;
+  const auto after = std::ranges::lower_bound(services, service->key.view(), {},
+                                              [](const ServicePtr& other) { return other->key.view(); });
+  services.insert(after, service);
 }
 
 }  // namespace zt::workload_api

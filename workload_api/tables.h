@@ -115,7 +115,8 @@ struct WorkloadByInfo {
 
 using ServicePtr = Ref<const Service>;
 
-// Services that share a key, in the order they came.
+// Services that share a key, in the order of their names: ties go to the first, and every node decides them
+// alike.
 template <class KeyType>
 struct ServicesOf : RefCounted {
   KeyType key;
@@ -125,7 +126,7 @@ using VipServices = ServicesOf<NetworkAddress>;
 using BlockServices = ServicesOf<NetworkCidr>;
 using HostnameServices = ServicesOf<Str>;
 
-// Puts `service` where `old` is, else at the end; a null `service` takes `old` out.
+// Puts `service` in the place of `old`; either may be null.
 void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service);
 
 struct ServiceByKey {

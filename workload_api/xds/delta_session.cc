@@ -11,6 +11,7 @@ namespace zt::workload_api {
 namespace {
 
 constexpr std::string_view kWildcard = "*";
+constexpr size_t kMaxLoggedBytes = 1024;  // of a NACK's text
 
 }  // namespace
 
@@ -82,7 +83,7 @@ DeltaRequest DeltaSession::handle(DeltaResponse response) {
   ZT_LOG(xds_log, kWarn, "the control plane sent malformed resources; all others are applied",
          Field::string("type", response.type_url), Field::count("rejected", static_cast<int64_t>(rejected.size())),
          Field::count("resources", static_cast<int64_t>(response.resources)),
-         Field::string("error", *answer.error));
+         Field::string("error", std::string_view(*answer.error).substr(0, kMaxLoggedBytes)));
   return answer;
 }
 
