@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <map>
 #include <random>
 
 #include "tls_pki.h"
@@ -103,6 +104,65 @@ TEST_CASE("records that come with the last flight are left to the caller") {
   const auto opened = server->opener.open(std::span(pair.to_server).subspan(consumed));
   REQUIRE(opened);
   CHECK(std::string(opened->data.begin(), opened->data.end()) == text);
+}
+
+// The parts of a ClientHello (RFC 8446 §4.1.2), in one record.
+struct Hello {
+  std::string suites;
+  std::map<unsigned, std::string> extensions;  // number to content, in hex
+};
+Hello parse_hello(std::span<const uint8_t> record) {
+  Hello hello;
+  size_t at = 5 + 4 + 2 + 32;  // record, message, version, random
+  const auto take = [&](size_t count) {
+    REQUIRE(at + count <= record.size());
+    const auto piece = record.subspan(at, count);
+    at += count;
+    return piece;
+  };
+  const auto number = [&](size_t bytes) {
+    size_t value = 0;
+    for (const uint8_t byte : take(bytes)) value = value << 8 | byte;
+    return value;
+  };
+  take(number(1));  // session id
+  hello.suites = hex(take(number(2)));
+  take(number(1));  // compression
+  number(2);
+  while (at < record.size()) {
+    const auto type = static_cast<unsigned>(number(2));
+    hello.extensions[type] = hex(take(number(2)));
+  }
+  return hello;
+}
+
+TEST_CASE("our ClientHello offers what the contract says and nothing else") {
+  struct Row {
+    const char* name;
+    TlsOptions options;
+    const char* suites;
+    const char* groups;
+  };
+  const std::string hybrid = have_x25519_mlkem768() ? "11ec" : "";
+  for (const Row& row : {Row{"default", {}, "13021301", "001d00170018"},
+                         Row{"AES-128 first", {.prefer_aes128 = true}, "13011302", "001d00170018"},
+                         Row{"FIPS", {.fips = true}, "13021301", "00170018"}}) {
+    INFO(row.name);
+    auto client = TlsHandshake::make_client(mesh().client(row.options), {id_of("web")});
+    REQUIRE(client);
+    size_t consumed = 0;
+    REQUIRE(client->advance({}, consumed) == Status::kWantsInput);
+    const Hello hello = parse_hello(client->output());
+    CHECK(hello.suites == row.suites + std::string("00ff"));  // OpenSSL always adds the renegotiation signal
+    const std::string groups = row.groups + (row.options.fips ? "" : hybrid);
+    CHECK(hello.extensions.at(10) == hex(Bytes{0, static_cast<uint8_t>(groups.size() / 2)}) + groups);
+    CHECK(hello.extensions.at(16) == "0003026832");  // ALPN: h2
+    CHECK(hello.extensions.at(43) == "020304");      // TLS 1.3
+    CHECK_FALSE(hello.extensions.contains(0));       // no server name
+    CHECK_FALSE(hello.extensions.contains(41));      // no session to resume
+    CHECK_FALSE(hello.extensions.contains(42));      // no early data
+    CHECK(hello.extensions.at(51).starts_with(row.options.fips ? "00450017" : "0024001d"));  // one key share
+  }
 }
 
 // ---- refusals ----
@@ -335,15 +395,32 @@ TEST_CASE("chains: intermediates are sent, roots are not, and an intermediate ma
     CHECK(X509_cmp(client->peer_chain.front().get(), web.x509.get()) == 0);
     CHECK(X509_cmp(client->peer_chain.back().get(), row.trusted.x509.get()) == 0);
   }
-  // On the wire: count the certificates that a plain client receives.
-  auto server = TlsHandshake::make_server(
-      make_context(TlsRole::kServer, web, root, {}, {inner.x509.get(), middle.x509.get(), root.x509.get()}));
-  REQUIRE(server);
-  const SslCtxPtr ctx(SSL_CTX_new(TLS_client_method()));
-  OpensslEnd client(ctx.get(), false);
-  client.talk_to(*server);
-  CHECK(sk_X509_num(SSL_get_peer_cert_chain(client.ssl.get())) == 3);
-  CHECK(SSL_get_servername(client.ssl.get(), TLSEXT_NAMETYPE_host_name) == nullptr);
+}
+
+TEST_CASE("on the wire are the leaf and its intermediates, never the root") {
+  const Certificate& root = mesh().root;
+  const Certificate middle = make_certificate({.name = "middle", .authority = true}, &root);
+  const Certificate deep = make_leaf(middle, id_of("web"));
+  struct Row {
+    const char* name;
+    const Certificate& leaf;
+    std::vector<X509*> given;
+    int sent;
+  };
+  const Row rows[] = {
+      {"an intermediate and the root are given", deep, {middle.x509.get(), root.x509.get()}, 2},
+      {"the root alone is given", mesh().web, {root.x509.get()}, 1},
+      {"nothing is given, and the root is only trusted", mesh().web, {}, 1},
+  };
+  for (const Row& row : rows) {
+    INFO(row.name);
+    auto server = TlsHandshake::make_server(make_context(TlsRole::kServer, row.leaf, root, {}, row.given));
+    REQUIRE(server);
+    const SslCtxPtr ctx(SSL_CTX_new(TLS_client_method()));
+    OpensslEnd client(ctx.get(), false);
+    client.talk_to(*server);
+    CHECK(sk_X509_num(SSL_get_peer_cert_chain(client.ssl.get())) == row.sent);
+  }
 }
 
 TEST_CASE("the chain check sees the verified chain and can refuse it on either side") {
