@@ -5,13 +5,15 @@
 #include <utility>
 #include <vector>
 
+#include "base/event_loop.h"
+
 namespace zt {
 
 // Large buffers that belong to a worker and are lent to whoever moves data in this turn (design: an idle connection holds
-// none). A borrower that is stuck with unsent bytes keeps its buffer until they are gone. One thread.
+// none; a worker that has had nothing to move for a while neither). A borrower that is stuck with unsent bytes keeps its buffer until they are gone. One thread.
 class BufferPool {
  public:
-  // A lent buffer; gives itself back. 64-byte aligned.
+  // A lent buffer; gives itself back. Page aligned.
   class Lease {
    public:
     Lease() = default;
@@ -37,20 +39,26 @@ class BufferPool {
   };
 
   // buffer_bytes: size of each; spare: how many free ones are kept rather than returned to the system.
-  BufferPool(size_t buffer_bytes, size_t spare) : buffer_bytes_(buffer_bytes), spare_(spare) {}
+  BufferPool(EventLoop& loop, size_t buffer_bytes, size_t spare) : buffer_bytes_(buffer_bytes), spare_(spare), timer_(loop) {}
   ~BufferPool();
   BufferPool(const BufferPool&) = delete;
 
   [[nodiscard]] Lease borrow();
   [[nodiscard]] size_t buffer_bytes() const { return buffer_bytes_; }
   [[nodiscard]] size_t lent() const { return lent_; }
+  [[nodiscard]] size_t spare() const { return free_.size(); }
 
  private:
+  static constexpr std::chrono::seconds kTrimInterval{1};
   void give_back(uint8_t* data);
+  // Gives back to the system what has not been needed since the last call; runs only while there are free ones.
+  void trim();
   size_t buffer_bytes_;
   size_t spare_;
   size_t lent_ = 0;
+  size_t unused_ = 0;  // least number of free ones since the last trim()
   std::vector<uint8_t*> free_;
+  Timer timer_;
 };
 
 }  // namespace zt

@@ -40,7 +40,7 @@ inline constexpr size_t kSpareWorkerBuffers = 4;
 // What a worker lends to its tunnels and relays. Owned by the worker, one thread, outlives all of them.
 struct WorkerIo {
   WorkerIo(EventLoop& event_loop, size_t memory_budget)
-      : loop(event_loop), buffers(kWorkerBufferBytes, kSpareWorkerBuffers), budget(memory_budget) {}
+      : loop(event_loop), buffers(event_loop, kWorkerBufferBytes, kSpareWorkerBuffers), budget(memory_budget) {}
 
   EventLoop& loop;
   BufferPool buffers;
