@@ -13,8 +13,8 @@
 #include "identity/secret_manager.h"
 #include "redirection/netns.h"
 #include "redirection/zds_client.h"
+#include "workload_api/local_file.h"
 #include "workload_api/store.h"
-#include "workload_api/yaml_source.h"
 #include "ztunnel/admin.h"
 #include "ztunnel/config_dump.h"
 #include "ztunnel/data_plane.h"
@@ -118,6 +118,7 @@ struct App::Impl {
   std::unique_ptr<identity::SecretManager> secrets;
   std::unique_ptr<DataPlane> data_plane;
   workload_api::Store::Subscription subscription;
+  std::unique_ptr<workload_api::LocalFile> local_file;
   std::unique_ptr<redirection::ZdsClient> zds;
   Readiness::Hold agent_hold;
   std::unique_ptr<HttpServer> http;
@@ -129,6 +130,7 @@ struct App::Impl {
   Result<> start_state();
   Result<> start_servers();
   Result<> start_proxy();
+  void replace_local(workload_api::LocalConfig content);
   void on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes);
   void dump(const HttpRespond& respond);
   void on_signal(int number);
@@ -183,13 +185,21 @@ Result<> App::Impl::start_state() {
   auto waiting = readiness.hold("state manager");
   subscription = store.subscribe([this](const auto& snapshot, const auto& changes) { on_changes(snapshot, changes); });
   if (config.control.local_xds_path) {
-    ZT_ASSIGN(auto content, workload_api::load_local_config(*config.control.local_xds_path));
-    store.replace_local(std::move(content));
+    local_file = std::make_unique<workload_api::LocalFile>(loop, *config.control.local_xds_path,
+                                                           [this](workload_api::LocalConfig content) { replace_local(std::move(content)); });
+    ZT_ASSIGN(auto content, local_file->start());
+    replace_local(std::move(content));
   } else if (config.control.local_xds) {
     ZT_ASSIGN(auto content, workload_api::parse_local_config(*config.control.local_xds, "LOCAL_XDS"));
-    store.replace_local(std::move(content));
+    replace_local(std::move(content));
   }
   return {};
+}
+
+void App::Impl::replace_local(workload_api::LocalConfig content) {
+  for (const auto& rejected : store.replace_local(std::move(content))) {
+    ZT_LOG(kLog, kError, "resource of the local configuration refused", Field::string("name", rejected.name), Field::string("error", rejected.why));
+  }
 }
 
 void App::Impl::on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes) {
