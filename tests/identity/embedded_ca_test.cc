@@ -78,17 +78,18 @@ TEST_CASE("serials are positive, long and never the same") {
 }
 
 TEST_CASE("a leaf never outlives its issuer or the root") {
+  const CaSpec shorter{.not_before = kNow - 1min, .not_after = kNow + 30min};
+  const CaSpec longer{.name = "test root"};
+  const bool root_ends_first = GENERATE(false, true);
   const TempDir temp;
-  CaSpec spec;
-  spec.not_after = kNow + 30min;
-  spec.not_before = kNow - 1min;
-  PluginCa::make(spec).write(temp.path());
+  PluginCa::make(PkeyPtr(EVP_EC_gen("P-256")), PkeyPtr(EVP_EC_gen("P-256")),
+                 root_ends_first ? longer : shorter, root_ends_first ? shorter : longer)
+      .write(temp.path());
   const auto certificate = must(fetch(*open_ca(temp.path(), std::chrono::seconds::max()), id_of("a")));
   CHECK(certificate->not_after() == kNow + 30min);
   CHECK(certificate->not_before() == kNow - 1min);
 
-  const CaDirectory directory(temp.path());
-  const auto issuer = must(directory.load(kNow));
+  const auto issuer = must(CaDirectory(temp.path()).load(kNow));
   CHECK_THAT(error_of(issuer->issue(id_of("a"), 1h, kNow + 30min)),
              Catch::Contains("has expired") && Catch::Contains("replace it"));
 }

@@ -53,12 +53,11 @@ struct PluginCa {
   PkeyPtr root_key, ca_key;
   X509Ptr root, ca;
 
-  static PluginCa make(PkeyPtr root_key, PkeyPtr ca_key, const CaSpec& spec = {}) {
+  static PluginCa make(PkeyPtr root_key, PkeyPtr ca_key, const CaSpec& spec = {},
+                       CaSpec root_spec = {.name = "test root"}) {
     PluginCa out;
     out.root_key = std::move(root_key);
     out.ca_key = std::move(ca_key);
-    CaSpec root_spec;
-    root_spec.name = "test root";
     out.root = make_ca_certificate(root_spec, out.root_key.get(), nullptr, nullptr);
     out.ca = make_ca_certificate(spec, out.ca_key.get(), out.root.get(), out.root_key.get());
     return out;
