@@ -20,7 +20,7 @@ namespace zt::hbone {
 
 // More than this from a peer that is not done yet is refused. Certificates are most of it: OpenSSL takes
 // chains of up to 100 KiB.
-inline constexpr size_t kMaxHandshakeBytes = 256 * 1024;
+inline constexpr size_t kMaxHandshakeBytes = 128 * 1024;
 
 // What a finished handshake leaves behind.
 struct TlsEstablished {
