@@ -146,7 +146,7 @@ struct TlsConfig {
   CompliancePolicy compliance = CompliancePolicy::kNone;
   bool tls12 = false;
   bool fips = false;
-  bool prefer_aes128 = true;
+  bool prefer_aes128 = false;
   std::string aead = "auto";
   std::optional<std::string> crl_path;
 };

@@ -257,7 +257,7 @@ constexpr Setting kSettings[] = {
     {"TLS12_ENABLED", "false", "also accept TLS 1.2", set_if_true<ZT_FIELD(tls.tls12)>},
     {"ZT_FIPS", "false", "only what OpenSSL's validated module does", set_boolean<ZT_FIELD(tls.fips)>},
     {"ZT_AEAD", "auto", "AES-GCM by auto, evp, ipsec-mb or vaes", set_aead},
-    {"ZT_PREFER_AES128", "true", "AES-128 before AES-256: a sixth less CPU per byte",
+    {"ZT_PREFER_AES128", "false", "AES-128 before AES-256: a sixth less CPU per byte",
      set_boolean<ZT_FIELD(tls.prefer_aes128)>},
 
     // Authorization
