@@ -292,11 +292,14 @@ void Agent::verify_next() {
 }
 
 void Agent::verify(Pod& pod) {
-  follow_path(pod);
+  const bool found = follow_path(pod);
   if (pod.state != State::kEnrolled) return;
   auto deviations = redirector_.verify(target(pod));
   if (!deviations) return note_failure(pod, deviations.error(), "verify the pod");
-  if (deviations->empty()) return;
+  if (deviations->empty()) {
+    if (found) pod.last_error.clear();
+    return;
+  }
   for (const auto& deviation : *deviations) {
     ZT_LOG(log_agent, kWarn, "the pod's redirection was changed", Field::string("uid", pod.spec.uid),
            Field::string("what", deviation));
@@ -313,23 +316,27 @@ void Agent::verify(Pod& pod) {
   }
 }
 
-void Agent::follow_path(Pod& pod) {
+bool Agent::follow_path(Pod& pod) {
   auto now = Netns::open(pod.spec.netns_path);
-  if (!now) return note_failure(pod, now.error(), "find the pod's network namespace again; is the pod gone?");
-  if (now->id() == pod.netns->id()) return;
-  if (now->id() == own_netns_) {
-    return note_failure(pod, {Reason::kInvalidInput, "its path leads to the agent's own network namespace"},
-                        "follow the pod");
+  if (!now) {
+    note_failure(pod, now.error(), "find the pod's network namespace again; is the pod gone?");
+    return false;
   }
+  if (now->id() == pod.netns->id()) return true;
   const bool taken = std::any_of(pods_.begin(), pods_.end(),
                                  [&](const auto& other) { return other.second.netns->id() == now->id(); });
-  if (taken) {
-    return note_failure(pod, {Reason::kInvalidInput, "its path leads to another pod's network namespace"},
-                        "follow the pod");
+  if (now->id() == own_netns_ || taken) {
+    const std::string whose = taken ? "another pod's" : "the agent's own";
+    note_failure(
+        pod,
+        {Reason::kInvalidInput, fmt::format("{} leads to {} network namespace", pod.spec.netns_path, whose)},
+        "follow the pod to its new namespace");
+    return false;
   }
   ZT_LOG(log_agent, kInfo, "the pod was made anew", Field::string("uid", pod.spec.uid),
          Field::string("netns", pod.spec.netns_path));
   put(pod.spec, std::make_shared<const Netns>(std::move(*now)));
+  return true;
 }
 
 void Agent::note_failure(Pod& pod, const Error& error, std::string_view doing) {

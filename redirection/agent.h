@@ -95,8 +95,9 @@ class Agent {
   void verify_all();
   void verify_next();
   void verify(Pod& pod);
-  // Whether the pod's path now leads to another namespace: then the pod was made anew.
-  void follow_path(Pod& pod);
+  // If the pod's path now leads to another namespace, the pod was made anew. False: the path leads nowhere
+  // useful.
+  bool follow_path(Pod& pod);
   void note_failure(Pod& pod, const Error& error, std::string_view doing);
   [[nodiscard]] static RedirectedPod target(const Pod& pod) { return {pod.netns, pod.spec.options}; }
 

@@ -159,6 +159,7 @@ int agent_main(int argc, const char* const* argv) {
   // Before there are threads: they inherit the mask, and the signals reach nobody but the loop.
   const sigset_t signals = Signals::set();
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);  // a log reader that goes away is no reason to end
   log::start(STDOUT_FILENO, options.log_format);
   return run(options);
 }

@@ -13,6 +13,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <system_error>
+#include <thread>
 
 namespace zt::redirection {
 
@@ -67,6 +69,19 @@ std::string Netns::to_string() const { return fmt::format("net:[{}]", id_.inode)
 Result<> enter_for_good(const Netns& netns) {
   if (::setns(netns.fd(), CLONE_NEWNET) == 0) return {};
   return fail_errno(Reason::kIo, fmt::format("setns to {}", netns.to_string()));
+}
+
+Result<> detail::run_in_netns_thread(const Netns& netns, const std::function<void()>& work) {
+  Result<> entered;
+  try {
+    std::thread([&] {
+      entered = enter_for_good(netns);
+      if (entered) work();
+    }).join();
+  } catch (const std::system_error& error) {
+    return fail(Reason::kResourceLimit, fmt::format("cannot start a thread: {}", error.what()));
+  }
+  return entered;
 }
 
 Result<> ScopedNetns::enter(const Netns& netns) {

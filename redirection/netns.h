@@ -3,9 +3,9 @@
 
 #include <compare>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
-#include <thread>
 #include <type_traits>
 #include <utility>
 
@@ -74,18 +74,18 @@ template <class F>
   return std::forward<F>(make)();
 }
 
+namespace detail {
+// Fails without having called `work`, or calls it.
+Result<> run_in_netns_thread(const Netns& netns, const std::function<void()>& work);
+}  // namespace detail
+
 // The same on a thread of its own that never comes back, and waits for it: for longer work with libraries
 // that make their own sockets (netlink, libnftables). The calling thread stays at home.
 template <class F>
 [[nodiscard]] std::invoke_result_t<F> in_netns_thread(const Netns& netns, F&& work) {
   std::optional<std::invoke_result_t<F>> result;
-  std::thread([&] {
-    if (auto entered = enter_for_good(netns); !entered) {
-      result.emplace(std::unexpected(std::move(entered).error()));
-    } else {
-      result.emplace(std::forward<F>(work)());
-    }
-  }).join();
+  const auto ran = detail::run_in_netns_thread(netns, [&] { result.emplace(std::forward<F>(work)()); });
+  if (!ran) return std::unexpected(ran.error());
   return std::move(*result);
 }
 

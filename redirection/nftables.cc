@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <memory>
 #include <optional>
-#include <thread>
 
 #include "redirection/nftables_rules.h"
 #include "redirection/policy_routes.h"
@@ -62,17 +61,13 @@ class Nft {
   std::unique_ptr<nft_ctx, ContextDeleter> context_;
 };
 
-// A namespace of the calling thread's own, for the rest of its life, with lo up as in a pod.
+// A fresh, empty namespace, made by a thread that ends in it.
 Result<Netns> make_scratch_netns() {
-  Result<Netns> made = fail(Reason::kInternal, "");
-  std::thread([&] {
-    if (::unshare(CLONE_NEWNET) != 0) {
-      made = fail_errno(Reason::kIo, "cannot make a network namespace (CAP_SYS_ADMIN is missing?)");
-    } else {
-      made = Netns::current();
-    }
-  }).join();
-  return made;
+  ZT_ASSIGN(const Netns own, Netns::current());
+  return in_netns_thread(own, []() -> Result<Netns> {
+    if (::unshare(CLONE_NEWNET) != 0) return fail_errno(Reason::kIo, "cannot make a network namespace");
+    return Netns::current();
+  });
 }
 
 Result<> apply_rules(const RedirectionOptions& options) {
