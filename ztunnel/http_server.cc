@@ -71,6 +71,7 @@ bool loopback_has_ipv6() {
 class HttpServer::Core : public std::enable_shared_from_this<Core> {
  public:
   explicit Core(HttpLimits limits) : limits_(limits), work_(context_.get_executor()) {}
+  [[nodiscard]] std::chrono::milliseconds close_grace() const { return limits_.close_grace; }
 
   class Session;
   struct Listener {
@@ -454,7 +455,11 @@ void HttpServer::Core::check_drained() {
 // ---- HttpServer
 
 HttpServer::HttpServer(HttpLimits limits) : core_(std::make_shared<Core>(limits)) { core_->start(); }
-HttpServer::~HttpServer() { core_->stop(); }
+HttpServer::~HttpServer() {
+  core_->drain();
+  core_->wait_drained(core_->close_grace());
+  core_->stop();
+}
 
 Result<std::vector<SocketAddress>> HttpServer::listen(std::string component, const ListenAddress& address,
                                                       bool ipv6, HttpHandler handler) {

@@ -57,6 +57,7 @@ struct HttpLimits {
   std::chrono::milliseconds header_timeout{2000};  // also ends an idle connection
   std::chrono::milliseconds body_timeout{10'000};
   std::chrono::milliseconds write_timeout{60'000};  // for one piece of an answer
+  std::chrono::milliseconds close_grace{500};
   size_t header_bytes = 8192;
   size_t body_bytes = 65536;
   size_t connections = 256;  // of all listeners; more are closed at once
@@ -65,7 +66,8 @@ struct HttpLimits {
 class HttpServer {
  public:
   explicit HttpServer(HttpLimits limits = {});
-  ~HttpServer();  // cuts what is left
+  // Drains for at most close_grace, then cuts what is left.
+  ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 

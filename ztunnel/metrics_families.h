@@ -18,6 +18,10 @@ namespace zt::ztunnel {
 class Counter {
  public:
   void add(uint64_t n = 1) { value_.fetch_add(n, std::memory_order_relaxed); }
+  // For what is counted elsewhere: never falls. One thread only.
+  void advance_to(uint64_t total) {
+    if (total > value()) value_.store(total, std::memory_order_relaxed);
+  }
   [[nodiscard]] uint64_t value() const { return value_.load(std::memory_order_relaxed); }
 
  private:

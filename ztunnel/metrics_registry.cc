@@ -116,7 +116,6 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                      "Connections refused before anything was known of them; no traffic metric counts these.",
                      "",
                      {"reporter", "reason"}}),
-      certificate_fetches({"zt_certificate_fetches", "Certificates asked for.", "", {"result"}}),
       accept_errors({"zt_accept_errors", "Failures to accept a connection.", "", {"listener"}}) {
   append_family(build_, "istio_build", "Istio component build info.", "gauge");
   build_ += "istio_build{component=\"ztunnel\"";
@@ -151,7 +150,6 @@ std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
                                 &tunnels_open,
                                 &pool_dials,
                                 &early_denials,
-                                &certificate_fetches,
                                 &accept_errors};
   for (const Family* family : rest) family->render(out);
   append_gauge(out, "zt_metrics_series", "Label sets of traffic metrics, counted per worker.",

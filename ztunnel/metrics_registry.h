@@ -45,8 +45,7 @@ class Metrics {
   CounterFamily pool_dials;  // `result`
   CounterFamily
       early_denials;  // `reporter`, `reason`: refused before anything was known; in no traffic metric
-  CounterFamily certificate_fetches;  // `result`
-  CounterFamily accept_errors;        // `listener`
+  CounterFamily accept_errors;  // `listener`
 
   // Further families whose values are computed at the scrape, after all others.
   void add(std::unique_ptr<Family> family) { added_.push_back(std::move(family)); }

@@ -119,7 +119,7 @@ TEST_CASE("an answer that comes after its client, or its server, has gone does n
   Later later;
   HttpRespond respond;
   {
-    HttpServer server;
+    HttpServer server({.close_grace = 10ms});
     Client client(serve(server, later.handler()));
     client.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
     respond = later.take();

@@ -10,6 +10,7 @@
 #include "ztunnel/metrics_families.h"
 #include "ztunnel/metrics_registry.h"
 #include "ztunnel/metrics_text.h"
+#include "ztunnel/runtime_metrics.h"
 
 using namespace zt;
 using namespace zt::ztunnel;
@@ -239,6 +240,40 @@ TEST_CASE("computed families ask at the scrape") {
   CHECK(out ==
         "# HELP zt_worker_busy_seconds Help.\n# TYPE zt_worker_busy_seconds counter\n"
         "zt_worker_busy_seconds_total{worker=\"0\"} 1.5\nzt_worker_busy_seconds_total{worker=\"1\"} 2\n");
+}
+
+TEST_CASE("what the control thread publishes is what a scrape shows") {
+  Metrics metrics(1, {}, "");
+  RuntimeMetrics runtime(metrics, "vaes", 256 << 20);
+  CHECK_THAT(metrics.render(), Catch::Contains("zt_workloads 0\n"));
+  RuntimeSample sample;
+  sample.active_proxies = 5;
+  sample.pending_proxies = 1;
+  sample.proxies_started = 7;
+  sample.proxies_stopped = 2;
+  sample.agent_connected = true;
+  sample.workloads = 35;
+  sample.worker_connections = {3, 4};
+  sample.certificates.fetch_successes = 8;
+  sample.certificates.fetch_failures = 3;
+  sample.certificates.fetch_timeouts = 1;
+  sample.certificates.expiries = {{"spiffe://cluster.local/ns/shop/sa/web", identity::WallTime(1795488559s)}};
+  runtime.publish(sample);
+  const auto text = metrics.render();
+  for (const char* line :
+       {"workload_manager_active_proxy_count 5", "workload_manager_pending_proxy_count 1",
+        "workload_manager_proxies_started_total 7", "workload_manager_proxies_stopped_total 2",
+        "zt_agent_connected 1", "zt_workloads 35", "zt_worker_connections{worker=\"0\"} 3",
+        "zt_worker_connections{worker=\"1\"} 4", "zt_certificate_fetches_total{result=\"ok\"} 8",
+        "zt_certificate_fetches_total{result=\"failed\"} 2",
+        "zt_certificate_fetches_total{result=\"timeout\"} 1",
+        "zt_certificate_expiration_timestamp_seconds{identity=\"spiffe://cluster.local/ns/shop/sa/web\"} "
+        "1795488559",
+        "zt_record_layer_info{aead=\"vaes\"} 1", "# UNIT zt_memory_budget_bytes bytes",
+        "zt_memory_budget_bytes 268435456"}) {
+    INFO(line);
+    CHECK_THAT(text, Catch::Contains(std::string(line) + "\n"));
+  }
 }
 
 TEST_CASE("label values are escaped, cut and made UTF-8") {
