@@ -109,6 +109,7 @@ class Stream {
   bool bulk_ : 1 = false;            // its last pull filled all slots
   bool sending_ : 1 = false;         // response sent (server) or 200 received (client): DATA may flow
   bool end_sent_ : 1 = false;
+  bool answer_queued_ : 1 = false;  // an answer that ends the stream; nghttp2 drops it if a reset is submitted before it is sent
   bool end_received_ : 1 = false;
   bool end_delivered_ : 1 = false;
   bool headers_complete_ : 1 = false;

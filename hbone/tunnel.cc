@@ -164,7 +164,15 @@ struct TunnelCallbacks {
     return 0;
   }
 
-  static int goaway_sent(nghttp2_session*, const nghttp2_frame* frame, void* user_data) {
+  static int frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user_data) {
+    if (frame->hd.type == NGHTTP2_HEADERS) {
+      Stream* found = stream(session, frame->hd.stream_id);
+      if (found == nullptr || !found->answer_queued_) return 0;
+      found->answer_queued_ = false;
+      // The request's side may stay open for ever; the peers close it likewise (contract §2.7).
+      if (!found->end_received_) nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, found->id_, NGHTTP2_NO_ERROR);
+      return 0;
+    }
     if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
       auto& found = self(user_data).session_error_;
       if (found.empty()) found = nghttp2_http2_strerror(frame->goaway.error_code);
@@ -191,7 +199,7 @@ struct TunnelCallbacks {
       nghttp2_session_callbacks_set_on_frame_recv_callback(made, frame_received);
       nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, data_chunk);
       nghttp2_session_callbacks_set_on_stream_close_callback(made, stream_closed);
-      nghttp2_session_callbacks_set_on_frame_send_callback(made, goaway_sent);
+      nghttp2_session_callbacks_set_on_frame_send_callback(made, frame_sent);
       nghttp2_session_callbacks_set_error_callback2(made, session_error);
       return made;
     }();
@@ -471,8 +479,7 @@ void Stream::respond(const Headers& headers, bool end_stream) {
   nghttp2_submit_response(tunnel_->session_, id_, nv.data(), nv.size(), end_stream ? nullptr : &provider);
   if (end_stream) {
     end_sent_ = true;
-    // The request's side may stay open for ever; the peers close it likewise (contract §2.7).
-    if (!end_received_) nghttp2_submit_rst_stream(tunnel_->session_, NGHTTP2_FLAG_NONE, id_, NGHTTP2_NO_ERROR);
+    answer_queued_ = true;
   } else {
     sending_ = true;
     tunnel_->make_ready(*this);
@@ -488,7 +495,7 @@ void Stream::abandon(H2Error code) {
     if (!touched_ && !delivering_) tunnel.free_stream(*this);
     return;
   }
-  nghttp2_submit_rst_stream(tunnel.session_, NGHTTP2_FLAG_NONE, id_, static_cast<uint32_t>(code));
+  if (!answer_queued_) nghttp2_submit_rst_stream(tunnel.session_, NGHTTP2_FLAG_NONE, id_, static_cast<uint32_t>(code));
   // What was kept for the sink will not be asked for any more.
   if (kept_ != nullptr) {
     tunnel.io_.budget.give(kept_->bytes.size());
