@@ -62,6 +62,15 @@ def fill(sock, quiet=0.3):
     return total
 
 
+def refused(pod, address, port):
+    """A call that ends with a reset and not a byte: at once, while it connects, or right after (a proxy accepts before it can know)."""
+    try:
+        with pod.connect(address, port) as sock:
+            return read_to_end(sock) == (b"", RST)
+    except ConnectionResetError:
+        return True
+
+
 def how_it_ends(sock):
     return read_to_end(sock)[1]
 
@@ -115,6 +124,14 @@ def echo(connection, _peer):
         connection.sendall(data)
     connection.shutdown(socket.SHUT_WR)
     connection.close()
+
+
+def echo_whatever_comes(connection, peer):
+    """Echoes for clients that may break off at any moment."""
+    try:
+        echo(connection, peer)
+    except OSError:
+        connection.close()
 
 
 def name_and_echo(name):
