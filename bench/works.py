@@ -88,7 +88,9 @@ def idle(path, settings):
         path.start()
         if not path.proxies:
             continue
-        path.run("requests", "--conns", 64, "--rate", 0, "--seconds", 1)  # what is used once for all is paid for
+        # What the process needs once, whatever the number of connections (buffers of its workers, tunnels), is paid for first.
+        path.run("requests", "--conns", 64, "--rate", 0, "--seconds", 1)
+        path.run("bulk", "--conns", 32, "--seconds", 1)
         before = path.resident()
         with path.held("idle", "--conns", count, *words):
             after = path.resident()

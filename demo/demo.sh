@@ -46,7 +46,7 @@ take_down() {
 finish() {
   local status=$?
   trap - EXIT INT TERM
-  if [ $status != 0 ] && [ -d "$STATE" ]; then
+  if [ $status != 0 ] && [ $status != 130 ] && [ -d "$STATE" ]; then
     printf '\n%sThe demo failed; the last lines of its programs:%s\n' "$red" "$plain" >&2
     tail -n 15 "$STATE"/*.log >&2 || true
   fi
