@@ -78,7 +78,7 @@ def test_a_taken_port_ends_a_dedicated_proxy(node, port):
     assert f":{port}" in said and "in use" in said.lower()
 
 
-@pytest.mark.parametrize("capability, name", [("net_admin", "CAP_NET_ADMIN"), ("sys_admin", "CAP_SYS_ADMIN")])
+@pytest.mark.parametrize("capability, name", [("net_admin,-net_raw", "CAP_NET_ADMIN"), ("sys_admin", "CAP_SYS_ADMIN")])
 def test_a_missing_capability_is_named(node, capability, name):
     command = ["setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}", program("ztunnel"), "proxy"]
     process = Process("ztunnel without " + name, command, node.proxy_env(), node.netns)
