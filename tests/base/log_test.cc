@@ -307,7 +307,7 @@ TEST_CASE("a reader that has gone away is no reason to die") {
   CHECK(log::dropped_lines() == before + 1);
 }
 
-TEST_CASE("disabled lines do not evaluate their arguments; stop is idempotent") {
+TEST_CASE("disabled lines do not evaluate their arguments, stop is idempotent") {
   int evaluated = 0;
   const auto costly = [&] { return ++evaluated; };
   ZT_LOG(test_scope, kDebug, "never", Field::count("n", costly()));

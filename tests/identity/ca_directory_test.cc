@@ -220,7 +220,7 @@ TEST_CASE("an issuer brought along wins over a root made earlier") {
   CHECK(must(open_directory(temp.path()))->roots()->same_roots(*bundle_of({ca.root.get()})));
 }
 
-TEST_CASE("a root may sign itself, with an empty chain file; its leaves have no intermediates") {
+TEST_CASE("a root may sign itself, with an empty chain file, its leaves have no intermediates") {
   const TempDir temp;
   const PluginCa ca = PluginCa::make();
   write_file(temp.file("ca-cert.pem"), pem_of(ca.root.get()));

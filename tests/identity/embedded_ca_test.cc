@@ -139,7 +139,7 @@ TEST_CASE("a lifetime that makes no sense is refused at start") {
              Catch::Contains("Set SECRET_TTL"));
 }
 
-TEST_CASE("replaced files are used from the next certificate on; bad ones are not") {
+TEST_CASE("replaced files are used from the next certificate on, bad ones are not") {
   const TempDir temp;
   const PluginCa first = PluginCa::make(), second = PluginCa::make();
   first.write(temp.path());

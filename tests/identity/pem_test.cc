@@ -35,7 +35,7 @@ TEST_CASE("text is split into its PEM blocks and nothing else") {
   }
 }
 
-TEST_CASE("a certificate survives the way to PEM and back; damage is an error") {
+TEST_CASE("a certificate survives the way to PEM and back, damage is an error") {
   const TestCa ca(kNow);
   const std::string pem = pem_of(ca.root());
   CHECK(X509_cmp(must(parse_certificate(pem)).get(), ca.root()) == 0);

@@ -87,7 +87,7 @@ TEST_CASE("HEAD gets the length and no body") {
   CHECK(answer.headers.at("content-length") == "9");
 }
 
-TEST_CASE("answers may come later, from another thread; others are served meanwhile") {
+TEST_CASE("answers may come later, from another thread, others are served meanwhile") {
   HttpServer server;
   Later later;
   const auto slow = serve(server, later.handler());
