@@ -39,7 +39,7 @@ TEST_CASE_METHOD(ManagerFixture, "a certificate at hand is given at once") {
   CHECK(ca.calls == 1);  // current() starts nothing
 }
 
-TEST_CASE_METHOD(ManagerFixture, "at most eight fetches are in flight; a freed slot goes to the next") {
+TEST_CASE_METHOD(ManagerFixture, "at most eight fetches are in flight, a freed slot goes to the next") {
   for (int i = 0; i < 20; ++i) manager->prefetch(id_of("p" + std::to_string(i)));
   CHECK(ca.requests.size() == kMaxFetchesInFlight);
   CHECK(manager->stats().in_flight == 8);

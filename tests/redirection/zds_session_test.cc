@@ -229,7 +229,7 @@ TEST_CASE("a completion after the session's end is dropped") {
   done({});
 }
 
-TEST_CASE_METHOD(Fixture, "a del stops the pod; of an unknown pod it is accepted") {
+TEST_CASE_METHOD(Fixture, "a del stops the pod, of an unknown pod it is accepted") {
   const Netns netns = make_netns();
   add("u", netns);
   CHECK(ask(DelWorkload{"other"}).empty());
