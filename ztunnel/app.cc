@@ -2,6 +2,7 @@
 
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 
@@ -31,7 +32,8 @@ namespace {
 log::Scope kLog("app");
 
 constexpr std::string_view kDedicatedUid = "dedicated";
-constexpr std::chrono::seconds kCollectInterval{10};
+// How old the gauges of a scrape may be.
+constexpr std::chrono::seconds kCollectInterval{1};
 
 // Every captured connection costs two descriptors; the soft limit is there for programs that use select().
 void raise_descriptor_limit() {
@@ -171,7 +173,7 @@ Result<> App::Impl::start_certificates() {
   ZT_ASSIGN(ca, identity::EmbeddedCa::open({.directory = *config.control.embedded_ca_dir, .ttl = config.control.secret_ttl, .wall_now = {}}));
   secrets = std::make_unique<identity::SecretManager>(*ca, scheduler);
   data_plane = std::make_unique<DataPlane>(
-      loop, settings, config.listen, config.general.worker_threads, metrics.traffic,
+      loop, settings, config.listen, config.general.worker_threads, metrics,
       [this](const identity::SpiffeId& id, identity::SecretManager::Waiter done) {
         loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
       });
@@ -216,6 +218,7 @@ Result<> App::Impl::start_proxy() {
   if (config.general.mode == ProxyMode::kDedicated) {
     return data_plane->start_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload);
   }
+  if (config.general.own_pod) ZT_TRY(data_plane->start_self(*config.general.own_pod));
   agent_hold = readiness.hold("workload proxy manager");
   zds = std::make_unique<redirection::ZdsClient>(loop, *data_plane,
                                                  redirection::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
@@ -264,6 +267,13 @@ void App::Impl::dump(const HttpRespond& respond) {
 
 void App::Impl::collect() {
   store.collect();
+  const size_t pending = zds ? static_cast<size_t>(std::ranges::count_if(
+                                   zds->session().pods(), [](const auto& pod) { return pod.state == redirection::PodState::kPending; }))
+                             : 0;
+  metrics.active_proxies.get().set(static_cast<int64_t>(data_plane->pod_count()));
+  metrics.pending_proxies.get().set(static_cast<int64_t>(pending));
+  metrics.proxies_started.get().advance_to(data_plane->pods_started());
+  metrics.proxies_stopped.get().advance_to(data_plane->pods_stopped());
   collect_timer.start_after(kCollectInterval, [this] { collect(); });
 }
 

@@ -105,7 +105,7 @@ class AccessLine {
 }  // namespace
 
 ConnectionRecord::ConnectionRecord(Worker& worker, ConnectionInfo info)
-    : info_(std::move(info)), metrics_(worker.metrics().open(labels_of(info_))) {
+    : info_(std::move(info)), metrics_(worker.traffic().open(labels_of(info_))) {
   if (access_scope.enabled(log::Level::kDebug)) log_connection_opened(AccessLine(info_).entry);
 }
 
@@ -131,8 +131,10 @@ void ConnectionRecord::finish(Reason reason, std::string_view text, const RelayB
                            .error = !failed ? std::string_view{} : !text.empty() ? text : reason_info(reason).name});
 }
 
-void log_early_deny(Direction direction, const SocketAddress& source, const SocketAddress& destination, std::string_view error) {
-  log_connection_denied(source.to_string(), destination.to_string(), direction == Direction::kOutbound ? "outbound" : "inbound", error);
+void deny_early(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination, const Error& why) {
+  const auto reporter = direction == Direction::kOutbound ? Reporter::kSource : Reporter::kDestination;
+  worker.metrics().early_denials.get({reporter_name(reporter), reason_info(why.reason).name}).add();
+  log_connection_denied(source.to_string(), destination.to_string(), direction == Direction::kOutbound ? "outbound" : "inbound", why.text);
 }
 
 hbone::Baggage baggage_of(const Workload& workload) {

@@ -68,8 +68,8 @@ struct Connection {
   Connection* next = nullptr;
 };
 
-// Refused before anything was known of it: one line, no metrics (contract §4.1, §10.4).
-void log_early_deny(Direction direction, const SocketAddress& source, const SocketAddress& destination, std::string_view error);
+// Refused before anything was known of it: one line, and a count of its own; no traffic metrics (contract §4.1, §10.4).
+void deny_early(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination, const Error& why);
 
 // The attributes of a workload that travel in baggage.
 [[nodiscard]] hbone::Baggage baggage_of(const workload_api::Workload& workload);

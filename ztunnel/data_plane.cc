@@ -18,10 +18,10 @@ constexpr uint32_t kImbalance = 4;
 }  // namespace
 
 DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
-                     TrafficMetrics& metrics, CertificateRequest certificates)
+                     Metrics& metrics, CertificateRequest certificates)
     : control_(control), settings_(settings), listen_(listen), shutdown_timer_(control) {
   for (size_t i = 0; i < workers; ++i) {
-    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics.cell(i), certificates));
+    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates));
     worker_pods_.push_back(std::make_unique<WorkerPods>());
   }
   for (auto& worker : workers_) worker->start();
@@ -52,6 +52,15 @@ Result<> DataPlane::start_dedicated(const std::string& uid, const PodName& workl
   return bind_and_serve(uid, workload, std::move(sockets), settings_.transparency);
 }
 
+Result<> DataPlane::start_self(const PodName& pod) {
+  SocketOptions sockets = settings_.sockets;
+  sockets.mark = 0;
+  sockets.mark_listeners = false;
+  // An upgrade's two proxies have different pods, so no port is shared here.
+  sockets.reuse_port = false;
+  return bind_and_serve("self", pod, std::move(sockets), Transparency::kNever, true);
+}
+
 void DataPlane::start(const std::string& uid, const redirection::WorkloadInfo& info, std::shared_ptr<const redirection::Netns> netns,
                       StartDone done) {
   SocketOptions sockets = settings_.sockets;
@@ -61,7 +70,8 @@ void DataPlane::start(const std::string& uid, const redirection::WorkloadInfo& i
 
 // Binding happens here, at once: the answer to the agent says that the listeners are up. Connections that arrive before the
 // workers have them wait in the sockets' queues.
-Result<> DataPlane::bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency) {
+Result<> DataPlane::bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
+                                   bool tunnel_only) {
   struct Bound {
     ListenerKind kind;
     ListenSocket listener;
@@ -70,6 +80,7 @@ Result<> DataPlane::bind_and_serve(const std::string& uid, PodName workload, Soc
   for (const auto& [kind, address, local_leg] :
        {std::tuple{ListenerKind::kOutbound, listen_.outbound, true}, std::tuple{ListenerKind::kInboundPlain, listen_.inbound_plaintext, false},
         std::tuple{ListenerKind::kInboundTunnel, listen_.inbound, false}}) {
+    if (tunnel_only && kind != ListenerKind::kInboundTunnel) continue;
     ZT_ASSIGN(auto listener, listen_tcp(sockets, address, transparency, local_leg));
     bound.push_back({kind, std::move(listener)});
   }

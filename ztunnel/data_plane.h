@@ -18,7 +18,7 @@ namespace zt::ztunnel {
 class DataPlane final : public redirection::PodManager {
  public:
   // `listen`: addresses of the three listeners. Workers are made and started here.
-  DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers, TrafficMetrics& metrics,
+  DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers, Metrics& metrics,
             CertificateRequest certificates);
   ~DataPlane();
 
@@ -27,6 +27,9 @@ class DataPlane final : public redirection::PodManager {
 
   // Dedicated mode: one workload in our own network namespace, known as `uid`. The error names the address that is taken.
   Result<> start_dedicated(const std::string& uid, const PodName& workload);
+
+  // The proxy's own pod (contract §1.4): peers reach our metrics over a tunnel. Only 15008, no source preservation, no mark.
+  Result<> start_self(const PodName& pod);
 
   // redirection::PodManager
   void start(const std::string& uid, const redirection::WorkloadInfo& info, std::shared_ptr<const redirection::Netns> netns,
@@ -55,7 +58,8 @@ class DataPlane final : public redirection::PodManager {
     std::unordered_map<std::string, std::unique_ptr<PodWorker>> pods;
   };
 
-  Result<> bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency);
+  Result<> bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
+                          bool tunnel_only = false);
   void wait_for_end(Clock::time_point deadline);
 
   EventLoop& control_;

@@ -24,13 +24,22 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> PodWorker::dial(hbone::TunnelKey ke
   UniqueFd fd = std::move(*connected);
   auto made = TlsHandshake::make_client(*context, key.expected);
   if (!made) co_return fail(Reason::kTlsFailed, "tls error: " + made.error().text);
-  auto shaken = co_await handshake(fd.get(), std::move(*made), Clock::now() + worker_.settings().handshake_timeout);
+  auto shaken = co_await handshake(fd.get(), hbone::TlsRole::kClient, std::move(*made));
   if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
   co_return hbone::Tunnel::start(worker_.io(), hbone::Tunnel::Role::kClient, std::move(fd), std::move(shaken->tls), std::move(shaken->early),
                                  worker_.settings().tunnel, owner);
 }
 
-Task<Result<PodWorker::Handshaken>> PodWorker::handshake(int fd, TlsHandshake handshake, Clock::time_point deadline) {
+Task<Result<PodWorker::Handshaken>> PodWorker::handshake(int fd, hbone::TlsRole role, TlsHandshake handshake) {
+  const auto begun = Clock::now();
+  auto result = co_await shake_hands(fd, std::move(handshake), begun + worker_.settings().handshake_timeout);
+  const std::string_view name = role == hbone::TlsRole::kClient ? "client" : "server";
+  worker_.metrics().handshakes.get({name, result ? "ok" : reason_info(result.error().reason).name}).add();
+  worker_.metrics().handshake_duration.get({name}).observe(std::chrono::duration<double>(Clock::now() - begun).count());
+  co_return result;
+}
+
+Task<Result<PodWorker::Handshaken>> PodWorker::shake_hands(int fd, TlsHandshake handshake, Clock::time_point deadline) {
   FdWaiter waiter(worker_.loop());
   if (auto attached = waiter.attach(fd); !attached) co_return std::unexpected(attached.error());
   std::vector<uint8_t> early;

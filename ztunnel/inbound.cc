@@ -46,27 +46,27 @@ workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
 
 Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
   const SocketAddress local = local_address(fd.get());
-  const auto deny = [&](std::string_view why) { log_early_deny(Direction::kInbound, client, local, why); };
+  const auto deny = [&](const Error& why) { deny_early(worker_, Direction::kInbound, client, local, why); };
   auto workload = co_await local_workload();
   if (!workload) {
-    deny(workload.error().text);
+    deny(workload.error());
     co_return;
   }
   // Which certificate: the control plane's trust domain, but the account that the node agent vouched for (contract §2.2).
   auto context = co_await worker_.tls().get(
       {(*workload)->trust_domain.str(), workload_.ns, workload_.service_account}, hbone::TlsRole::kServer);
   if (!context) {
-    deny(context.error().text);
+    deny(context.error());
     co_return;
   }
   auto made = hbone::TlsHandshake::make_server(*context);
   if (!made) {
-    deny("tls error: " + made.error().text);
+    deny({Reason::kTlsFailed, "tls error: " + made.error().text});
     co_return;
   }
-  auto shaken = co_await handshake(fd.get(), std::move(*made), Clock::now() + worker_.settings().handshake_timeout);
+  auto shaken = co_await handshake(fd.get(), hbone::TlsRole::kServer, std::move(*made));
   if (!shaken) {
-    deny("tls handshake error: " + shaken.error().text);
+    deny({shaken.error().reason, "tls handshake error: " + shaken.error().text});
     co_return;
   }
   auto owner = std::make_unique<InboundTunnel>(*this, client, local, transparent);
@@ -74,7 +74,7 @@ Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool tra
   auto started = hbone::Tunnel::start(worker_.io(), hbone::Tunnel::Role::kServer, std::move(fd), std::move(shaken->tls),
                                       std::move(shaken->early), worker_.settings().tunnel, *owner);
   if (!started) {
-    deny(started.error().text);
+    deny(started.error());
     co_return;
   }
   owner->tunnel_ = std::move(*started);
@@ -115,7 +115,7 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
     }
   };
   const auto deny = [&](const Error& why) {
-    log_early_deny(Direction::kInbound, peer, local, why.text);
+    deny_early(worker_, Direction::kInbound, peer, local, why);
     answer_error(why.reason);
   };
 
@@ -205,17 +205,17 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
 Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool transparent) {
   const auto begun = Clock::now();
   const SocketAddress destination = original_destination(fd.get());
-  const auto deny = [&](std::string_view why) {
-    log_early_deny(Direction::kInbound, client, destination, why);
+  const auto deny = [&](const Error& why) {
+    deny_early(worker_, Direction::kInbound, client, destination, why);
     reset_and_close(std::move(fd));
   };
   if (is_illegal(worker_.settings(), destination.port)) {
-    deny("attempted recursive call to ourselves");
+    deny({Reason::kRecursiveCall, "attempted recursive call to ourselves"});
     co_return;
   }
   auto workload = co_await local_workload();
   if (!workload) {
-    deny(workload.error().text);
+    deny(workload.error());
     co_return;
   }
   ConnectionInfo info;

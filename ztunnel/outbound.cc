@@ -14,13 +14,13 @@ struct Overloaded : F... {
 Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
   const auto begun = Clock::now();
   const SocketAddress destination = original_destination(fd.get());
-  const auto deny = [&](std::string_view why) {
-    log_early_deny(Direction::kOutbound, client, destination, why);
+  const auto deny = [&](const Error& why) {
+    deny_early(worker_, Direction::kOutbound, client, destination, why);
     reset_and_close(std::move(fd));
   };
   auto local = co_await local_workload();
   if (!local) {
-    deny(local.error().text);
+    deny(local.error());
     co_return;
   }
   Route chosen = route(*worker_.snapshot(), {.source = **local,
@@ -37,15 +37,15 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
   info.begun = begun;
 
   if (auto* refused = std::get_if<Deny>(&chosen)) {
-    deny(refused->text);
+    deny({refused->reason, refused->text});
   } else if (auto* plain = std::get_if<Plain>(&chosen)) {
     co_await outbound_plain(std::move(fd), std::move(info), std::move(*plain));
   } else if (auto* tunnel = std::get_if<Hbone>(&chosen)) {
     co_await outbound_tunnel(std::move(fd), std::move(info), std::move(*tunnel));
   } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
-    deny("dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str());
+    deny({Reason::kNoRoute, "dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str()});
   } else {
-    deny("no valid routing destination: this version does not reach other networks (double HBONE)");
+    deny({Reason::kNoRoute, "no valid routing destination: this version does not reach other networks (double HBONE)"});
   }
 }
 

@@ -77,7 +77,8 @@ class PodWorker {
     hbone::TlsEstablished tls;
     std::vector<uint8_t> early;  // records that came with the last flight
   };
-  Task<Result<Handshaken>> handshake(int fd, hbone::TlsHandshake handshake, Clock::time_point deadline);
+  Task<Result<Handshaken>> handshake(int fd, hbone::TlsRole role, hbone::TlsHandshake handshake);
+  Task<Result<Handshaken>> shake_hands(int fd, hbone::TlsHandshake handshake, Clock::time_point deadline);
 
   Task<Result<workload_api::WorkloadPtr>> local_workload();
   Connection& adopt(std::unique_ptr<Connection> connection);

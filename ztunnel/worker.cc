@@ -10,7 +10,7 @@ namespace {
 log::Scope kLog("proxy");
 }
 
-Worker::Worker(size_t index, const WorkerSettings& settings, TrafficMetrics::Cell& metrics, CertificateRequest certificates)
+Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates)
     : index_(index),
       settings_(settings),
       metrics_(metrics),

@@ -16,7 +16,7 @@
 #include "workload_api/snapshot.h"
 #include "ztunnel/authorize.h"
 #include "ztunnel/config.h"
-#include "ztunnel/metrics.h"
+#include "ztunnel/metrics_registry.h"
 #include "ztunnel/sockets.h"
 
 namespace zt::ztunnel {
@@ -74,7 +74,7 @@ class TlsContexts {
 // dies there.
 class Worker {
  public:
-  Worker(size_t index, const WorkerSettings& settings, TrafficMetrics::Cell& metrics, CertificateRequest certificates);
+  Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates);
   ~Worker();
   Worker(const Worker&) = delete;
 
@@ -90,7 +90,9 @@ class Worker {
   [[nodiscard]] hbone::WorkerIo& io() { return io_; }
   [[nodiscard]] const WorkerSettings& settings() const { return settings_; }
   [[nodiscard]] TlsContexts& tls() { return tls_; }
-  [[nodiscard]] TrafficMetrics::Cell& metrics() { return metrics_; }
+  [[nodiscard]] TrafficMetrics::Cell& traffic() { return metrics_.traffic.cell(index_); }
+  // Families by label take a lock: for what is rare (handshakes, refusals), never for bytes.
+  [[nodiscard]] Metrics& metrics() { return metrics_; }
   [[nodiscard]] const workload_api::SnapshotPtr& snapshot() const { return snapshot_; }
   // Waits for the next snapshot; false if `limit` passed first.
   Event::Wait next_snapshot(Clock::duration limit) { return snapshot_changed_->wait(loop_, limit); }
@@ -107,7 +109,7 @@ class Worker {
 
   const size_t index_;
   const WorkerSettings& settings_;
-  TrafficMetrics::Cell& metrics_;
+  Metrics& metrics_;
   EventLoop loop_;
   hbone::WorkerIo io_;
   TlsContexts tls_;
