@@ -9,7 +9,7 @@ class Settings:
     def __init__(self, quick):
         self.seconds = 1 if quick else 4
         self.idle = 200 if quick else 2000
-        self.idle_moved = 20 if quick else 100
+        self.idle_moved = 20 if quick else 400
         self.cold = 50 if quick else 200
         self.stalls = (4, 100) if quick else (4, 100, 1000)
         self.cold_used = {}  # path name -> addresses used so far: a tunnel is cold only once
