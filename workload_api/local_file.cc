@@ -163,11 +163,14 @@ void LocalFile::finished(Outcome outcome) {
     return;
   }
   ++applied_;
-  ZT_LOG(scope, kInfo, "local configuration read", Field::string("path", path_),
-         Field::count("workloads", static_cast<int64_t>(outcome.config->workloads.size())),
-         Field::count("services", static_cast<int64_t>(outcome.config->services.size())),
-         Field::count("policies", static_cast<int64_t>(outcome.config->policies.size())));
+  const size_t workloads = outcome.config->workloads.size(), services = outcome.config->services.size(),
+               policies = outcome.config->policies.size();
   apply_(std::move(*outcome.config));
+  // Afterwards: whoever reads the line may count on it.
+  ZT_LOG(scope, kInfo, "local configuration read", Field::string("path", path_),
+         Field::count("workloads", static_cast<int64_t>(workloads)),
+         Field::count("services", static_cast<int64_t>(services)),
+         Field::count("policies", static_cast<int64_t>(policies)));
 }
 
 }  // namespace zt::workload_api
