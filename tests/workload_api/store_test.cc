@@ -175,7 +175,7 @@ TEST_CASE("A service with an address block is replaced, however often its endpoi
   CHECK(store.snapshot()->service_by_vip("", ip("10.20.1.1"), "shop") == nullptr);
 }
 
-TEST_CASE("Two services of one namespace may share a VIP; removing one leaves the other") {
+TEST_CASE("Two services of one namespace may share a VIP, removing one leaves the other") {
   Store store({});
   store.apply(
       batch_of("services: [{hostname: one, namespace: shop, vips: [/10.0.0.1]}, {hostname: two, namespace: "
