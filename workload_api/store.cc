@@ -59,6 +59,13 @@ class EndpointList {
   bool holes_ = false;
 };
 
+// Keeps the first of each; their order says which is preferred.
+void drop_repeated(std::vector<IpAddress>& addresses) {
+  if (addresses.size() < 2) return;
+  std::unordered_set<IpAddress> seen;
+  std::erase_if(addresses, [&](const IpAddress& ip) { return !seen.insert(ip).second; });
+}
+
 }  // namespace
 
 Store::Store(Options options) : options_(std::move(options)), current_(editor_.publish()) {}
@@ -213,11 +220,7 @@ void Store::intern(Workload& workload) {
     interner_.intern(membership.service);
     interner_.intern(membership.ports);
   }
-  std::vector<IpAddress> addresses;
-  addresses.reserve(workload.addresses.size());
-  for (const IpAddress& ip : workload.addresses)
-    if (std::ranges::find(addresses, ip) == addresses.end()) addresses.push_back(ip);
-  workload.addresses = std::move(addresses);
+  drop_repeated(workload.addresses);
   for (Str& policy : workload.authorization_policies) interner_.intern(policy);
   intern(workload.waypoint);
   intern(workload.network_gateway);

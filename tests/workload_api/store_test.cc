@@ -361,7 +361,8 @@ TEST_CASE("A malformed resource is refused by name and the rest of the push appl
   const auto rejected = store.apply(std::move(batch));
   REQUIRE(rejected.size() == 1);
   CHECK(rejected[0].name == "crowded");
-  CHECK(rejected[0].why == "257 addresses, more than 256");
+  CHECK(rejected[0].why == std::to_string(kMaxWorkloadAddresses + 1) + " addresses, more than " +
+                               std::to_string(kMaxWorkloadAddresses));
   CHECK(store.snapshot()->workload_count() == 2);
 }
 
