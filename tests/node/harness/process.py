@@ -57,8 +57,8 @@ class Process:
         with self._more:
             return [line for line in self.lines[since:] if re.search(pattern, line)]
 
-    def text(self):
-        return "\n".join(self.lines)
+    def text(self, since=0):
+        return "\n".join(self.lines[since:])
 
     def alive(self):
         return self.popen.poll() is None
