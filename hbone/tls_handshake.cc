@@ -188,7 +188,7 @@ Result<> TlsHandshakeState::verify(X509_STORE_CTX* store) {
   // The purpose (client or server authentication) is set by OpenSSL's defaults for this callback.
   if (X509_verify_cert(store) != 1) {
     const int code = X509_STORE_CTX_get_error(store);
-    // 1 or a negative number without an error code is an internal failure.
+    // An internal failure may leave no error code behind.
     if (code == X509_V_OK) X509_STORE_CTX_set_error(store, X509_V_ERR_UNSPECIFIED);
     const X509* const at = X509_STORE_CTX_get_current_cert(store);
     return fail(Reason::kTlsFailed,
