@@ -108,6 +108,7 @@ def stalled(count):
         result = {"healthy stream alone Gbit/s": alone}
         with path.held("stall", "--conns", count) as held:
             result["swallowed MB"] = held["swallowed_bytes"] / 1e6
+            result["of them cut by the proxy"] = held["cut"]
             result["healthy stream Gbit/s"] = _or_zero(lambda: path.run("bulk", "--conns", 1, "--up", "--seconds", settings.seconds, timeout=45)["gbit_per_s"])
             result["requests p99 us"] = _or_zero(lambda: _latency(path.run("requests", "--conns", 8, "--rate", 500, "--seconds", settings.seconds, timeout=45))["p99 us"])
             if path.proxies:
