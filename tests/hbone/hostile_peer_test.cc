@@ -250,6 +250,23 @@ TEST_CASE("streams beyond the limit are refused, the others go on") {
   CHECK(peer.server.users.size() <= 200);
 }
 
+TEST_CASE("a server's first frames are SETTINGS with the contract's values and the connection's window") {
+  Hostile peer;
+  peer.hello();
+  REQUIRE(peer.run([&] { return peer.count(kWindowUpdate) >= 1; }));
+  std::string settings;
+  const auto setting = [&](uint16_t id, uint32_t value) {
+    for (int shift : {8, 0}) settings += static_cast<char>(id >> shift);
+    for (int shift : {24, 16, 8, 0}) settings += static_cast<char>(value >> shift);
+  };
+  setting(3, 200);         // MAX_CONCURRENT_STREAMS
+  setting(4, 128 * 1024);  // INITIAL_WINDOW_SIZE: small at first, ours grow
+  setting(5, 1 << 20);     // MAX_FRAME_SIZE
+  setting(6, 65536);       // MAX_HEADER_LIST_SIZE
+  CHECK(peer.received.substr(0, 9 + settings.size()) == frame(kSettings, 0, 0, settings));
+  CHECK(peer.received.find(frame(kWindowUpdate, 0, 0, std::string("\x00\xff\x00\x01", 4))) != std::string::npos);  // 16 MiB - 65535
+}
+
 TEST_CASE("a peer that trickles bytes is served like any other") {
   Hostile peer;
   std::string plain = std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 1, connect_block()) + frame(kData, 1, 1, "trickle");
