@@ -30,6 +30,7 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="one short turn of each: shows that it works, not how fast")
     parser.add_argument("--workers", default="", metavar="N", help="ZTUNNEL_WORKER_THREADS of every proxy (default: the proxies' own)")
     parser.add_argument("--json", default="build/bench.json", metavar="FILE", help="all single results (default build/bench.json)")
+    parser.add_argument("--readme", action="store_true", help="puts the table into README.md")
     parser.add_argument("--list", action="store_true", help="names the works and ends")
     parser.add_argument("--bin", default="build/release/bin", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -74,6 +75,32 @@ def print_table(name, by_path, failures):
     for path, text in failures:
         print(f"  {path}: {text}")
     sys.stdout.flush()
+
+
+def markdown(about, results, names):
+    """The table of the README: the medians of every work."""
+    peer = "peer" in names
+    lines = [f"{about['cpu']}, {about['cpus']} CPUs, Linux {about['kernel']}, {time.strftime('%Y-%m-%d', time.gmtime())}: two namespaces over veth, "
+             f"MTU 1500, {about['congestion_control']}, median of {about['rounds']}; CPU is that of both proxies together.", "",
+             "| work | metric | " + " | ".join(names) + (" | ours / peer |" if peer else " |"), "|---" * (2 + len(names) + peer) + "|"]
+    for result in results:
+        by_path = {name: medians(result["samples"][name]) for name in names}
+        for metric in dict.fromkeys(metric for path in by_path.values() for metric in path):
+            cells = [number(by_path[name].get(metric)) for name in names]
+            if peer:
+                ours, other = by_path["ours"].get(metric), by_path["peer"].get(metric)
+                cells.append(f"{ours / other:.2f}" if ours and other else "")
+            lines.append(f"| {result['work']} | {metric} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_readme(text, path="README.md"):
+    begin, end = "<!-- measured: begin -->", "<!-- measured: end -->"
+    with open(path) as file:
+        readme = file.read()
+    head, rest = readme.split(begin)
+    with open(path, "w") as file:
+        file.write(head + begin + "\n" + text + "\n" + end + rest.split(end)[1])
 
 
 def measure(work, paths, rounds, settings):
@@ -133,6 +160,8 @@ def main():
     with open(options.json, "w") as file:
         json.dump({"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": about, "results": results}, file, indent=1)
     print(f"\nevery single result: {options.json}")
+    if options.readme:
+        write_readme(markdown(about, results, [path.name for path in paths]))
     return 1 if broken else 0
 
 
