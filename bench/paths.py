@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "../tests/node"))
 
@@ -148,6 +149,16 @@ class Path:
     def resident(self):
         """Resident bytes of each proxy: [server's, client's]."""
         return [_status_bytes(proxy.pid, "VmRSS") for proxy in self.proxies]
+
+    def settled(self, quiet=2.0, limit=12.0):
+        """Resident bytes once they have stood still for a while: what a proxy gives back to the system, it gives back late."""
+        sizes, since, end = self.resident(), time.monotonic(), time.monotonic() + limit
+        while time.monotonic() < min(since + quiet, end):
+            time.sleep(0.25)
+            now = self.resident()
+            if now != sizes:
+                sizes, since = now, time.monotonic()
+        return sizes
 
     @contextlib.contextmanager
     def cpu_spent(self):

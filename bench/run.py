@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -132,6 +133,7 @@ def main():
     load, ours = (os.path.realpath(os.path.join(options.bin, name)) for name in ("zt_load", "ztunnel"))
     workers = {"ZTUNNEL_WORKER_THREADS": options.workers} if options.workers else {}
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything made here is taken down
     sweep_stale()
     paths, results, broken = [], [], 0
     with cubic_allowed(), tempfile.TemporaryDirectory(prefix="ztt-bench-") as folder:

@@ -91,9 +91,9 @@ def idle(path, settings):
         # What the process needs once, whatever the number of connections (buffers of its workers, tunnels), is paid for first.
         path.run("requests", "--conns", 64, "--rate", 0, "--seconds", 1)
         path.run("bulk", "--conns", 32, "--seconds", 1)
-        before = path.resident()
+        before = path.settled()
         with path.held("idle", "--conns", count, *words):
-            after = path.resident()
+            after = path.settled()
         result[f"{label}, server side"] = (after[0] - before[0]) / count
         result[f"{label}, client side"] = (after[1] - before[1]) / count
     return result

@@ -1,4 +1,5 @@
 import os
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from harness.mesh import Mesh  # noqa: E402
 
 
 def pytest_sessionstart(session):
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))  # so that namespaces are taken down
     if os.geteuid() == 0:
         netns.sweep_stale()
 
