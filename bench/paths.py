@@ -150,7 +150,7 @@ class Path:
         """Resident bytes of each proxy: [server's, client's]."""
         return [_status_bytes(proxy.pid, "VmRSS") for proxy in self.proxies]
 
-    def settled(self, quiet=2.0, limit=12.0):
+    def settled(self, quiet=1.5, limit=6.0):
         """Resident bytes once they have stood still for a while: what a proxy gives back to the system, it gives back late."""
         sizes, since, end = self.resident(), time.monotonic(), time.monotonic() + limit
         while time.monotonic() < min(since + quiet, end):
