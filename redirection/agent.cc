@@ -107,17 +107,20 @@ Result<Agent::Namespaces> Agent::open_namespaces(const std::vector<PodSpec>& spe
 }
 
 void Agent::apply(std::vector<PodSpec> specs, Namespaces namespaces) {
+  // A namespace that goes from one pod to another stays captured throughout.
+  std::set<Netns::Id> claimed;
+  for (const auto& netns : namespaces) claimed.insert(netns->id());
   std::set<std::string, std::less<>> named;
   for (const auto& spec : specs) named.insert(spec.uid);
   for (auto& [uid, pod] : pods_) {
     const bool leaving = pod.state == State::kLeaving || pod.state == State::kDropped;
-    if (!named.contains(uid) && !leaving) begin_leave(pod);
+    if (!named.contains(uid) && !claimed.contains(pod.netns->id()) && !leaving) begin_leave(pod);
   }
-  for (size_t i = 0; i < specs.size(); ++i) put(std::move(specs[i]), std::move(namespaces[i]));
+  for (size_t i = 0; i < specs.size(); ++i) put(std::move(specs[i]), std::move(namespaces[i]), claimed);
 }
 
 // Makes the pod as the file says, whatever it was before.
-void Agent::put(PodSpec spec, std::shared_ptr<const Netns> netns) {
+void Agent::put(PodSpec spec, std::shared_ptr<const Netns> netns, const std::set<Netns::Id>& claimed) {
   release(netns->id(), spec.uid);
   Pod& pod = pods_[spec.uid];
   const bool moved = pod.netns && pod.netns->id() != netns->id();
@@ -126,7 +129,7 @@ void Agent::put(PodSpec spec, std::shared_ptr<const Netns> netns) {
   if (!pod.netns || moved) pod.netns = std::move(netns);
   pod.spec = std::move(spec);
   if (!same_rules) enroll(pod);
-  if (moved) {
+  if (moved && !claimed.contains(before.netns->id())) {
     // The proxy stops serving the former namespace as soon as it hears of the new one.
     if (auto left = redirector_.unenroll(before); !left)
       note_failure(pod, left.error(), "clean the former namespace");
@@ -136,7 +139,7 @@ void Agent::put(PodSpec spec, std::shared_ptr<const Netns> netns) {
   }
 }
 
-// A pod on its way out whose namespace another pod takes over: the rules are that one's now.
+// A pod whose namespace another pod takes over: the rules are that one's now.
 void Agent::release(const Netns::Id& netns, const std::string& new_uid) {
   for (auto it = pods_.begin(); it != pods_.end();) {
     if (it->first != new_uid && it->second.netns->id() == netns) {
@@ -335,7 +338,7 @@ bool Agent::follow_path(Pod& pod) {
   }
   ZT_LOG(log_agent, kInfo, "the pod was made anew", Field::string("uid", pod.spec.uid),
          Field::string("netns", pod.spec.netns_path));
-  put(pod.spec, std::make_shared<const Netns>(std::move(*now)));
+  put(pod.spec, std::make_shared<const Netns>(std::move(*now)), {});
   return true;
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -80,7 +81,7 @@ class Agent {
 
   Result<Namespaces> open_namespaces(const std::vector<PodSpec>& specs) const;
   void apply(std::vector<PodSpec> specs, Namespaces namespaces);
-  void put(PodSpec spec, std::shared_ptr<const Netns> netns);
+  void put(PodSpec spec, std::shared_ptr<const Netns> netns, const std::set<Netns::Id>& claimed);
   void enroll(Pod& pod);
   void begin_leave(Pod& pod);
   void poll_leaving();

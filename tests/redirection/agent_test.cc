@@ -281,6 +281,35 @@ TEST_CASE_METHOD(Fixture,
   CHECK(redirector.take() == Calls{"enroll b", "unenroll a"});
 }
 
+TEST_CASE_METHOD(Fixture, "a namespace that goes from one pod to another stays captured throughout") {
+  make("a");
+  make("b");
+  write(pod("u1", "a") + pod("u2", "b"));
+  start();
+  Wire wire = proxy();
+  wire.take_snapshot();
+  redirector.take();
+  SECTION("a pod gets another uid") {
+    write(pod("u3", "a") + pod("u2", "b"));
+    CHECK(wire.request() == "del u1");
+    wire.ack();
+    CHECK(wire.request() == "add u3");
+    wire.ack();
+    CHECK(redirector.take() == Calls{"enroll a"});
+  }
+  SECTION("two pods change places") {
+    write(pod("u1", "b") + pod("u2", "a"));
+    CHECK(wire.request() == "add u1");
+    CHECK(Netns::from_fd(std::move(wire.last_fd))->id() == namespaces.at("b").id());
+    wire.ack();
+    CHECK(wire.request() == "add u2");
+    CHECK(Netns::from_fd(std::move(wire.last_fd))->id() == namespaces.at("a").id());
+    wire.ack();
+    CHECK(redirector.take() == Calls{"enroll b", "enroll a"});
+  }
+  CHECK(wire.silent());
+}
+
 TEST_CASE_METHOD(Fixture, "a pod that was made anew behind its path is followed") {
   make("a");
   make("a2");
