@@ -18,7 +18,7 @@ class ServiceEntry : public RefCounted {
   [[nodiscard]] const Service& service() const { return *service_; }
   [[nodiscard]] const Ref<const Service>& service_ptr() const { return service_; }
 
-  // Endpoints that the service's health policy lets in, in the order their workloads came.
+  // Endpoints that the service's health policy lets in. Their order changes only with their health.
   [[nodiscard]] std::span<const Endpoint> endpoints() const { return std::span(all_).first(admitted_); }
   // Those it keeps out; they come in when the policy or their workload changes.
   [[nodiscard]] std::span<const Endpoint> withheld() const { return std::span(all_).subspan(admitted_); }

@@ -225,10 +225,10 @@ void Store::intern(Workload& workload) {
   intern(workload.waypoint);
   intern(workload.network_gateway);
 
-  fmt::basic_memory_buffer<char, 256> identity;
-  fmt::format_to(fmt::appender(identity), "spiffe://{}/ns/{}/sa/{}", workload.trust_domain.view(),
-                 workload.ns.view(), workload.service_account.view());
-  workload.identity = interner_.make({identity.data(), identity.size()});
+  std::string identity = "spiffe://";
+  identity.append(workload.trust_domain.view()).append("/ns/").append(workload.ns.view());
+  identity.append("/sa/").append(workload.service_account.view());
+  workload.identity = interner_.make(identity);
 }
 
 void Store::intern(Service& service) {
