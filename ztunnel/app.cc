@@ -22,6 +22,7 @@
 #include "ztunnel/http_server.h"
 #include "ztunnel/metrics_registry.h"
 #include "ztunnel/readiness.h"
+#include "ztunnel/runtime_metrics.h"
 #include "ztunnel/signals.h"
 #include "ztunnel/version.h"
 
@@ -114,6 +115,7 @@ struct App::Impl {
   EventLoop loop;
   Readiness readiness;
   Metrics metrics;
+  std::unique_ptr<RuntimeMetrics> runtime_metrics;
   workload_api::Store store;
   identity::LoopScheduler scheduler;
   std::unique_ptr<identity::CaClient> ca;
@@ -155,6 +157,7 @@ Result<> App::Impl::start() {
   ZT_TRY(signals.watch(loop));
   ZT_ASSIGN(const auto backend, hbone::select_aead_backend(config.tls.aead, config.tls.fips));
   ZT_LOG(kLog, kInfo, "record layer ready", Field::string("aead", hbone::aead_backend_name(backend)));
+  runtime_metrics = std::make_unique<RuntimeMetrics>(metrics, std::string(hbone::aead_backend_name(backend)), config.tunnel.memory_budget);
   if (config.general.mode == ProxyMode::kShared) ZT_TRY(redirection::check_netns_privileges(config.socket.mark.value_or(0)));
   auto starting = readiness.hold("proxy");
   ZT_TRY(start_servers());
@@ -267,13 +270,20 @@ void App::Impl::dump(const HttpRespond& respond) {
 
 void App::Impl::collect() {
   store.collect();
-  const size_t pending = zds ? static_cast<size_t>(std::ranges::count_if(
-                                   zds->session().pods(), [](const auto& pod) { return pod.state == redirection::PodState::kPending; }))
-                             : 0;
-  metrics.active_proxies.get().set(static_cast<int64_t>(data_plane->pod_count()));
-  metrics.pending_proxies.get().set(static_cast<int64_t>(pending));
-  metrics.proxies_started.get().advance_to(data_plane->pods_started());
-  metrics.proxies_stopped.get().advance_to(data_plane->pods_stopped());
+  RuntimeSample sample;
+  if (zds) {
+    for (const auto& pod : zds->session().pods()) sample.pending_proxies += pod.state == redirection::PodState::kPending ? 1 : 0;
+    sample.agent_connected = zds->connected();
+  }
+  sample.active_proxies = data_plane->pod_count();
+  sample.proxies_started = data_plane->pods_started();
+  sample.proxies_stopped = data_plane->pods_stopped();
+  sample.workloads = store.snapshot()->workload_count();
+  sample.services = store.snapshot()->service_count();
+  sample.policies = store.snapshot()->policy_count();
+  sample.certificates = secrets->stats();
+  for (const auto& worker : data_plane->workers()) sample.worker_connections.push_back(worker->connections.load(std::memory_order_relaxed));
+  runtime_metrics->publish(std::move(sample));
   collect_timer.start_after(kCollectInterval, [this] { collect(); });
 }
 

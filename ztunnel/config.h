@@ -163,7 +163,7 @@ struct TelemetryConfig {
   log::Format log_format = log::Format::kPlain;
   std::string log_filter;  // complete, for log::set_filter
   std::string istio_version = "unknown";
-  uint32_t series_limit = 50'000;
+  uint32_t series_limit = 10'000;
   std::chrono::seconds series_idle{900};
 };
 

@@ -282,7 +282,7 @@ constexpr Setting kSettings[] = {
     {"ISTIO_METAJSON_*", "", "node metadata in JSON"},
     {"LOG_FORMAT", "plain", "plain or json", set_log_format},
     {"RUST_LOG", "info", "log levels: comma list of level and target=level"},
-    {"ZT_METRICS_SERIES_LIMIT", "50000", "label sets of traffic metrics; more are counted together",
+    {"ZT_METRICS_SERIES_LIMIT", "10000", "label sets of traffic metrics; more are counted together",
      set_number<ZT_FIELD(telemetry.series_limit), 100, 10'000'000>},
     {"ZT_METRICS_SERIES_IDLE", "15m", "forget series of connections that ended this long ago; 0: never",
      set_duration<ZT_FIELD(telemetry.series_idle), 0, kYearMs>},
