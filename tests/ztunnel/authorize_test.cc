@@ -133,6 +133,19 @@ TEST_CASE("Each field, for a peer with an identity and for a plaintext one") {
   }
 }
 
+TEST_CASE("Blocks inside others do not hide them, whichever comes first") {
+  for (const char* blocks :
+       {"10.0.0.0/30, 10.0.0.0/8", "10.0.0.0/8, 10.0.0.0/30", "10.0.0.0/8, 10.255.255.252/30"}) {
+    INFO(blocks);
+    const std::string rules = std::string("[[[{sourceIps: [") + blocks + "]}]]]";
+    CHECK(matches(rules, subject("", "10.0.0.0")));
+    CHECK(matches(rules, subject("", "10.9.9.9")));
+    CHECK(matches(rules, subject("", "10.255.255.255")));
+    CHECK_FALSE(matches(rules, subject("", "11.0.0.0")));
+    CHECK_FALSE(matches(rules, subject("", "9.255.255.255")));
+  }
+}
+
 TEST_CASE("IPv6 sources, also where a block ends like a mapped address") {
   CHECK(matches("[[[{sourceIps: ['2001:db8::/32']}]]]", subject("", "2001:db8:1::1")));
   CHECK_FALSE(matches("[[[{sourceIps: ['2001:db8::/32', 10.0.0.0/8]}]]]", subject("", "2001:db9::1")));
