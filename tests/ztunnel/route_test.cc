@@ -308,6 +308,7 @@ services:
   CHECK(
       describe(route_from(*snapshot, "client", "10.0.1.2:80", 0, "10.0.2.1")).starts_with("hbone 10.0.2.1"));
   CHECK(describe(route_from(*snapshot, "wp1", "10.0.1.2:80", 0, "10.0.9.9")).starts_with("hbone 10.0.2.1"));
+  CHECK(describe(route_from(*snapshot, "wp1", "10.0.1.1:80", 0, "10.0.9.9")).starts_with("hbone 10.0.2.1"));
 
   std::map<std::string, int> shares;
   for (uint64_t number = 0; number < 1000; ++number)
