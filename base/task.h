@@ -176,16 +176,27 @@ class Event {
   };
 
   Event() = default;
+  ~Event() {
+    if (gone_ != nullptr) *gone_ = true;
+  }
   Event(const Event&) = delete;
   [[nodiscard]] Wait wait(EventLoop& loop, Clock::duration limit) { return {loop, *this, limit}; }
+  // Whoever is resumed may destroy the event.
   void set() {
     set_ = true;
-    while (!waiters_.empty()) {
+    bool gone = false;
+    bool* const outer = std::exchange(gone_, &gone);
+    while (!gone && !waiters_.empty()) {
       Wait* wait = waiters_.front();
       wait->unlink();
       wait->fired_ = true;
       wait->timer_.cancel();
       wait->handle_.resume();
+    }
+    if (!gone) {
+      gone_ = outer;
+    } else if (outer != nullptr) {
+      *outer = true;
     }
   }
   void clear() { set_ = false; }
@@ -193,6 +204,7 @@ class Event {
 
  private:
   std::list<Wait*> waiters_;
+  bool* gone_ = nullptr;  // of the set() that is running
   bool set_ = false;
 };
 

@@ -206,7 +206,7 @@ struct TunnelCallbacks {
     return callbacks;
   }
 
-  static const nghttp2_option* options(Tunnel::Role role, const TunnelConfig& config) {
+  static nghttp2_option* options(Tunnel::Role role, const TunnelConfig& config) {
     nghttp2_option* option = nullptr;
     nghttp2_option_new(&option);
     nghttp2_option_set_no_auto_window_update(option, 1);  // credit is ours to give, see Tunnel::credit()
@@ -215,7 +215,7 @@ struct TunnelCallbacks {
     nghttp2_option_set_max_outbound_ack(option, 1000);  // PING and SETTINGS floods
     nghttp2_option_set_max_settings(option, 32);
     if (role == Tunnel::Role::kServer) nghttp2_option_set_stream_reset_rate_limit(option, 1000, 33);  // rapid reset
-    return option;
+    return OptionPtr(option);
   }
 };
 
@@ -259,11 +259,11 @@ Tunnel::Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const T
       last_received_(io.loop.now()) {}
 
 Result<> Tunnel::start_session() {
-  static thread_local const nghttp2_option* client_option = TunnelCallbacks::options(Role::kClient, config_);
-  static thread_local const nghttp2_option* server_option = TunnelCallbacks::options(Role::kServer, config_);
+  nghttp2_option* const option = TunnelCallbacks::options(role_, config_);
   const int made = role_ == Role::kClient
-                       ? nghttp2_session_client_new2(&session_, TunnelCallbacks::table(), this, client_option)
-                       : nghttp2_session_server_new2(&session_, TunnelCallbacks::table(), this, server_option);
+                       ? nghttp2_session_client_new2(&session_, TunnelCallbacks::table(), this, option)
+                       : nghttp2_session_server_new2(&session_, TunnelCallbacks::table(), this, option);
+  nghttp2_option_del(option);
   if (made != 0) return fail(Reason::kH2Failed, nghttp2_strerror(made));
 
   std::array<nghttp2_settings_entry, 5> settings{};

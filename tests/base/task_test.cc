@@ -76,6 +76,19 @@ TEST_CASE("an event wakes its waiters, and a waiter's limit passes without it") 
   CHECK(woken == 3);
 }
 
+TEST_CASE("whoever is woken may destroy the event") {
+  EventLoop loop;
+  TaskScope scope(loop);
+  auto event = std::make_unique<Event>();
+  scope.spawn([](EventLoop& event_loop, std::unique_ptr<Event>& on) -> Task<void> {
+    Event& held = *on;
+    co_await held.wait(event_loop, 10s);
+    on.reset();
+  }(loop, event));
+  event->set();
+  CHECK(event == nullptr);
+}
+
 TEST_CASE("a waiter that goes away is not woken") {
   EventLoop loop;
   Event event;
