@@ -45,8 +45,7 @@ class EvpKey final : public AeadKey {
   size_t heap_bytes() const noexcept override { return kHeapBytes; }
 
  private:
-  static constexpr size_t kHeapBytes =
-      1024;  // measured with OpenSSL 3.0: context and provider's context, rounded up
+  static constexpr size_t kHeapBytes = 1200;  // measured: this object and both contexts of OpenSSL 3.0
 
   bool run(std::span<const uint8_t, kAeadNonceBytes> nonce, std::span<const uint8_t> aad,
            std::span<uint8_t> data, int encrypt) noexcept {
