@@ -206,7 +206,12 @@ struct TunnelCallbacks {
     return callbacks;
   }
 
-  static nghttp2_option* options(Tunnel::Role role, const TunnelConfig& config) {
+  struct FreeOption {
+    void operator()(nghttp2_option* option) const { nghttp2_option_del(option); }
+  };
+  using OptionPtr = std::unique_ptr<nghttp2_option, FreeOption>;
+
+  static OptionPtr options(Tunnel::Role role, const TunnelConfig& config) {
     nghttp2_option* option = nullptr;
     nghttp2_option_new(&option);
     nghttp2_option_set_no_auto_window_update(option, 1);  // credit is ours to give, see Tunnel::credit()
@@ -259,11 +264,11 @@ Tunnel::Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const T
       last_received_(io.loop.now()) {}
 
 Result<> Tunnel::start_session() {
-  nghttp2_option* const option = TunnelCallbacks::options(role_, config_);
+  // The session copies what it needs.
+  const auto option = TunnelCallbacks::options(role_, config_);
   const int made = role_ == Role::kClient
-                       ? nghttp2_session_client_new2(&session_, TunnelCallbacks::table(), this, option)
-                       : nghttp2_session_server_new2(&session_, TunnelCallbacks::table(), this, option);
-  nghttp2_option_del(option);
+                       ? nghttp2_session_client_new2(&session_, TunnelCallbacks::table(), this, option.get())
+                       : nghttp2_session_server_new2(&session_, TunnelCallbacks::table(), this, option.get());
   if (made != 0) return fail(Reason::kH2Failed, nghttp2_strerror(made));
 
   std::array<nghttp2_settings_entry, 5> settings{};
