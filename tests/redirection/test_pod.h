@@ -6,6 +6,8 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -55,6 +57,30 @@ struct TestPod {
        "ip addr add 10.99.0.1/24 dev eth0 && ip addr add fd00:99::1/64 dev eth0 nodad && ip link set eth0 up "
        "&& "
        "ip route add default via 10.99.0.2 && ip -6 route add default via fd00:99::2");
+    for (const bool v6 : {false, true}) {
+      wait_reachable(*pod, {peer_ip(v6), 9});
+      wait_reachable(peer, {pod_ip(v6), 9});
+    }
+  }
+
+  // A fresh link carries packets only after a moment. Nobody listens at `to`: a refusal has made the way
+  // there and back.
+  static void wait_reachable(const Netns& from, const SocketAddress& to) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    for (bool refused = false; !refused;) {
+      INFO(to.to_string());
+      REQUIRE(std::chrono::steady_clock::now() < deadline);
+      const auto socket = in_netns(from, [&]() -> Result<UniqueFd> {
+        return UniqueFd(::socket(to.ip.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      });
+      REQUIRE(socket);
+      const timeval limit{.tv_sec = 0, .tv_usec = 200'000};
+      ::setsockopt(socket->get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+      sockaddr_storage address;
+      const socklen_t length = to.to_sockaddr(address);
+      ::connect(socket->get(), reinterpret_cast<const sockaddr*>(&address), length);
+      refused = errno == ECONNREFUSED;
+    }
   }
 
   static IpAddress pod_ip(bool v6) { return *IpAddress::parse(v6 ? "fd00:99::1" : "10.99.0.1"); }
@@ -64,7 +90,7 @@ struct TestPod {
 struct SocketOptions {
   uint32_t mark = 0;
   std::optional<SocketAddress> borrowed_source = {};  // bind to an address that is not ours (IP_TRANSPARENT)
-  std::chrono::milliseconds connect_limit{2000};
+  std::chrono::milliseconds connect_limit{5000};
 };
 
 inline void set_limits(int fd, std::chrono::milliseconds limit) {
@@ -87,7 +113,7 @@ inline UniqueFd listen_in(const Netns& netns, uint16_t port, uint32_t mark = 0) 
   any.sin6_port = htons(port);
   REQUIRE(::bind(socket->get(), reinterpret_cast<const sockaddr*>(&any), sizeof any) == 0);
   REQUIRE(::listen(socket->get(), 16) == 0);
-  set_limits(socket->get(), std::chrono::milliseconds(1000));
+  set_limits(socket->get(), std::chrono::milliseconds(5000));
   return std::move(*socket);
 }
 
@@ -111,14 +137,14 @@ inline UniqueFd connect_in(const Netns& netns, const SocketAddress& to, const So
   set_limits(socket->get(), options.connect_limit);
   const socklen_t length = to.to_sockaddr(address);
   if (::connect(socket->get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) return {};
-  set_limits(socket->get(), std::chrono::milliseconds(2000));
+  set_limits(socket->get(), std::chrono::milliseconds(5000));
   return std::move(*socket);
 }
 
-// -1 descriptor: nobody came within a second.
+// -1 descriptor: nobody came within 5 s.
 inline UniqueFd accept_from(const UniqueFd& listener) {
   UniqueFd socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (socket) set_limits(socket.get(), std::chrono::milliseconds(2000));
+  if (socket) set_limits(socket.get(), std::chrono::milliseconds(5000));
   return socket;
 }
 
@@ -149,7 +175,7 @@ inline SocketAddress original_destination(const UniqueFd& socket, bool v6) {
 
 // Whether a byte written to one end arrives at the other within the limit.
 inline bool passes(const UniqueFd& from, const UniqueFd& to,
-                   std::chrono::milliseconds limit = std::chrono::milliseconds(2000)) {
+                   std::chrono::milliseconds limit = std::chrono::milliseconds(5000)) {
   set_limits(to.get(), limit);
   char byte = 'x';
   if (::send(from.get(), &byte, 1, MSG_NOSIGNAL) != 1) return false;
