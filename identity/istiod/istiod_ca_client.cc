@@ -171,20 +171,18 @@ class IstiodCaClient::Impl {
 
   // Either thread. `done` runs before the call counts as over: no one is called after the destructor.
   void finish(CallPtr call, Result<CertificatePtr> result) {
-    note(result, Clock::now() - call->begun);
+    const bool ok = result.has_value();
+    const bool timeout = !ok && result.error().reason == Reason::kIdentityTimeout;
+    const auto took = Clock::now() - call->begun;
     call->done(std::move(result));
     const std::lock_guard lock(mutex_);
+    ++(ok ? stats_.answers : stats_.failures);
+    if (timeout) ++stats_.timeouts;
+    stats_.time_sum += took;
+    stats_.longest = std::max<std::chrono::nanoseconds>(stats_.longest, took);
     calls_.erase(call.get());
     call.reset();
     idle_.notify_all();
-  }
-
-  void note(const Result<CertificatePtr>& result, std::chrono::nanoseconds took) {
-    const std::lock_guard lock(mutex_);
-    ++(result ? stats_.answers : stats_.failures);
-    if (!result && result.error().reason == Reason::kIdentityTimeout) ++stats_.timeouts;
-    stats_.time_sum += took;
-    stats_.longest = std::max(stats_.longest, took);
   }
 
   const IstiodCaOptions options_;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <google/protobuf/io/coded_stream.h>
 #include <google/protobuf/io/zero_copy_stream.h>
-#include <google/protobuf/stubs/logging.h>
 #include <google/protobuf/wire_format_lite.h>
 
 #include <limits>
@@ -24,9 +23,6 @@ using Message = envoy::service::discovery::v3::DeltaDiscoveryResponse;
 constexpr uint32_t tag(int field) {
   return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
 }
-
-// Protobuf would write to stderr what it does not like. Our log and the NACK say it, by name and within limits.
-[[maybe_unused]] google::protobuf::LogHandler* const kDefaultLogHandler = google::protobuf::SetLogHandler(nullptr);
 
 // The pieces of a message as one stream.
 class PieceStream final : public google::protobuf::io::ZeroCopyInputStream {
