@@ -4,12 +4,11 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
-#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/impl/codegen/proto_utils.h>
 
 #include <algorithm>
 #include <condition_variable>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <unordered_set>
 #include <utility>
@@ -24,22 +23,12 @@ namespace zt::identity {
 namespace {
 
 namespace pb = istio::v1::auth;
+using Stub = grpc::TemplatedGenericStub<pb::IstioCertificateRequest, pb::IstioCertificateResponse>;
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kMethod = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 constexpr const char* kImpersonated = "ImpersonatedIdentity";
 constexpr size_t kMaxErrorBytes = 512;  // of the CA's own words
-
-// Messages go through gRPC as bytes: its own decoding takes an answer that it cannot decode for an empty one.
-grpc::ByteBuffer encode(const pb::IstioCertificateRequest& request) {
-  const grpc::Slice slice(request.SerializeAsString());
-  return {&slice, 1};
-}
-bool decode(const grpc::ByteBuffer& buffer, pb::IstioCertificateResponse& response) {
-  grpc::Slice slice;
-  return buffer.DumpToSingleSlice(&slice).ok() &&
-         response.ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
-}
 
 }  // namespace
 
@@ -84,7 +73,8 @@ class IstiodCaClient::Impl {
     const Done done;
     const Clock::time_point begun = Clock::now();
     grpc::ClientContext context;
-    grpc::ByteBuffer request, answer;
+    pb::IstioCertificateRequest request;
+    pb::IstioCertificateResponse response;
     PkeyPtr key;
   };
   using CallPtr = std::unique_ptr<Call>;
@@ -95,12 +85,12 @@ class IstiodCaClient::Impl {
     if (const auto ready = prepare(*call); !ready)
       return finish(std::move(call), fail(Reason::kIdentityUnavailable, ready.error().text));
     Call& borrowed = *call;
-    grpc::GenericStub(channel_).UnaryCall(&borrowed.context, kMethod, {}, &borrowed.request, &borrowed.answer,
-                                          [this, owned = call.release()](const grpc::Status& status) {
-                                            CallPtr ended(owned);
-                                            auto result = result_of(*ended, status);
-                                            finish(std::move(ended), std::move(result));
-                                          });
+    Stub(channel_).UnaryCall(&borrowed.context, kMethod, {}, &borrowed.request, &borrowed.response,
+                             [this, owned = call.release()](const grpc::Status& status) {
+                               CallPtr ended(owned);
+                               auto result = result_of(*ended, status);
+                               finish(std::move(ended), std::move(result));
+                             });
   }
 
   Result<> prepare(Call& call) {
@@ -115,12 +105,10 @@ class IstiodCaClient::Impl {
 
     ZT_ASSIGN(CertificateRequest made, make_certificate_request(call.id));
     call.key = std::move(made.key);
-    pb::IstioCertificateRequest request;
-    request.set_csr(std::move(made.csr_pem));
-    request.set_validity_duration(options_.ttl.count());
+    call.request.set_csr(std::move(made.csr_pem));
+    call.request.set_validity_duration(options_.ttl.count());
     if (options_.impersonate)
-      (*request.mutable_metadata()->mutable_fields())[kImpersonated].set_string_value(call.id.to_string());
-    call.request = encode(request);
+      (*call.request.mutable_metadata()->mutable_fields())[kImpersonated].set_string_value(call.id.to_string());
     return {};
   }
 
@@ -151,22 +139,18 @@ class IstiodCaClient::Impl {
 
   Result<CertificatePtr> result_of(Call& call, const grpc::Status& status) {
     if (status.ok()) {
-      pb::IstioCertificateResponse response;
-      if (!decode(call.answer, response))
-        return fail(Reason::kIdentityUnavailable,
-                    fmt::format("the answer of the CA {} cannot be decoded", endpoint_.address()));
-      const std::vector<std::string> chain(response.cert_chain().begin(), response.cert_chain().end());
+      const std::vector<std::string> chain(std::make_move_iterator(call.response.mutable_cert_chain()->begin()),
+                                           std::make_move_iterator(call.response.mutable_cert_chain()->end()));
       std::optional<SpiffeId> expected;
       if (options_.impersonate) expected = call.id;
       return WorkloadCertificate::from_pem(chain, std::move(call.key), expected);
     }
     if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED)
-      return fail(Reason::kIdentityTimeout, fmt::format("the CA {} did not answer within {} ms",
-                                                        endpoint_.address(), options_.call_limit.count()));
-    return fail(
-        Reason::kIdentityUnavailable,
-        fmt::format("the CA {} answered {}: {}", endpoint_.address(), rpc::status_name(status.error_code()),
-                    std::string_view(status.error_message()).substr(0, kMaxErrorBytes)));
+      return fail(Reason::kIdentityTimeout, fmt::format("the CA {} did not answer within {} ms", endpoint_.address(),
+                                                        options_.call_limit.count()));
+    return fail(Reason::kIdentityUnavailable,
+                fmt::format("the CA {} answered {}: {}", endpoint_.address(), rpc::status_name(status.error_code()),
+                            std::string_view(status.error_message()).substr(0, kMaxErrorBytes)));
   }
 
   // Either thread. `done` runs before the call counts as over: no one is called after the destructor.

@@ -11,8 +11,8 @@
 
 namespace zt::identity {
 
-// How long one call may take, connecting included. Shorter than what the secret manager gives a fetch, so
-// that the error says what the CA did not do.
+// How long one call may take, connecting included. Shorter than what the secret manager gives a fetch, so that the error
+// says what the CA did not do.
 inline constexpr std::chrono::milliseconds kCaCallLimit{20'000};
 static_assert(kCaCallLimit < kFetchLimit);
 // Calls at a time, those that wait for their turn included. The secret manager has far fewer.
@@ -23,8 +23,8 @@ inline constexpr size_t kMaxCaAnswerBytes = kMaxChainParts * kMaxChainPartBytes 
 struct IstiodCaOptions {
   rpc::EndpointOptions endpoint;
   std::chrono::seconds ttl{86400};  // SECRET_TTL; istiod refuses more than 90 days, 0 is its default
-  // Shared mode: asks on behalf of the workload, and accepts only its identity. Dedicated mode: the token
-  // decides whose certificate it is, and the answer is taken as it comes (contract §7.2, §7.3).
+  // Shared mode: asks on behalf of the workload, and accepts only its identity. Dedicated mode: the token decides whose
+  // certificate it is, and the answer is taken as it comes (contract §7.2, §7.3).
   bool impersonate = true;
   std::chrono::milliseconds call_limit = kCaCallLimit;
 };
@@ -43,14 +43,13 @@ struct IstiodCaStats {
 
 // Certificates from istiod: /istio.v1.auth.IstioCertificateService/CreateCertificate (contract §7.1 to §7.4).
 //
-// One long-lived channel. The root file is looked at before each call, so a rotation is noticed however the
-// file is replaced; changed roots mean a fresh channel, and roots that cannot be read leave the old one in
-// place. The token file is read for each call. Keys, requests and files are the background thread's, answers
-// come on gRPC's threads, and so does `done`.
+// One long-lived channel. The root file is looked at before each call, so a rotation is noticed however the file is
+// replaced; changed roots mean a fresh channel, and roots that cannot be read leave the old one in place. The token file is
+// read for each call. Keys, requests and files are the background thread's, answers come on gRPC's threads, and so does
+// `done`.
 class IstiodCaClient final : public CaClient {
  public:
-  // kInvalidInput if an option cannot be right; never fails because the CA is away or a file is not there
-  // yet.
+  // kInvalidInput if an option cannot be right; never fails because the CA is away or a file is not there yet.
   static Result<std::unique_ptr<IstiodCaClient>> create(IstiodCaOptions options);
   ~IstiodCaClient() override;
 

@@ -20,11 +20,10 @@ namespace {
 constexpr const char* kMethod =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
-// How the ends of connections read that a server closes in good order, or that break: as Go, tonic and gRPC
-// C++ put it.
+// How the ends of connections read that a server closes in good order, or that break: as Go, tonic and gRPC C++ put it.
 constexpr std::array<std::string_view, 6> kConnectionClosed{
-    "transport is closing", "received prior goaway",    "GOAWAY received",
-    "Socket closed",        "Connection reset by peer", "Broken pipe"};
+    "transport is closing", "received prior goaway", "GOAWAY received", "Socket closed", "Connection reset by peer",
+    "Broken pipe"};
 
 std::vector<std::string_view> pieces_of(const std::vector<grpc::Slice>& slices) {
   std::vector<std::string_view> pieces;
@@ -53,9 +52,8 @@ StreamEnd classify_end(int code, const std::string& message, bool answered) {
   }
 }
 
-// Shared between the stream, the background thread's jobs and gRPC, which holds it from start() to OnDone().
-// A hold on the call keeps gRPC from ending it while no read is outstanding; it is dropped once, when reading
-// is over.
+// Shared between the stream, the background thread's jobs and gRPC, which holds it from start() to OnDone(). A hold on the
+// call keeps gRPC from ending it while no read is outstanding; it is dropped once, when reading is over.
 class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                               public std::enable_shared_from_this<AdsStream::Call> {
  public:
@@ -65,8 +63,9 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   // ---- control thread
 
   void open(const rpc::Endpoint& endpoint, NodeDescription node, std::vector<DeltaRequest> first) {
-    background_.post([self = shared_from_this(), &endpoint, node = std::move(node),
-                      first = std::move(first)] { self->start(endpoint, node, first); });
+    background_.post([self = shared_from_this(), &endpoint, node = std::move(node), first = std::move(first)] {
+      self->start(endpoint, node, first);
+    });
   }
 
   void send(const DeltaRequest& request) {
@@ -100,8 +99,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
 
   // ---- background thread
 
-  void start(const rpc::Endpoint& endpoint, const NodeDescription& node,
-             const std::vector<DeltaRequest>& first) {
+  void start(const rpc::Endpoint& endpoint, const NodeDescription& node, const std::vector<DeltaRequest>& first) {
     const auto roots = endpoint.read_roots();
     if (!roots) return fail_to_start(roots.error().text);
     const auto headers = endpoint.call_headers();
@@ -129,14 +127,11 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   void decode(grpc::ByteBuffer buffer) {
     std::vector<grpc::Slice> slices;
     const grpc::Status dumped = buffer.Dump(&slices);
-    Result<DeltaResponse> response =
-        dumped.ok() ? decode_response(pieces_of(slices))
-                    : fail(Reason::kInvalidInput, "cannot decompress: " + dumped.error_message());
+    Result<DeltaResponse> response = dumped.ok() ? decode_response(pieces_of(slices))
+                                                 : fail(Reason::kInvalidInput, "cannot decompress: " + dumped.error_message());
     slices.clear();
     buffer.Clear();
-    post([response = std::move(response)](Call& self) mutable {
-      self.handler_.response(std::move(response));
-    });
+    post([response = std::move(response)](Call& self) mutable { self.handler_.response(std::move(response)); });
   }
 
   // ---- gRPC's threads
@@ -150,9 +145,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
       answered_ = true;
       message.Swap(&buffer_);
     }
-    background_.post([self = shared_from_this(), message = std::move(message)]() mutable {
-      self->decode(std::move(message));
-    });
+    background_.post([self = shared_from_this(), message = std::move(message)]() mutable { self->decode(std::move(message)); });
   }
 
   void OnWriteDone(bool ok) override {

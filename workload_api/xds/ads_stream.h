@@ -14,10 +14,10 @@
 
 namespace zt::workload_api {
 
-// One attempt at a stream of delta ADS: connect, call, messages both ways, end. Made, used and destroyed on
-// the control thread; files are read and messages decoded on the background thread, and gRPC works on its own
-// ones. At most one response is under way: the next is read when the session is done with the one before, so
-// a control plane that sends faster than we apply is slowed down by flow control.
+// One attempt at a stream of delta ADS: connect, call, messages both ways, end. Made, used and destroyed on the control
+// thread; files are read and messages decoded on the background thread, and gRPC works on its own ones. At most one
+// response is under way: the next is read when the session is done with the one before, so a control plane that sends
+// faster than we apply is slowed down by flow control.
 class AdsStream {
  public:
   struct Ended {
@@ -30,8 +30,8 @@ class AdsStream {
     std::function<void(Ended)> ended;  // once, the last event
   };
 
-  AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint,
-            NodeDescription node, std::vector<DeltaRequest> first, Handler handler);
+  AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint, NodeDescription node,
+            std::vector<DeltaRequest> first, Handler handler);
   ~AdsStream();  // cancels, and waits until gRPC has let go of the call
   AdsStream(const AdsStream&) = delete;
   AdsStream& operator=(const AdsStream&) = delete;

@@ -6,9 +6,8 @@
 
 namespace zt::workload_api {
 
-// Pauses between attempts: doubled each time up to `max`, then spread over the upper half so that the nodes
-// of a cluster do not come back in step. Never zero: no ending of a stream may lead to a hot loop (contract
-// §14.2 #28).
+// Pauses between attempts: doubled each time up to `max`, then spread over the upper half so that the nodes of a cluster
+// do not come back in step. Never zero: no ending of a stream may lead to a hot loop (contract §14.2 #28).
 class Backoff {
  public:
   using Duration = std::chrono::milliseconds;

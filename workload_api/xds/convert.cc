@@ -57,8 +57,7 @@ template <class Ports>
 PortMap Converter::ports(const Ports& messages) {
   std::vector<PortMap::Pair> pairs;
   pairs.reserve(static_cast<size_t>(messages.size()));
-  for (const pb::Port& port : messages)
-    pairs.emplace_back(port_of(port.service_port()), port_of(port.target_port()));
+  for (const pb::Port& port : messages) pairs.emplace_back(port_of(port.service_port()), port_of(port.target_port()));
   PortMap map{std::span<const PortMap::Pair>(pairs)};
   interner_.intern(map);
   return map;

@@ -14,9 +14,9 @@ class Authorization;
 
 namespace zt::workload_api {
 
-// Messages of the control plane to the model. What the contract's §6.8 and §6.9 demand is checked here, what
-// they let pass (§5.4, §6.8) passes, and the defaults that xDS elides are filled in. Errors are kInvalidInput
-// with the texts that the peer's NACKs have.
+// Messages of the control plane to the model. What the contract's §6.8 and §6.9 demand is checked here, what they
+// let pass (§5.4, §6.8) passes, and the defaults that xDS elides are filled in. Errors are kInvalidInput with
+// the texts that the peer's NACKs have.
 //
 // Texts that many resources share are made once per converter; one converter serves one push.
 class Converter {

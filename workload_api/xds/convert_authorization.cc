@@ -33,8 +33,8 @@ Result<PolicyAction> action_of(int number) {
   }
 }
 
-// Malformed blocks are dropped, as the peer does (contract §5.4): that may leave a match empty, and an empty
-// one never matches.
+// Malformed blocks are dropped, as the peer does (contract §5.4): that may leave a match empty, and an empty one
+// never matches.
 template <class Messages>
 std::vector<Cidr> blocks(const Messages& messages) {
   std::vector<Cidr> out;

@@ -28,8 +28,7 @@ class NodeDescription {
  public:
   NodeDescription() = default;
   // `json` overlays `metadata`; its values are JSON texts. An error names the key whose text is none.
-  static Result<NodeDescription> make(const std::string& id,
-                                      const std::map<std::string, std::string>& metadata,
+  static Result<NodeDescription> make(const std::string& id, const std::map<std::string, std::string>& metadata,
                                       const std::map<std::string, std::string>& json);
 
  private:

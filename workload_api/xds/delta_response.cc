@@ -72,9 +72,8 @@ class PieceStream final : public google::protobuf::io::ZeroCopyInputStream {
   int64_t taken_ = 0;
 };
 
-// Walks over the message and keeps no more than one resource of it in decoded form: a tree of a large push
-// would take several times the memory of what comes out. The type stands behind the resources, hence two
-// passes.
+// Walks over the message and keeps no more than one resource of it in decoded form: a tree of a large push would
+// take several times the memory of what comes out. The type stands behind the resources, hence two passes.
 class Decoder {
  public:
   explicit Decoder(std::span<const std::string_view> pieces) : pieces_(pieces) {
@@ -140,8 +139,7 @@ class Decoder {
       return true;
     }
     const bool address = out_.type == ResourceType::kAddress;
-    google::protobuf::Message& content =
-        address ? static_cast<google::protobuf::Message&>(address_) : policy_;
+    google::protobuf::Message& content = address ? static_cast<google::protobuf::Message&>(address_) : policy_;
     if (!content.ParseFromString(entry_.resource().value())) {
       undecodable_.push_back({entry_.name(), kUndecodable.data()});
       return true;
@@ -214,8 +212,6 @@ Result<DeltaResponse> decode_response(std::span<const std::string_view> pieces) 
   return Decoder(pieces).run();
 }
 
-Result<DeltaResponse> decode_response(std::string_view bytes) {
-  return decode_response(std::span(&bytes, 1));
-}
+Result<DeltaResponse> decode_response(std::string_view bytes) { return decode_response(std::span(&bytes, 1)); }
 
 }  // namespace zt::workload_api

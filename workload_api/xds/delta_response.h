@@ -24,18 +24,18 @@ struct DeltaResponse {
   std::string type_url;
   ResourceType type = ResourceType::kOther;
   std::string nonce;
-  Batch batch;                       // resources that are well-formed, and the removals
-  std::vector<Named> accepted;       // in the order of the message
+  Batch batch;                        // resources that are well-formed, and the removals
+  std::vector<Named> accepted;        // in the order of the message
   std::vector<std::string> aliases;  // other names of the resources: answers to on-demand requests
   std::vector<Rejected> rejected;    // malformed ones, first those of bad content, then those of bad encoding
-  size_t resources = 0;              // in the message
-  size_t bytes = 0;                  // of the message
+  size_t resources = 0;               // in the message
+  size_t bytes = 0;                   // of the message
 };
 
-// Decodes a message that lies in memory in pieces. A resource that is malformed is refused by name and does
-// not harm the others; the whole fails (kInvalidInput) only if the message's own framing is broken. Resources
-// of types we do not know are counted and not looked at. Pure; any thread, but not a worker: a million
-// workloads take seconds.
+// Decodes a message that lies in memory in pieces. A resource that is malformed is refused by name and does not
+// harm the others; the whole fails (kInvalidInput) only if the message's own framing is broken. Resources of
+// types we do not know are counted and not looked at. Pure; any thread, but not a worker: a million workloads
+// take seconds.
 [[nodiscard]] Result<DeltaResponse> decode_response(std::span<const std::string_view> pieces);
 [[nodiscard]] Result<DeltaResponse> decode_response(std::string_view bytes);
 

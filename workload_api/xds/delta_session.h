@@ -17,10 +17,9 @@ namespace zt::workload_api {
 // Longest text of a NACK; what does not fit is counted in its last words.
 inline constexpr size_t kMaxNackBytes = 16u << 10;
 
-// The client's side of delta ADS (contract §6.3 to §6.5) without I/O: what to send when a stream begins, and
-// what to answer to a response. Outlives streams; what it retains and reports when the next one begins is
-// exactly what the store has from this control plane, so that istiod can tell what to add and what to remove.
-// Control thread.
+// The client's side of delta ADS (contract §6.3 to §6.5) without I/O: what to send when a stream begins, and what to
+// answer to a response. Outlives streams; what it retains and reports when the next one begins is exactly what the
+// store has from this control plane, so that istiod can tell what to add and what to remove. Control thread.
 class DeltaSession {
  public:
   struct Options {
@@ -32,16 +31,15 @@ class DeltaSession {
   [[nodiscard]] std::vector<DeltaRequest> start_stream();
   void end_stream();
 
-  // Applies a response as one publication and returns what to answer: an ACK, or a NACK that names what was
-  // refused, in which case the rest has been applied all the same.
+  // Applies a response as one publication and returns what to answer: an ACK, or a NACK that names what was refused,
+  // in which case the rest has been applied all the same.
   [[nodiscard]] DeltaRequest handle(DeltaResponse response);
 
   // Each type that is sent unasked has had a response that we could ACK. Stays so for good.
   [[nodiscard]] bool ready() const;
 
   // On-demand mode: what the control plane knows about `key`. A request that is returned is to be sent.
-  [[nodiscard]] std::optional<DeltaRequest> look_up(const std::string& key, Clock::time_point now,
-                                                    LookupDone done);
+  [[nodiscard]] std::optional<DeltaRequest> look_up(const std::string& key, Clock::time_point now, LookupDone done);
   [[nodiscard]] OnDemandKeys& lookups() { return lookups_; }
   [[nodiscard]] const OnDemandKeys& lookups() const { return lookups_; }
 

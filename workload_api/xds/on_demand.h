@@ -17,8 +17,8 @@ namespace zt::workload_api {
 inline constexpr std::chrono::seconds kLookupLimit{5};
 // Lookups that may wait at a time; more are refused.
 inline constexpr size_t kMaxLookupsWaiting = 16384;
-// Keys subscribed on one stream. They cannot be given back one by one (istiod then removes all others), so a
-// stream that has this many is replaced by a fresh one.
+// Keys subscribed on one stream. They cannot be given back one by one (istiod then removes all others), so a stream
+// that has this many is replaced by a fresh one.
 inline constexpr size_t kMaxKeysPerStream = 16384;
 
 enum class LookupAnswer : uint8_t {
@@ -28,14 +28,11 @@ enum class LookupAnswer : uint8_t {
 };
 using LookupDone = std::function<void(LookupAnswer)>;
 
-// Who waits for which key ("network/ip", a workload's uid, "namespace/hostname") in on-demand mode, and what
-// has been asked for on the present stream. What istiod makes of subscriptions decides the rules (contract
-// §6.4):
+// Who waits for which key ("network/ip", a workload's uid, "namespace/hostname") in on-demand mode, and what has been
+// asked for on the present stream. What istiod makes of subscriptions decides the rules (contract §6.4):
 // - it answers a key by a resource of that name, by one that has the key among its aliases, or by a removal;
-// - it does not answer a second subscription to the same key: a key is asked for once a stream, whoever asks
-// next joins
-//   those who wait, and one that has been answered is answered at once, because istiod keeps us informed
-//   about it;
+// - it does not answer a second subscription to the same key: a key is asked for once a stream, whoever asks next joins
+//   those who wait, and one that has been answered is answered at once, because istiod keeps us informed about it;
 // - never unsubscribe.
 // Sans I/O; control thread. Callbacks run inside the calls and may look up again.
 class OnDemandKeys {
@@ -43,15 +40,14 @@ class OnDemandKeys {
   // True: send a subscription to `key` now.
   [[nodiscard]] bool look_up(const std::string& key, Clock::time_point now, LookupDone done);
 
-  // A new stream: the keys to subscribe to again. Answered ones are not among them: what they led to is
-  // retained by name.
+  // A new stream: the keys to subscribe to again. Answered ones are not among them: what they led to is retained by
+  // name.
   [[nodiscard]] std::vector<std::string> start_stream();
   void end_stream() { streaming_ = false; }
 
   // A name came, as a resource, as an alias or as a removal.
   void answered(std::string_view name);
-  // Runs what `answered` has released. Separate, because they look into a snapshot that must be published
-  // first.
+  // Runs what `answered` has released. Separate, because they look into a snapshot that must be published first.
   void release();
 
   [[nodiscard]] std::optional<Clock::time_point> next_deadline() const;
@@ -81,8 +77,7 @@ class OnDemandKeys {
   };
 
   std::unordered_map<std::string, Key, TextHash, std::equal_to<>> keys_;
-  std::deque<std::pair<Clock::time_point, std::string>>
-      deadlines_;  // one per waiter, those answered included
+  std::deque<std::pair<Clock::time_point, std::string>> deadlines_;  // one per waiter, those answered included
   std::vector<LookupDone> released_;
   size_t waiting_ = 0;
   bool streaming_ = false;

@@ -17,8 +17,8 @@ namespace zt::workload_api {
 // Pauses before a new stream (contract §6.6): the first one, and the longest. Half of each is random.
 inline constexpr std::chrono::milliseconds kReconnectFirst{20};
 inline constexpr std::chrono::milliseconds kReconnectMax{15'000};
-// A stream that was answered and lived this long ends the back-off. Shorter ones do not: a control plane that
-// answers and hangs up must not be called in a loop.
+// A stream that was answered and lived this long ends the back-off. Shorter ones do not: a control plane that answers and
+// hangs up must not be called in a loop.
 inline constexpr std::chrono::seconds kStableStream{10};
 
 struct XdsOptions {
@@ -31,9 +31,8 @@ struct XdsOptions {
   std::function<double()> random;  // uniform in [0, 1); default: seeded by the system
 };
 
-// Keeps the store in step with the control plane, for as long as it lives: connects, reconnects, retains what
-// is known through outages. Everything here, callbacks included, is the control thread's; the loop and the
-// store outlive it.
+// Keeps the store in step with the control plane, for as long as it lives: connects, reconnects, retains what is known
+// through outages. Everything here, callbacks included, is the control thread's; the loop and the store outlive it.
 class XdsClient {
  public:
   // kInvalidInput if an option cannot be right; never fails because the control plane is away.
@@ -46,9 +45,8 @@ class XdsClient {
   void start(std::function<void()> on_ready);
   [[nodiscard]] bool ready() const;
 
-  // On-demand mode only: asks the control plane for "network/ip", a workload's uid or "namespace/hostname",
-  // which the snapshot does not have. `done` runs once, at once or within kLookupLimit; then look into the
-  // newest snapshot.
+  // On-demand mode only: asks the control plane for "network/ip", a workload's uid or "namespace/hostname", which the
+  // snapshot does not have. `done` runs once, at once or within kLookupLimit; then look into the newest snapshot.
   void look_up(const std::string& key, LookupDone done);
 
   [[nodiscard]] XdsStats stats() const;

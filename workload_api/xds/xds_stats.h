@@ -10,13 +10,11 @@
 
 namespace zt::workload_api {
 
-// How a stream to the control plane ended; the names are the values of the metric's label `reason` (contract
-// §6.6).
+// How a stream to the control plane ended; the names are the values of the metric's label `reason` (contract §6.6).
 enum class StreamEnd : uint8_t { kConnectionError, kReconnect, kError, kComplete };
 inline constexpr size_t kStreamEnds = 4;
 [[nodiscard]] constexpr std::string_view stream_end_name(StreamEnd end) {
-  constexpr std::array<std::string_view, kStreamEnds> names{"ConnectionError", "Reconnect", "Error",
-                                                            "Complete"};
+  constexpr std::array<std::string_view, kStreamEnds> names{"ConnectionError", "Reconnect", "Error", "Complete"};
   return names[static_cast<size_t>(end)];
 }
 
@@ -33,7 +31,7 @@ struct XdsStats {
   uint64_t nacks = 0;
   bool connected = false;  // the present stream has been answered
   std::optional<std::chrono::steady_clock::time_point> last_ack;
-  std::chrono::nanoseconds longest_apply{};       // of one message, on the control thread
+  std::chrono::nanoseconds longest_apply{};  // of one message, on the control thread
   std::array<size_t, kResourceTypes> retained{};  // names held, by ResourceType
 
   // On-demand lookups.
