@@ -141,6 +141,11 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
     deny(target.error());
     co_return;
   }
+  if (target->proxy_destination) {
+    // Without the header the waypoint behind it would take us for the client.
+    deny({Reason::kNoRoute, "no valid routing destination: this version does not write PROXY headers"});
+    co_return;
+  }
 
   ConnectionInfo info;
   info.direction = Direction::kInbound;
