@@ -1,4 +1,5 @@
 #include <atomic>
+#include <mutex>
 #include <thread>
 
 #include "mesh.h"
@@ -386,13 +387,19 @@ TEST_CASE("Old snapshots stay as they were while held, and are given back on the
 TEST_CASE("Workers read while the control thread publishes") {
   Store store({});
   store.apply(batch_of(std::string(kWorkloads) + kService));
-  std::atomic<std::shared_ptr<const Snapshot>> shared(store.snapshot());
+  // Not atomic<shared_ptr>: libstdc++ 12 reads its pointer before it has acquired it, which ThreadSanitizer rightly reports.
+  std::mutex hand_over;
+  SnapshotPtr shared = store.snapshot();
   std::atomic<bool> stop = false;
   std::vector<std::thread> workers;
   for (int i = 0; i < 3; ++i)
     workers.emplace_back([&] {
       while (!stop) {
-        const SnapshotPtr snapshot = shared.load();
+        SnapshotPtr snapshot;
+        {
+          const std::lock_guard lock(hand_over);
+          snapshot = shared;
+        }
         const Workload* source = snapshot->workload("a");
         const ServiceEntry* entry = snapshot->service("shop/svc");
         if (source == nullptr || entry == nullptr) std::abort();
@@ -404,7 +411,8 @@ TEST_CASE("Workers read while the control thread publishes") {
   for (int i = 0; i < 500; ++i) {
     store.apply(batch_of("workloads: [{uid: a, namespace: shop, canonicalName: n" + std::to_string(i) +
                          ", workloadIps: [10.1.0.1], services: {shop/svc: {}}}]"));
-    shared.store(store.snapshot());
+    const std::lock_guard lock(hand_over);
+    shared = store.snapshot();
   }
   stop = true;
   for (auto& worker : workers) worker.join();
