@@ -1,0 +1,128 @@
+// A control plane by hand: serves recorded or hand-written responses to a real proxy, and signs its
+// certificates.
+//
+//   fake_istiod --port 15012 --roots DIR [--name HOST]… RESPONSE…
+//
+// RESPONSE is a DeltaDiscoveryResponse, as bytes (*.binpb, such as tests/golden/xds/wildcard/*-resp-*.binpb)
+// or as protobuf JSON (*.json). What they hold is put together; later ones win. The mesh's root goes to
+// DIR/root-cert.pem: give it to the proxy as XDS_ROOT_CA and CA_ROOT_CA. Commands on standard input, a line
+// each:
+//   push FILE      put a further response's content and send it
+//   end CODE       end all streams with this gRPC status
+//   refuse CODE    refuse new streams with it; 0 accepts them again
+//   raw FILE       send these bytes, whatever they are
+//   down, up       stop and start serving
+//   received       print the requests that came
+#include <google/protobuf/util/json_util.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "tests/support/istiod/fake_istiod.h"
+#include "workload_api/xds/proto/authorization.pb.h"
+#include "workload_api/xds/proto/workload.pb.h"
+
+using zt::test::FakeAds;
+using zt::test::FakeIstiod;
+using zt::test::FakeStatus;
+using Response = envoy::service::discovery::v3::DeltaDiscoveryResponse;
+
+namespace {
+
+std::optional<std::string> read(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) {
+    std::fprintf(stderr, "fake_istiod: cannot read %s\n", path.c_str());
+    return std::nullopt;
+  }
+  return std::string{std::istreambuf_iterator<char>(in), {}};
+}
+
+std::optional<Response> response_of(const std::string& path) {
+  const auto text = read(path);
+  if (!text) return std::nullopt;
+  Response response;
+  const bool ok = path.ends_with(".json") ? google::protobuf::util::JsonStringToMessage(*text, &response).ok()
+                                          : response.ParseFromString(*text);
+  if (ok) return response;
+  std::fprintf(stderr, "fake_istiod: %s is not a DeltaDiscoveryResponse\n", path.c_str());
+  return std::nullopt;
+}
+
+void push(FakeIstiod& istiod, const Response& response) {
+  FakeAds::Change change{response.type_url(), {}, {}};
+  for (const auto& entry : response.resources())
+    change.put[entry.name()] = {
+        entry.version(), entry.resource().value(), {entry.aliases().begin(), entry.aliases().end()}, false};
+  change.remove = {response.removed_resources().begin(), response.removed_resources().end()};
+  istiod.ads().change(change);
+}
+
+void command(FakeIstiod& istiod, const std::string& line) {
+  std::istringstream words(line);
+  std::string verb, argument;
+  words >> verb >> argument;
+  const int code = std::atoi(argument.c_str());
+  if (verb == "push") {
+    if (const auto response = response_of(argument)) push(istiod, *response);
+  } else if (verb == "end") {
+    istiod.ads().end_streams({code, "by hand"});
+  } else if (verb == "refuse") {
+    istiod.ads().refuse_streams(code == 0 ? std::nullopt : std::optional(FakeStatus{code, "by hand"}));
+  } else if (verb == "raw") {
+    if (const auto bytes = read(argument)) istiod.ads().send_raw(*bytes);
+  } else if (verb == "down") {
+    istiod.stop();
+  } else if (verb == "up") {
+    istiod.start();
+  } else if (verb == "received") {
+    for (const auto& [stream, request] : istiod.ads().received())
+      std::printf("stream %d: %s\n", stream, request.ShortDebugString().c_str());
+  } else if (!verb.empty()) {
+    std::printf("unknown command: %s\n", verb.c_str());
+  }
+  std::printf("ok\n");
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // JSON names the messages inside an Any; the linker must not leave them out.
+  (void)istio::workload::Address::descriptor();
+  (void)istio::security::Authorization::descriptor();
+  FakeIstiod::Options options;
+  std::string roots = ".";
+  std::vector<std::string> files;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const std::string value = i + 1 < argc ? argv[i + 1] : "";
+    if (argument == "--port")
+      options.port = static_cast<uint16_t>(std::atoi(value.c_str())), ++i;
+    else if (argument == "--roots")
+      roots = value, ++i;
+    else if (argument == "--name")
+      options.server_names.push_back(value), ++i;
+    else
+      files.push_back(argument);
+  }
+  FakeIstiod istiod(options);
+  for (const std::string& file : files) {
+    const auto response = response_of(file);
+    if (!response) return 1;
+    istiod.ads().load(response->SerializeAsString());
+  }
+  std::ofstream(roots + "/root-cert.pem") << istiod.pki().root_pem();
+  std::printf("serving %s\n", istiod.address().c_str());
+  std::fflush(stdout);
+  for (std::string line; std::getline(std::cin, line);) command(istiod, line);
+  ::pause();  // no more commands; until a signal ends it
+}

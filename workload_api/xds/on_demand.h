@@ -1,0 +1,95 @@
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "base/event_loop.h"
+
+namespace zt::workload_api {
+
+// Longest wait of one lookup.
+inline constexpr std::chrono::seconds kLookupLimit{5};
+// Lookups that may wait at a time; more are refused.
+inline constexpr size_t kMaxLookupsWaiting = 16384;
+// Keys subscribed on one stream. They cannot be given back one by one (istiod then removes all others), so a
+// stream that has this many is replaced by a fresh one.
+inline constexpr size_t kMaxKeysPerStream = 16384;
+
+enum class LookupAnswer : uint8_t {
+  kAnswered,  // the control plane has said what it knows: look into the newest snapshot
+  kTimedOut,  // it has not, within kLookupLimit
+  kRefused,   // too many wait already, or we are shutting down
+};
+using LookupDone = std::function<void(LookupAnswer)>;
+
+// Who waits for which key ("network/ip", a workload's uid, "namespace/hostname") in on-demand mode, and what
+// has been asked for on the present stream. What istiod makes of subscriptions decides the rules (contract
+// §6.4):
+// - it answers a key by a resource of that name, by one that has the key among its aliases, or by a removal;
+// - it does not answer a second subscription to the same key: a key is asked for once a stream, whoever asks
+// next joins
+//   those who wait, and one that has been answered is answered at once, because istiod keeps us informed
+//   about it;
+// - never unsubscribe.
+// Sans I/O; control thread. Callbacks run inside the calls and may look up again.
+class OnDemandKeys {
+ public:
+  // True: send a subscription to `key` now.
+  [[nodiscard]] bool look_up(const std::string& key, Clock::time_point now, LookupDone done);
+
+  // A new stream: the keys to subscribe to again. Answered ones are not among them: what they led to is
+  // retained by name.
+  [[nodiscard]] std::vector<std::string> start_stream();
+  void end_stream() { streaming_ = false; }
+
+  // A name came, as a resource, as an alias or as a removal.
+  void answered(std::string_view name);
+  // Runs what `answered` has released. Separate, because they look into a snapshot that must be published
+  // first.
+  void release();
+
+  [[nodiscard]] std::optional<Clock::time_point> next_deadline() const;
+  void expire(Clock::time_point now);
+  void refuse_all();
+
+  [[nodiscard]] bool empty() const { return keys_.empty(); }
+  [[nodiscard]] bool stream_is_full() const { return streaming_ && full_; }
+  [[nodiscard]] size_t waiting() const { return waiting_; }
+  [[nodiscard]] size_t keys() const { return keys_.size(); }
+  [[nodiscard]] uint64_t lookups() const { return lookups_; }
+  [[nodiscard]] uint64_t timeouts() const { return timeouts_; }
+  [[nodiscard]] uint64_t refused() const { return refused_; }
+
+ private:
+  struct Waiter {
+    Clock::time_point deadline;
+    LookupDone done;
+  };
+  struct Key {
+    bool answered = false;
+    std::vector<Waiter> waiters;  // by deadline
+  };
+  struct TextHash {
+    using is_transparent = void;
+    size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
+  };
+
+  std::unordered_map<std::string, Key, TextHash, std::equal_to<>> keys_;
+  std::deque<std::pair<Clock::time_point, std::string>>
+      deadlines_;  // one per waiter, those answered included
+  std::vector<LookupDone> released_;
+  size_t waiting_ = 0;
+  bool streaming_ = false;
+  bool full_ = false;
+  uint64_t lookups_ = 0;
+  uint64_t timeouts_ = 0;
+  uint64_t refused_ = 0;
+};
+
+}  // namespace zt::workload_api

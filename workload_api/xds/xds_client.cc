@@ -1,0 +1,176 @@
+#include "workload_api/xds/xds_client.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <random>
+#include <utility>
+
+#include "base/grpc/background_thread.h"
+#include "workload_api/xds/ads_stream.h"
+#include "workload_api/xds/backoff.h"
+#include "workload_api/xds/delta_session.h"
+#include "workload_api/xds/log_scope.h"
+
+namespace zt::workload_api {
+
+class XdsClient::Impl {
+ public:
+  Impl(EventLoop& loop, Store& store, rpc::Endpoint endpoint, NodeDescription node, bool on_demand,
+       std::function<double()> random)
+      : loop_(loop),
+        endpoint_(std::move(endpoint)),
+        node_(std::move(node)),
+        session_(store, {.on_demand = on_demand}),
+        backoff_(kReconnectFirst, kReconnectMax, std::move(random)),
+        retry_(loop),
+        lookup_timer_(loop) {}
+
+  ~Impl() {
+    stream_.reset();
+    session_.lookups().refuse_all();
+  }
+
+  void start(std::function<void()> on_ready) {
+    on_ready_ = std::move(on_ready);
+    open();
+  }
+  [[nodiscard]] bool ready() const { return session_.ready(); }
+
+  void look_up(const std::string& key, LookupDone done) {
+    if (const auto request = session_.look_up(key, Clock::now(), std::move(done))) stream_->send(*request);
+    if (session_.lookups().stream_is_full() && stream_) {
+      ZT_LOG(xds_log, kInfo, "the stream has as many subscriptions as it may have; starting a fresh one",
+             Field::count("keys", static_cast<int64_t>(session_.lookups().keys())));
+      stream_->cancel();
+    }
+    arm_lookup_timer();
+  }
+
+  [[nodiscard]] XdsStats stats() const {
+    XdsStats out = stats_;
+    session_.add_to(out);
+    return out;
+  }
+
+ private:
+  void open() {
+    ++stats_.streams;
+    opened_ = Clock::now();
+    stream_.emplace(loop_, background_, endpoint_, node_, session_.start_stream(),
+                    AdsStream::Handler{
+                        .response = [this](Result<DeltaResponse> response) { handle(std::move(response)); },
+                        .ended = [this](const AdsStream::Ended& ended) { reopen(ended); },
+                    });
+  }
+
+  void handle(Result<DeltaResponse> response) {
+    stats_.connected = true;
+    if (!response) {
+      ++stats_.undecodable_messages;
+      ZT_LOG(xds_log, kError, "ending the stream", Field::string("error", response.error().text));
+      unusable_ = response.error().text;
+      stream_->cancel();
+      return;
+    }
+    const auto type = response->type_url;
+    const auto resources = response->resources;
+    const auto before = Clock::now();
+    const DeltaRequest answer = session_.handle(std::move(*response));
+    const auto took = Clock::now() - before;
+    stats_.longest_apply = std::max<std::chrono::nanoseconds>(stats_.longest_apply, took);
+    ZT_LOG(xds_log, kDebug, "applied a response", Field::string("type", type),
+           Field::count("resources", static_cast<int64_t>(resources)),
+           Field::count("microseconds", std::chrono::duration_cast<std::chrono::microseconds>(took).count()));
+    stream_->send(answer);
+    stream_->read_next();
+    if (on_ready_ && session_.ready()) std::exchange(on_ready_, nullptr)();
+  }
+
+  void reopen(const AdsStream::Ended& ended) {
+    session_.end_stream();
+    const bool stable = stats_.connected && Clock::now() - opened_ >= kStableStream;
+    stats_.connected = false;
+    const std::optional<std::string> unusable = std::exchange(unusable_, std::nullopt);
+    const StreamEnd end = unusable ? StreamEnd::kError : ended.end;
+    ++stats_.terminations[static_cast<size_t>(end)];
+    if (stable) backoff_.reset();
+    const auto delay = backoff_.next();
+    report(end, unusable ? *unusable : ended.text, delay);
+    retry_.start_after(delay, [this] {
+      stream_.reset();
+      open();
+    });
+  }
+
+  void report(StreamEnd end, const std::string& text, std::chrono::milliseconds delay) {
+    switch (end) {
+      case StreamEnd::kConnectionError:
+        return log::write(
+            xds_log, log::Level::kWarn,
+            fmt::format("XDS client connection error: gRPC connection error connecting to {}: {}, retrying "
+                        "in {}ms",
+                        endpoint_.address(), text, delay.count()));
+      case StreamEnd::kError:
+        return log::write(xds_log, log::Level::kWarn,
+                          fmt::format("XDS client error: {}, retrying in {}ms", text, delay.count()));
+      case StreamEnd::kReconnect:
+      case StreamEnd::kComplete:
+        return log::write(xds_log, log::Level::kInfo,
+                          fmt::format("XDS client stream ended: {}, retrying in {}ms", text, delay.count()));
+    }
+  }
+
+  void arm_lookup_timer() {
+    const auto deadline = session_.lookups().next_deadline();
+    if (!deadline) return;
+    if (lookup_timer_.armed()) return;  // lookups end in the order in which they began
+    lookup_timer_.start(*deadline, [this] {
+      session_.lookups().expire(Clock::now());
+      arm_lookup_timer();
+    });
+  }
+
+  EventLoop& loop_;
+  const rpc::Endpoint endpoint_;
+  const NodeDescription node_;
+  DeltaSession session_;
+  Backoff backoff_;
+  std::function<void()> on_ready_;
+  XdsStats stats_;
+  Clock::time_point opened_;
+  std::optional<std::string> unusable_;  // why we ended the present stream ourselves
+  rpc::BackgroundThread background_{"zt-xds"};
+  std::optional<AdsStream> stream_;  // goes before the thread
+  Timer retry_, lookup_timer_;
+};
+
+namespace {
+
+std::function<double()> default_random() {
+  return [engine = std::mt19937_64(std::random_device{}())]() mutable {
+    return std::uniform_real_distribution<double>(0.0, 1.0)(engine);
+  };
+}
+
+}  // namespace
+
+Result<std::unique_ptr<XdsClient>> XdsClient::create(EventLoop& loop, Store& store, XdsOptions options) {
+  options.endpoint.max_message_bytes = kMaxResponseBytes;
+  ZT_ASSIGN(rpc::Endpoint endpoint, rpc::Endpoint::make(std::move(options.endpoint)));
+  ZT_ASSIGN(NodeDescription node,
+            NodeDescription::make(options.node_id, options.node_metadata, options.node_json));
+  return std::unique_ptr<XdsClient>(new XdsClient(
+      std::make_unique<Impl>(loop, store, std::move(endpoint), std::move(node), options.on_demand,
+                             options.random ? std::move(options.random) : default_random())));
+}
+
+XdsClient::XdsClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+XdsClient::~XdsClient() = default;
+void XdsClient::start(std::function<void()> on_ready) { impl_->start(std::move(on_ready)); }
+bool XdsClient::ready() const { return impl_->ready(); }
+void XdsClient::look_up(const std::string& key, LookupDone done) { impl_->look_up(key, std::move(done)); }
+XdsStats XdsClient::stats() const { return impl_->stats(); }
+
+}  // namespace zt::workload_api
