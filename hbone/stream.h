@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/reason.h"
+#include "hbone/worker_io.h"
 
 namespace zt::hbone {
 
@@ -84,11 +85,28 @@ class Stream {
   explicit Stream(Tunnel& tunnel) : tunnel_(&tunnel) {}
 
   // Received bytes that the sink has not taken.
-  struct Kept {
-    std::vector<uint8_t> bytes;
-    size_t offset = 0;
-    [[nodiscard]] size_t size() const { return bytes.size() - offset; }
+  class Kept final : public MemoryBudget::Claim {
+   public:
+    Kept(Stream& stream, MemoryBudget& budget) : Claim(budget), stream_(stream) {}
+    [[nodiscard]] size_t size() const { return bytes_.size() - offset_; }
+    [[nodiscard]] iovec rest() { return {bytes_.data() + offset_, size()}; }
+    // The sink took the first `taken` of what there is.
+    void take(size_t taken) { offset_ += taken; }
+    void replace(std::vector<uint8_t> bytes) {
+      bytes_ = std::move(bytes);
+      offset_ = 0;
+    }
+
+   private:
+    void revoke() noexcept override { stream_.lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm); }
+
+    Stream& stream_;
+    std::vector<uint8_t> bytes_;
+    size_t offset_ = 0;
   };
+
+  // We reset it for a fault that is not its user's: the handler is told at once, what was kept goes.
+  void lose(Reason reason, H2Error code) noexcept;
 
   Tunnel* tunnel_;
   StreamHandler* handler_ = nullptr;
@@ -103,6 +121,7 @@ class Stream {
   int32_t slice_first_ = -1;
   int32_t slice_last_ = -1;
   uint32_t window_ = 0;  // local (receive) window
+  uint32_t taken_ = 0;   // by the sink, since the window last changed
   H2Error close_code_ = H2Error::kNoError;
   bool ready_ : 1 = false;           // in the ready list
   bool window_blocked_ : 1 = false;  // has bytes, no credit

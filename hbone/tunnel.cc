@@ -332,7 +332,6 @@ void Tunnel::free_stream(Stream& stream) {
       if (ready_tail_ == &stream) ready_tail_ = previous;
     }
   }
-  if (stream.kept_ != nullptr) io_.budget.give(stream.kept_->bytes.size());
   if (data_.stream == &stream) data_.stream = nullptr;
   --stream_count_;
   streams_changed_ = true;
@@ -492,6 +491,19 @@ void Stream::respond(const Headers& headers, bool end_stream) {
   tunnel_->io_.loop.defer(*tunnel_);
 }
 
+void Stream::lose(Reason reason, H2Error code) noexcept {
+  kept_.reset();
+  StreamHandler* handler = std::exchange(handler_, nullptr);
+  if (!closed_ && !tunnel_->closed()) {
+    nghttp2_submit_rst_stream(tunnel_->session_, NGHTTP2_FLAG_NONE, id_, static_cast<uint32_t>(code));
+    sending_ = false;
+    tunnel_->io_.loop.defer(*tunnel_);
+  } else if (closed_ && !touched_ && !delivering_ && !tunnel_->closed()) {
+    tunnel_->free_stream(*this);
+  }
+  if (handler != nullptr) handler->on_closed(reason, code);
+}
+
 void Stream::abandon(H2Error code) {
   handler_ = nullptr;
   Tunnel& tunnel = *tunnel_;
@@ -502,10 +514,7 @@ void Stream::abandon(H2Error code) {
   }
   if (!answer_queued_) nghttp2_submit_rst_stream(tunnel.session_, NGHTTP2_FLAG_NONE, id_, static_cast<uint32_t>(code));
   // What was kept for the sink will not be asked for any more.
-  if (kept_ != nullptr) {
-    tunnel.io_.budget.give(kept_->bytes.size());
-    kept_.reset();
-  }
+  kept_.reset();
   sending_ = false;
   tunnel.io_.loop.defer(tunnel);
 }

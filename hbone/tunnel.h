@@ -26,7 +26,7 @@ inline constexpr size_t kMaxOurFrameBytes = 1024 * 1024;   // of DATA that we se
 struct TunnelConfig {
   // A stream's window starts small and grows with the measured bandwidth-delay product up to stream_window_max: a fixed
   // 4 MiB lets a bulk stream put 4 MiB in front of everybody else's small request.
-  uint32_t stream_window_initial = 128 * 1024;
+  uint32_t stream_window_initial = 64 * 1024;
   uint32_t stream_window_max = 4 * 1024 * 1024;
   // Given back on receipt, so no set of stalled streams can use it up.
   uint32_t connection_window = 16 * 1024 * 1024;
@@ -112,6 +112,7 @@ class Tunnel final : private Watcher, private Deferred {
   bool keep(Stream& stream, const std::vector<iovec>& data, size_t skip);
   void credit(Stream& stream, size_t bytes);
   void grow_window(Stream& stream, size_t taken);
+  void set_window(Stream& stream, uint32_t bytes);
 
   // Sending (tunnel_send.cc)
   void send_turn();

@@ -15,6 +15,9 @@ namespace {
 // A window worth growing to keeps this much on top of the path's bandwidth-delay product: a sender's whole batch.
 constexpr uint32_t kWindowFloorBytes = 1024 * 1024;
 constexpr auto kRttInterval = std::chrono::seconds(1);
+// How many windows a sink must have taken before the window doubles. A node-local path is through them in a millisecond.
+constexpr uint32_t kProofOnShortPath = 8;
+constexpr uint32_t kProofOnLongPath = 2;
 }  // namespace
 
 void Tunnel::read_input() {
@@ -158,7 +161,7 @@ void Tunnel::deliver(Stream& stream) {
 size_t Tunnel::offer(Stream& stream) {
   auto& iovecs = io_.iovecs;
   iovecs.clear();
-  if (stream.kept_ != nullptr) iovecs.push_back({stream.kept_->bytes.data() + stream.kept_->offset, stream.kept_->size()});
+  if (stream.kept_ != nullptr) iovecs.push_back(stream.kept_->rest());
   size_t received = 0;
   for (int32_t index = std::exchange(stream.slice_first_, -1); index >= 0;) {
     const auto& slice = io_.slices[static_cast<size_t>(index)];
@@ -172,31 +175,23 @@ size_t Tunnel::offer(Stream& stream) {
   if (stream.handler_ == nullptr) return 0;
   const size_t taken = stream.handler_->on_data(iovecs);
   if (stream.handler_ == nullptr || closed_) return taken;  // abandoned meanwhile
-  if (!keep(stream, iovecs, taken)) {
-    StreamHandler* handler = std::exchange(stream.handler_, nullptr);
-    nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, stream.id_, static_cast<uint32_t>(H2Error::kEnhanceYourCalm));
-    io_.loop.defer(*this);
-    handler->on_closed(Reason::kResourceLimit, H2Error::kEnhanceYourCalm);
-  }
+  if (!keep(stream, iovecs, taken)) stream.lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm);
   return taken;
 }
 
 bool Tunnel::keep(Stream& stream, const std::vector<iovec>& data, size_t skip) {
   size_t total = 0;
   for (const iovec& part : data) total += part.iov_len;
-  const size_t held = stream.kept_ != nullptr ? stream.kept_->bytes.size() : 0;
   if (skip >= total) {
-    io_.budget.give(held);
     stream.kept_.reset();
     return true;
   }
-  if (held > 0 && data.size() == 1) {
-    stream.kept_->offset += skip;  // nothing new came
-    return true;
+  const bool moved = skip > 0;
+  if (stream.kept_ != nullptr && data.size() == 1) {
+    stream.kept_->take(skip);  // nothing new came
+    return io_.budget.update(*stream.kept_, stream.kept_->bytes(), moved);
   }
   const size_t rest = total - skip;
-  if (rest > held && !io_.budget.take(rest - held)) return false;
-  if (rest < held) io_.budget.give(held - rest);
   std::vector<uint8_t> bytes;
   bytes.reserve(rest);
   for (const iovec& part : data) {
@@ -205,22 +200,25 @@ bool Tunnel::keep(Stream& stream, const std::vector<iovec>& data, size_t skip) {
     const auto* begin = static_cast<const uint8_t*>(part.iov_base);
     bytes.insert(bytes.end(), begin + drop, begin + part.iov_len);
   }
-  if (stream.kept_ == nullptr) stream.kept_ = std::make_unique<Stream::Kept>();
-  stream.kept_->bytes = std::move(bytes);
-  stream.kept_->offset = 0;
-  return true;
+  if (stream.kept_ == nullptr) stream.kept_ = std::make_unique<Stream::Kept>(stream, io_.budget);
+  stream.kept_->replace(std::move(bytes));
+  return io_.budget.update(*stream.kept_, rest, moved);
 }
 
 void Tunnel::credit(Stream& stream, size_t bytes) {
   if (stream.closed_) return;
+  // A receiver that was fast once and lags now, while memory is short: what it takes is not all promised again.
+  if (stream.kept_ != nullptr && io_.budget.tight()) set_window(stream, config_.stream_window_initial);
   nghttp2_session_consume_stream(session_, stream.id_, bytes);
   if (nghttp2_session_want_write(session_) != 0) io_.loop.defer(*this);
 }
 
 // A sink that takes everything at once, from a sender that uses much of the window in one go, is worth a larger window: twice
-// what the path holds at this rate, and at least a sender's batch. It never grows for a sink that lags.
+// what the path holds at this rate, and at least a sender's batch. It never grows for a sink that lags, nor for one that has
+// taken no more than its socket's buffers hold: a receiver that never reads looks fast until they are full.
 void Tunnel::grow_window(Stream& stream, size_t taken) {
-  if (stream.window_ >= config_.stream_window_max || taken < stream.window_ / 4) return;
+  stream.taken_ += static_cast<uint32_t>(std::min<size_t>(taken, UINT32_MAX - stream.taken_));
+  if (stream.window_ >= config_.stream_window_max || taken < stream.window_ / 4 || io_.budget.tight()) return;
   const auto now = io_.loop.now();
   if (now - rtt_measured_ > kRttInterval || rtt_.count() == 0) {
     tcp_info info{};
@@ -231,14 +229,21 @@ void Tunnel::grow_window(Stream& stream, size_t taken) {
     rtt_measured_ = now;
   }
   // One window per round trip is the rate; within a millisecond the floor is more than any node-local path needs.
-  const uint64_t doubled = uint64_t{stream.window_} * 2;
   const bool long_path = rtt_ > std::chrono::milliseconds(1);
-  const uint64_t target = std::min<uint64_t>(config_.stream_window_max, long_path ? doubled : std::min<uint64_t>(doubled, kWindowFloorBytes));
-  if (target <= stream.window_) return;
-  if (nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, static_cast<int32_t>(target)) == 0) {
-    stream.window_ = static_cast<uint32_t>(target);
-    io_.loop.defer(*this);
-  }
+  if (stream.taken_ / stream.window_ < (long_path ? kProofOnLongPath : kProofOnShortPath)) return;
+  const uint64_t doubled = uint64_t{stream.window_} * 2;
+  const auto target = static_cast<uint32_t>(
+      std::min<uint64_t>(config_.stream_window_max, long_path ? doubled : std::min<uint64_t>(doubled, kWindowFloorBytes)));
+  if (target > stream.window_) set_window(stream, target);
+}
+
+// Growing promises more at once; shrinking takes effect as the peer uses what it was promised.
+void Tunnel::set_window(Stream& stream, uint32_t bytes) {
+  if (stream.window_ == bytes) return;
+  if (nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, static_cast<int32_t>(bytes)) != 0) return;
+  stream.window_ = bytes;
+  stream.taken_ = 0;
+  io_.loop.defer(*this);
 }
 
 }  // namespace zt::hbone

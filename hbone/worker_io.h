@@ -10,23 +10,76 @@
 
 namespace zt::hbone {
 
-// Bytes a worker may hold for streams whose receivers do not take them. Above it the stream that asks for more is reset:
-// one stalled or hostile peer costs itself, not the node. One thread.
+// Bytes a worker may hold for streams whose receivers do not take them. Over the limit the receivers that have not moved
+// for the longest lose their streams: whoever stalls pays, not whoever happens to ask next. One thread.
 class MemoryBudget {
  public:
+  // What is held for one receiver. Lives where the bytes live.
+  class Claim {
+   public:
+    explicit Claim(MemoryBudget& budget) : budget_(budget) { budget_.append(*this); }
+    Claim(const Claim&) = delete;
+    virtual ~Claim() {
+      budget_.used_ -= bytes_;
+      budget_.unlink(*this);
+    }
+    [[nodiscard]] size_t bytes() const { return bytes_; }
+
+   protected:
+    // Others need the memory: free it, which destroys this claim. Called from another claim's update().
+    virtual void revoke() noexcept = 0;
+
+   private:
+    friend class MemoryBudget;
+    MemoryBudget& budget_;
+    Claim* previous_ = nullptr;
+    Claim* next_ = nullptr;
+    size_t bytes_ = 0;
+  };
+
   explicit MemoryBudget(size_t limit) : limit_(limit) {}
-  [[nodiscard]] bool take(size_t bytes) {
-    if (bytes > limit_ - used_) return false;
-    used_ += bytes;
+  MemoryBudget(const MemoryBudget&) = delete;
+  // Takes effect at the next update().
+  void set_limit(size_t limit) { limit_ = limit; }
+
+  // `claim` holds `bytes` now; `moved`: its receiver took some. Revokes others as needed. False: it does not fit even alone,
+  // and holds what it held before.
+  [[nodiscard]] bool update(Claim& claim, size_t bytes, bool moved) {
+    if (bytes > limit_) return false;
+    if (moved) {
+      unlink(claim);
+      append(claim);
+    }
+    used_ += bytes - claim.bytes_;
+    claim.bytes_ = bytes;
+    while (used_ > limit_) {
+      Claim* victim = oldest_ != &claim ? oldest_ : claim.next_;
+      victim->revoke();
+    }
     return true;
   }
-  void give(size_t bytes) { used_ -= bytes; }
+
   [[nodiscard]] size_t used() const { return used_; }
   [[nodiscard]] size_t limit() const { return limit_; }
+  // So much is held for stalled receivers that nobody should be promised more.
+  [[nodiscard]] bool tight() const { return used_ > limit_ / 4; }
 
  private:
+  void append(Claim& claim) {
+    claim.previous_ = newest_;
+    claim.next_ = nullptr;
+    (newest_ != nullptr ? newest_->next_ : oldest_) = &claim;
+    newest_ = &claim;
+  }
+  void unlink(Claim& claim) {
+    (claim.previous_ != nullptr ? claim.previous_->next_ : oldest_) = claim.next_;
+    (claim.next_ != nullptr ? claim.next_->previous_ : newest_) = claim.previous_;
+  }
+
   size_t limit_;
   size_t used_ = 0;
+  Claim* oldest_ = nullptr;
+  Claim* newest_ = nullptr;
 };
 
 // TLS record content, slot by slot: a record is 5 bytes of header, at most 16384 of content, 1 of type and 16 of tag.

@@ -13,6 +13,14 @@ namespace zt::ztunnel {
 using hbone::H2Error;
 using hbone::PullResult;
 
+namespace {
+// A source is read as far as its stream has credit. What the kernel takes from it beyond that is memory which no budget of ours
+// sees, and of which a thousand connections with stalled receivers would exhaust tcp_mem for everybody. So a source is given
+// a small buffer until it has moved enough to show that its receiver goes on; then the kernel's own tuning is better.
+constexpr int kFirstReceiveBuffer = 64 * 1024;
+constexpr uint64_t kProvenBytes = 4 * 1024 * 1024;
+}  // namespace
+
 StreamRelay::~StreamRelay() {
   io_.loop.cancel_deferred(*this);
   if (stream_ != nullptr) stream_->abandon(H2Error::kConnectError);
@@ -24,6 +32,7 @@ Result<> StreamRelay::start(UniqueFd socket, Done done) {
   socket_ = std::move(socket);
   done_ = std::move(done);
   started_ = true;
+  limit_receive_buffer(socket_.get(), kFirstReceiveBuffer);
   answer_.reset();
   if (stream_ == nullptr) {
     finish(Reason::kStreamReset, "stream closed before the relay began");
@@ -52,6 +61,10 @@ PullResult StreamRelay::pull(std::span<const iovec> slots) noexcept {
   if (n > 0) {
     const auto bytes = static_cast<size_t>(n);
     from_socket() += bytes;
+    if (!proven_ && from_socket() >= kProvenBytes) {
+      proven_ = true;
+      unlimit_receive_buffer(socket_.get());
+    }
     // A short read of a stream socket means drained, unless its end is known to follow.
     const bool more = bytes == room || socket_hung_up_;
     return {bytes, more ? PullResult::State::kMore : PullResult::State::kDrained};

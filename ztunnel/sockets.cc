@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <climits>
 
 #include "base/log.h"
 
@@ -47,9 +48,19 @@ void set_keepalive(int fd, const SocketOptions& options) {
   }
 }
 
-// Pacing (BBR) splits the bursts of a leg that never leaves the node and doubles its cost; where the system's default is one
-// that paces, the local legs get another. A name the kernel does not have is ignored: the system's stays.
-void set_local_congestion_control(int fd, const SocketOptions& options) {
+// What may wait unsent on a leg that never leaves the node. Left to itself the kernel lets every connection whose receiver has
+// stopped hold megabytes, and a thousand of them exhaust tcp_mem, which slows everybody on the node.
+constexpr int kLocalNotSentLowat = 256 * 1024;
+// An application's send buffer is sized for at least 20 segments of what we advertise, each rounded up to a power of two: with
+// the loopback's own 64 KiB that makes 2.6 MB a connection at once. What travels is up to 64 KiB at a time in any case.
+constexpr int kAcceptedSegment = 3'400;    // its route is the pod's interface, so its segments are small anyhow
+constexpr int kConnectedSegment = 15'000;  // truly over the loopback
+
+void set_local_leg(int fd, const SocketOptions& options, int segment) {
+  set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kLocalNotSentLowat);
+  set_int(fd, IPPROTO_TCP, TCP_MAXSEG, segment);
+  // Pacing (BBR) splits the bursts of such a leg and doubles its cost; where the system's default is one that paces, the
+  // local legs get another. A name the kernel does not have is ignored: the system's stays.
   if (options.local_congestion_control.empty()) return;
   setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, options.local_congestion_control.data(),
              static_cast<socklen_t>(options.local_congestion_control.size()));
@@ -90,7 +101,7 @@ Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddres
   set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   set_keepalive(fd, options);
   if (local_leg) {
-    set_local_congestion_control(fd, options);
+    set_local_leg(fd, options, kAcceptedSegment);
   } else {
     set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kTunnelNotSentLowat);
   }
@@ -115,7 +126,7 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   set_int(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   set_keepalive(fd.get(), options);
   if (target.local_leg) {
-    set_local_congestion_control(fd.get(), options);
+    set_local_leg(fd.get(), options, kConnectedSegment);
   } else {
     set_int(fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, kTunnelNotSentLowat);
   }
@@ -173,6 +184,13 @@ SocketAddress original_destination(int fd) {
   length = sizeof storage;
   if (getsockopt(fd, IPPROTO_IPV6, IP6T_SO_ORIGINAL_DST, &storage, &length) == 0) return SocketAddress::from_sockaddr(storage);
   return local_address(fd);
+}
+
+void limit_receive_buffer(int fd, int bytes) { set_int(fd, SOL_SOCKET, SO_RCVBUF, bytes); }
+
+void unlimit_receive_buffer(int fd) {
+  // Hands it back to the kernel's own tuning. Before Linux 5.14 that cannot be; net.core.rmem_max is the most there is then.
+  if (!set_int(fd, SOL_SOCKET, SO_BUF_LOCK, 0)) set_int(fd, SOL_SOCKET, SO_RCVBUF, INT_MAX / 2);
 }
 
 void reset_and_close(UniqueFd fd) {

@@ -41,7 +41,7 @@ struct ListenSocket {
 };
 
 // Listens on `address` (an unspecified v6 address is dual-stack). `local_leg`: accepted sockets belong to a leg that stays on
-// the node and inherit its congestion control; they inherit NODELAY and keepalive in any case. The text names address and cause.
+// the node and inherit its congestion control and buffer limits; they inherit NODELAY and keepalive in any case. The text names address and cause.
 Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddress& address, Transparency transparency, bool local_leg);
 
 // A connecting socket, non-blocking. With `source` set (and not the destination's own address) the connection comes from that
@@ -60,6 +60,10 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
 [[nodiscard]] SocketAddress original_destination(int fd);
 [[nodiscard]] SocketAddress local_address(int fd);
 [[nodiscard]] SocketAddress peer_address(int fd);
+
+// How much the kernel may receive ahead of us (it counts its own overhead: about twice the payload).
+void limit_receive_buffer(int fd, int bytes);
+void unlimit_receive_buffer(int fd);
 
 // Closes with RST: the application learns that the connection failed, instead of an end that looks orderly.
 void reset_and_close(UniqueFd fd);

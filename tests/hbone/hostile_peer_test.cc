@@ -260,7 +260,7 @@ TEST_CASE("a server's first frames are SETTINGS with the contract's values and t
     for (int shift : {24, 16, 8, 0}) settings += static_cast<char>(value >> shift);
   };
   setting(3, 200);         // MAX_CONCURRENT_STREAMS
-  setting(4, 128 * 1024);  // INITIAL_WINDOW_SIZE: small at first, ours grow
+  setting(4, 64 * 1024);   // INITIAL_WINDOW_SIZE: small at first, ours grow
   setting(5, 1 << 20);     // MAX_FRAME_SIZE
   setting(6, 65536);       // MAX_HEADER_LIST_SIZE
   CHECK(peer.received.substr(0, 9 + settings.size()) == frame(kSettings, 0, 0, settings));

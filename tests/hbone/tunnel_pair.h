@@ -62,6 +62,7 @@ struct MemoryUser final : StreamHandler {
   size_t chunk = SIZE_MAX;  // bytes per pull
   std::string received;
   size_t take_limit = SIZE_MAX;
+  size_t largest_offer = 0;
   std::optional<Headers> response;
   bool ended = false;
   std::optional<Reason> closed;
@@ -83,6 +84,9 @@ struct MemoryUser final : StreamHandler {
   }
   size_t on_data(std::span<const iovec> data) noexcept override {
     size_t taken = 0;
+    size_t offered = 0;
+    for (const iovec& part : data) offered += part.iov_len;
+    largest_offer = std::max(largest_offer, offered);
     for (const iovec& part : data) {
       const size_t n = std::min(part.iov_len, take_limit - received.size());
       received.append(static_cast<const char*>(part.iov_base), n);

@@ -133,22 +133,43 @@ TEST_CASE("stalled streams do not hold up another one") {
   CHECK(pair.io.budget.used() <= stalled * pair.config.stream_window_initial);
 }
 
-TEST_CASE("over the memory budget the stream that asks for more is reset, the others live") {
+TEST_CASE("over the memory budget the receivers that moved least recently lose their streams") {
   Pair pair;
-  pair.io.budget = MemoryBudget(300'000);
+  const size_t window = pair.config.stream_window_initial;
+  pair.io.budget.set_limit(3 * window);
   pair.server.on_new = [](MemoryUser& user) { user.take_limit = 0; };
   std::vector<std::unique_ptr<MemoryUser>> users;
-  for (int i = 0; i < 4; ++i) {
+  const auto stall_another = [&] {
+    const size_t before = users.size();
     users.push_back(pair.open_answered());
     users.back()->send(std::string(1 << 20, 'x'));
-  }
-  const auto resets = [&] { return std::count_if(users.begin(), users.end(), [](auto& user) { return user->closed.has_value(); }); };
-  REQUIRE(pair.run([&] { return resets() >= 1; }));
-  CHECK(pair.io.budget.used() <= 300'000);
-  CHECK(resets() < 4);
-  for (auto& user : users) {
-    if (user->closed) CHECK(user->code == H2Error::kEnhanceYourCalm);
-  }
+    REQUIRE(pair.run([&] { return users[before]->to_send.size() == (1 << 20) - window; }));
+  };
+  for (int i = 0; i < 3; ++i) stall_another();
+  REQUIRE(pair.run([&] { return pair.io.budget.used() == 3 * window; }));
+  // The first takes a little: it is slow, the second is dead.
+  pair.server.users[0]->take_limit = 1000;
+  pair.server.users[0]->stream->resume_delivery();
+  stall_another();
+  REQUIRE(pair.run([&] { return users[1]->closed.has_value(); }));
+  CHECK(users[1]->code == H2Error::kEnhanceYourCalm);
+  CHECK(pair.server.users[1]->closed == Reason::kResourceLimit);
+  for (const size_t alive : {0u, 2u, 3u}) CHECK_FALSE(users[alive]->closed);
+  CHECK(pair.io.budget.used() <= 3 * window);
+}
+
+TEST_CASE("a window grows for a sink that keeps taking, not for one that stops when its buffers are full") {
+  Pair pair;
+  const size_t initial = pair.config.stream_window_initial;
+  pair.server.on_new = [&](MemoryUser& user) { user.take_limit = pair.server.users.size() == 1 ? 4 * initial : SIZE_MAX; };
+  auto stalls = pair.open_answered();
+  stalls->send(std::string(8 << 20, 'x'));
+  auto goes_on = pair.open_answered();
+  goes_on->send(std::string(16 << 20, 'x'), true);
+  REQUIRE(pair.run([&] { return pair.server.users[1]->ended; }, std::chrono::seconds(60)));
+  CHECK((8 << 20) - stalls->to_send.size() == 5 * initial);
+  CHECK(pair.io.budget.used() == initial);
+  CHECK(pair.server.users[1]->largest_offer > 2 * initial);
 }
 
 TEST_CASE("streams share a tunnel in small turns") {
