@@ -9,6 +9,7 @@
 #include <ranges>
 
 #include "hbone/tls_handshake_internal.h"
+#include "hbone/tls_library.h"
 #include "identity/x509_info.h"
 
 namespace zt::hbone {
@@ -58,6 +59,18 @@ Result<> trust(SSL_CTX* ctx, std::span<X509* const> roots) {
   return {};
 }
 
+Result<> digest_of(TlsRole role, std::span<X509* const> roots, std::array<uint8_t, 32>& digest) {
+  std::vector<uint8_t> all{static_cast<uint8_t>(role)};
+  for (X509* const root : roots) {
+    if (X509_digest(root, EVP_sha256(), digest.data(), nullptr) != 1)
+      return refused("cannot digest root " + identity::subject_of(root));
+    all.insert(all.end(), digest.begin(), digest.end());
+  }
+  if (EVP_Digest(all.data(), all.size(), digest.data(), nullptr, EVP_sha256(), nullptr) != 1)
+    return refused("cannot digest the roots");
+  return {};
+}
+
 Result<> present(SSL_CTX* ctx, const TlsCredentials& credentials) {
   if (credentials.leaf == nullptr || credentials.key == nullptr)
     return fail(Reason::kInvalidInput, "no certificate or no private key");
@@ -101,7 +114,8 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
   const bool server = role == TlsRole::kServer;
   made->role_ = role;
   made->options_ = options;
-  made->ctx_.reset(SSL_CTX_new(server ? TLS_server_method() : TLS_client_method()));
+  made->ctx_.reset(SSL_CTX_new_ex(options.fips ? nullptr : handshake_library(), nullptr,
+                                  server ? TLS_server_method() : TLS_client_method()));
   SSL_CTX* const ctx = made->ctx_.get();
   if (ctx == nullptr) return refused("cannot make a TLS context");
 
@@ -131,6 +145,7 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
   SSL_CTX_set_keylog_callback(ctx, take_secret_callback);
 
   ZT_TRY(trust(ctx, credentials.roots));
+  ZT_TRY(digest_of(role, credentials.roots, made->trust_digest_));
   ZT_TRY(present(ctx, credentials));
   if (const auto own = identity::spiffe_sans(credentials.leaf); !own.empty())
     made->trust_domain_ = own.front().trust_domain;

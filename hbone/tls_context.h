@@ -2,6 +2,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "hbone/verified_peers.h"
 #include "identity/openssl_ptr.h"
 #include "identity/spiffe_id.h"
 
@@ -36,7 +38,7 @@ struct TlsCredentials {
 
 // The chain as verified, leaf first, trust anchor last. An error refuses the peer (alert certificate_revoked
 // when its reason is kCertRevoked). Runs inside the handshake on the connection's thread: must not block.
-using ChainCheck = std::function<Result<>(std::span<X509* const> chain)>;
+using ChainCheck = std::function<Result<>(std::span<const identity::X509Ptr> chain)>;
 
 struct TlsOptions {
   // Contract §2.1: AES-256 first, and the client's order decides. AES-128 costs a sixth less CPU per byte;
@@ -45,12 +47,15 @@ struct TlsOptions {
   bool pqc_only = false;     // COMPLIANCE_POLICY=pqc: X25519MLKEM768 and nothing else
   bool fips = false;         // P-256 and P-384 only
   ChainCheck chain_check{};  // revocation (contract §2.11); none = no check
-  // Fill TlsEstablished::peer_chain, for revocation later. A few KiB for each connection.
+  // Fill TlsEstablished::peer_chain, for revocation later. A few KiB for each connection, or for each peer
+  // with verified_peers.
   bool keep_peer_chain = false;
+  // What saves verifying a known chain again. Binds the context to its thread; none = verify each time.
+  std::shared_ptr<VerifiedPeers> verified_peers{};
 };
 
-// An immutable SSL_CTX with its rules. Any thread may share it; ~100 µs and ~60 KiB to make, so one per
-// identity and role, not per connection.
+// An immutable SSL_CTX with its rules. Any thread may share it (unless its options say otherwise); ~100 µs
+// and ~60 KiB to make, so one per identity and role, not per connection.
 class TlsContext {
  public:
   // Errors: kInvalidInput, with a text that names what is wrong: key does not fit the leaf, no roots,
@@ -66,12 +71,15 @@ class TlsContext {
   // domains (contract §2.2).
   [[nodiscard]] const std::optional<std::string>& trust_domain() const { return trust_domain_; }
   [[nodiscard]] const TlsOptions& options() const { return options_; }
+  // SHA-256 of role and roots: what the verification of a chain depends on besides the chain and the time.
+  [[nodiscard]] const std::array<uint8_t, 32>& trust_digest() const { return trust_digest_; }
 
  private:
   TlsContext() = default;
   TlsRole role_ = TlsRole::kClient;
   SslCtxPtr ctx_;
   std::optional<std::string> trust_domain_;
+  std::array<uint8_t, 32> trust_digest_{};
   TlsOptions options_;
 };
 

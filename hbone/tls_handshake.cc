@@ -42,6 +42,8 @@ struct TlsHandshakeState {
   void fail_with(Error why);
   Error openssl_error();
   Result<> verify(X509_STORE_CTX* store);
+  Result<> verify_chain(X509_STORE_CTX* store, VerifiedPeer& found);
+  std::optional<VerifiedPeers::Key> key_of(X509_STORE_CTX* store);
 
   const std::shared_ptr<const TlsContext> context;
   const std::vector<identity::SpiffeId> expected;
@@ -53,7 +55,7 @@ struct TlsHandshakeState {
   size_t out_taken = 0;
   TrafficSecret client_secret, server_secret;
   std::optional<identity::SpiffeId> peer;
-  std::vector<X509Ptr> peer_chain;
+  PeerChain peer_chain;
   std::optional<Error> verify_error;  // why verify_peer_callback said no
   std::optional<Error> error;
 };
@@ -182,9 +184,26 @@ Error TlsHandshakeState::openssl_error() {
   return {Reason::kTlsFailed, std::move(text)};
 }
 
-// Sets the store context's error, which decides the alert that OpenSSL sends.
-Result<> TlsHandshakeState::verify(X509_STORE_CTX* store) {
-  const bool server = context->role() == TlsRole::kServer;
+// What the outcome of verify_chain() depends on, besides the time.
+std::optional<VerifiedPeers::Key> TlsHandshakeState::key_of(X509_STORE_CTX* store) {
+  std::vector<uint8_t> all(context->trust_digest().begin(), context->trust_digest().end());
+  VerifiedPeers::Key digest;
+  const auto add = [&](const X509* certificate) {
+    if (X509_digest(certificate, EVP_sha256(), digest.data(), nullptr) != 1) return false;
+    all.insert(all.end(), digest.begin(), digest.end());
+    return true;
+  };
+  const STACK_OF(X509)* const presented = X509_STORE_CTX_get0_untrusted(store);
+  if (!add(X509_STORE_CTX_get0_cert(store))) return std::nullopt;
+  for (int i = 0; i < sk_X509_num(presented); ++i)
+    if (!add(sk_X509_value(presented, i))) return std::nullopt;
+  if (EVP_Digest(all.data(), all.size(), digest.data(), nullptr, EVP_sha256(), nullptr) != 1)
+    return std::nullopt;
+  return digest;
+}
+
+// Signatures, validity, purpose. Sets the store context's error, which decides the alert that OpenSSL sends.
+Result<> TlsHandshakeState::verify_chain(X509_STORE_CTX* store, VerifiedPeer& found) {
   // The purpose (client or server authentication) is set by OpenSSL's defaults for this callback.
   if (X509_verify_cert(store) != 1) {
     const int code = X509_STORE_CTX_get_error(store);
@@ -195,28 +214,55 @@ Result<> TlsHandshakeState::verify(X509_STORE_CTX* store) {
                 fmt::format("peer's certificate is not valid: {}{}{}", X509_verify_cert_error_string(code),
                             at != nullptr ? ": " : "", at != nullptr ? identity::subject_of(at) : ""));
   }
-  X509* const leaf = X509_STORE_CTX_get0_cert(store);
+  found.ids = identity::spiffe_sans(X509_STORE_CTX_get0_cert(store));
+  found.not_before = identity::WallTime::min();
+  found.not_after = identity::WallTime::max();
   const STACK_OF(X509)* const chain = X509_STORE_CTX_get0_chain(store);
-  std::vector<X509*> verified;
-  for (int i = 0; i < sk_X509_num(chain); ++i) verified.push_back(sk_X509_value(chain, i));
-  if (const ChainCheck& check = context->options().chain_check) {
-    if (auto checked = check(verified); !checked) {
+  std::vector<X509Ptr> kept;
+  for (int i = 0; i < sk_X509_num(chain); ++i) {
+    X509* const each = sk_X509_value(chain, i);
+    const auto validity = identity::validity_of(each);
+    if (!validity) {
+      X509_STORE_CTX_set_error(store, X509_V_ERR_CERT_REJECTED);
+      return fail(Reason::kTlsFailed, "peer's certificate is not valid: " + validity.error().text);
+    }
+    found.not_before = std::max(found.not_before, validity->not_before);
+    found.not_after = std::min(found.not_after, validity->not_after);
+    kept.push_back(identity::share(each));
+  }
+  found.chain = std::make_shared<const std::vector<X509Ptr>>(std::move(kept));
+  return {};
+}
+
+Result<> TlsHandshakeState::verify(X509_STORE_CTX* store) {
+  const TlsOptions& options = context->options();
+  const bool needs_chain = options.chain_check || options.keep_peer_chain;
+  VerifiedPeers* const known = options.verified_peers.get();
+  const auto key = known != nullptr ? key_of(store) : std::nullopt;
+  VerifiedPeer now_verified;
+  const VerifiedPeer* verified = key ? known->find(*key, identity::wall_clock_now()) : nullptr;
+  if (verified == nullptr || (needs_chain && !verified->chain)) {
+    ZT_TRY(verify_chain(store, now_verified));
+    if (!needs_chain) now_verified.chain.reset();
+    verified = key ? &known->insert(*key, std::move(now_verified)) : &now_verified;
+  }
+  if (options.chain_check) {
+    if (auto checked = options.chain_check(*verified->chain); !checked) {
       X509_STORE_CTX_set_error(store, checked.error().reason == Reason::kCertRevoked
                                           ? X509_V_ERR_CERT_REVOKED
                                           : X509_V_ERR_CERT_REJECTED);
       return checked;
     }
   }
-  std::vector<identity::SpiffeId> ids = identity::spiffe_sans(leaf);
-  if (auto checked =
-          server ? check_client_identity(ids, context->trust_domain()) : check_server_identity(ids, expected);
+  if (auto checked = context->role() == TlsRole::kServer
+                         ? check_client_identity(verified->ids, context->trust_domain())
+                         : check_server_identity(verified->ids, expected);
       !checked) {
     X509_STORE_CTX_set_error(store, X509_V_ERR_HOSTNAME_MISMATCH);  // bad_certificate
     return checked;
   }
-  if (!ids.empty()) peer = std::move(ids.front());
-  if (context->options().keep_peer_chain)
-    for (X509* const each : verified) peer_chain.push_back(identity::share(each));
+  if (!verified->ids.empty()) peer = verified->ids.front();
+  if (options.keep_peer_chain) peer_chain = verified->chain;
   return {};
 }
 

@@ -29,7 +29,7 @@ struct TlsEstablished {
   CipherSuite suite{};
   std::string group;                       // OpenSSL's name: "x25519", "secp256r1", "X25519MLKEM768"
   std::optional<identity::SpiffeId> peer;  // first SPIFFE SAN of the peer's leaf (contract §2.2)
-  std::vector<X509Ptr> peer_chain;         // as verified, leaf first, anchor last: for revocation later
+  PeerChain peer_chain;                    // if the context keeps it: for revocation later
 };
 
 struct TlsHandshakeState;

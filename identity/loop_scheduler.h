@@ -16,7 +16,7 @@ class LoopScheduler final : public Scheduler {
 
   [[nodiscard]] Clock::time_point now() const override { return Clock::now(); }
   [[nodiscard]] WallTime wall_now() const override {
-    return std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+    return wall_clock_now();
   }
   [[nodiscard]] TimerHandle after(Clock::duration delay, std::function<void()> fn) override {
     auto timer = std::make_unique<LoopTimer>(loop_);

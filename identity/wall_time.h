@@ -8,4 +8,8 @@ namespace zt::identity {
 // something took.
 using WallTime = std::chrono::sys_time<std::chrono::milliseconds>;
 
+[[nodiscard]] inline WallTime wall_clock_now() {
+  return std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+}
+
 }  // namespace zt::identity

@@ -56,9 +56,11 @@ Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity
         std::vector<X509*> intermediates, roots;
         for (const auto& each : certificate.intermediates()) intermediates.push_back(each.get());
         for (const auto& each : entry.credentials.trust->roots()) roots.push_back(each.get());
+        hbone::TlsOptions options = worker_.settings().tls;
+        options.verified_peers = verified_peers_;
         auto made = hbone::TlsContext::make(
             role, {.leaf = certificate.leaf(), .intermediates = intermediates, .key = certificate.private_key(), .roots = roots},
-            worker_.settings().tls);
+            options);
         if (!made) co_return fail(Reason::kIdentityUnavailable, "identity error: " + made.error().text);
         context = std::move(*made);
       }

@@ -67,6 +67,7 @@ class TlsContexts {
   };
   Worker& worker_;
   CertificateRequest request_;
+  const std::shared_ptr<hbone::VerifiedPeers> verified_peers_ = std::make_shared<hbone::VerifiedPeers>();
   std::unordered_map<identity::SpiffeId, Entry> entries_;
 };
 

@@ -73,7 +73,7 @@ TEST_CASE("a handshake leaves two record layers that understand each other, and 
       CHECK(server->group == client->group);
       CHECK(client->peer == id_of("web"));
       CHECK(server->peer == id_of("cart"));
-      CHECK(client->peer_chain.empty());
+      CHECK(client->peer_chain == nullptr);
       CHECK(send(*client, *server, "hello") == "hello");
       CHECK(send(*server, *client, "well met") == "well met");
       CHECK(pair.to_client.empty());  // no tickets
@@ -391,9 +391,10 @@ TEST_CASE("chains: intermediates are sent, roots are not, and an intermediate ma
     if (!row.good) continue;
     auto client = pair.client.take();
     REQUIRE(client);
-    REQUIRE(client->peer_chain.size() == row.chain);
-    CHECK(X509_cmp(client->peer_chain.front().get(), web.x509.get()) == 0);
-    CHECK(X509_cmp(client->peer_chain.back().get(), row.trusted.x509.get()) == 0);
+    REQUIRE(client->peer_chain != nullptr);
+    REQUIRE(client->peer_chain->size() == row.chain);
+    CHECK(X509_cmp(client->peer_chain->front().get(), web.x509.get()) == 0);
+    CHECK(X509_cmp(client->peer_chain->back().get(), row.trusted.x509.get()) == 0);
   }
 }
 
@@ -427,7 +428,7 @@ TEST_CASE("the chain check sees the verified chain and can refuse it on either s
   for (const bool on_client : {true, false}) {
     for (const Reason reason : {Reason::kCertRevoked, Reason::kInternal}) {
       size_t seen = 0;
-      const ChainCheck refuse = [&](std::span<X509* const> chain) -> Result<> {
+      const ChainCheck refuse = [&](std::span<const X509Ptr> chain) -> Result<> {
         seen = chain.size();
         return fail(reason, "connection closed: peer certificate revoked by CRL");
       };

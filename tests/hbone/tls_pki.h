@@ -9,6 +9,7 @@
 #include <catch2/catch.hpp>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct CertificateSpec {
   std::string usage = "serverAuth,clientAuth";  // extended key usage; empty = none
   bool authority = false;
   long not_before = -120, not_after = 3600;  // seconds from now
+  const char* key = "P-256";                 // or P-384, RSA, ED25519
 };
 
 struct Certificate {
@@ -50,10 +52,16 @@ inline void add_extension(X509* certificate, X509* issuer, int nid, const std::s
   X509_EXTENSION_free(extension);
 }
 
-// Issued by `issuer`, or self-signed without one. P-256.
+inline PkeyPtr make_key(std::string_view type) {
+  if (type == "RSA") return PkeyPtr(EVP_RSA_gen(2048));
+  if (type == "ED25519") return PkeyPtr(EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519"));
+  return PkeyPtr(EVP_EC_gen(type.data()));
+}
+
+// Issued by `issuer`, or self-signed without one.
 inline Certificate make_certificate(const CertificateSpec& spec, const Certificate* issuer = nullptr) {
   static long serial = 1;
-  Certificate made{X509Ptr(X509_new()), PkeyPtr(EVP_EC_gen("P-256"))};
+  Certificate made{X509Ptr(X509_new()), make_key(spec.key)};
   X509* const x = made.x509.get();
   REQUIRE(X509_set_version(x, X509_VERSION_3) == 1);
   ASN1_INTEGER_set(X509_get_serialNumber(x), serial++);
@@ -78,7 +86,8 @@ inline Certificate make_certificate(const CertificateSpec& spec, const Certifica
   if (!spec.extra_san.empty()) sans += (sans.empty() ? "" : ",") + spec.extra_san;
   if (!sans.empty())
     add_extension(x, by, NID_subject_alt_name, (spec.name.empty() ? "critical," : "") + sans);
-  REQUIRE(X509_sign(x, issuer != nullptr ? issuer->key.get() : made.key.get(), EVP_sha256()) > 0);
+  EVP_PKEY* const signer = issuer != nullptr ? issuer->key.get() : made.key.get();
+  REQUIRE(X509_sign(x, signer, EVP_PKEY_is_a(signer, "ED25519") == 1 ? nullptr : EVP_sha256()) > 0);
   return made;
 }
 
