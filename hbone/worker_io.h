@@ -62,7 +62,7 @@ class MemoryBudget {
   [[nodiscard]] size_t used() const { return used_; }
   [[nodiscard]] size_t limit() const { return limit_; }
   // So much is held for stalled receivers that nobody should be promised more.
-  [[nodiscard]] bool tight() const { return used_ > limit_ / 4; }
+  [[nodiscard]] bool tight() const { return used_ > limit_ / 2; }
 
  private:
   void append(Claim& claim) {
