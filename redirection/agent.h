@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
-#include "redirection/file_watch.h"
+#include "base/file_watch.h"
 #include "redirection/pods_file.h"
 #include "redirection/redirector.h"
 #include "redirection/zds_server.h"

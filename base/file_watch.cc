@@ -1,4 +1,4 @@
-#include "redirection/file_watch.h"
+#include "base/file_watch.h"
 
 #include <fmt/core.h>
 #include <sys/inotify.h>
@@ -10,10 +10,11 @@
 #include <string_view>
 #include <utility>
 
-namespace zt::redirection {
+namespace zt {
 
-FileWatch::FileWatch(EventLoop& loop, const std::string& path, std::function<void()> on_change)
-    : loop_(loop), on_change_(std::move(on_change)), settle_(loop) {
+FileWatch::FileWatch(EventLoop& loop, const std::string& path, std::function<void()> on_change,
+                     std::chrono::milliseconds settle)
+    : loop_(loop), on_change_(std::move(on_change)), quiet_(settle), settle_(loop) {
   const std::filesystem::path file(path);
   directory_ = file.has_parent_path() ? file.parent_path().string() : ".";
   name_ = file.filename().string();
@@ -48,7 +49,7 @@ void FileWatch::on_ready(uint32_t) noexcept {
       at += sizeof event + event.len;
     }
   }
-  if (ours) settle_.start_after(kSettle, [this] { on_change_(); });
+  if (ours) settle_.start_after(quiet_, [this] { on_change_(); });
 }
 
-}  // namespace zt::redirection
+}  // namespace zt
