@@ -21,35 +21,33 @@ const CidrTable::Lengths* CidrTable::find_lengths(std::string_view network) cons
 }
 
 void CidrTable::count(const NetworkCidr& block, int change) {
-  auto next = make_ref<AllLengths>();
-  if (lengths_) next->networks = lengths_->networks;
-  auto found = std::ranges::find_if(next->networks,
-                                    [&](const Lengths& lengths) { return lengths.network == block.network; });
-  if (found == next->networks.end()) {
-    next->networks.push_back({.network = block.network});
-    found = std::prev(next->networks.end());
-  }
+  auto& networks = own(lengths_).networks;
+  auto found = std::ranges::find(networks, block.network, &Lengths::network);
+  if (found == networks.end()) found = networks.insert(found, {.network = block.network});
   const size_t length = block.cidr.prefix_length;
   auto& counter = block.cidr.base.is_v4() ? found->v4[length] : found->v6[length];
   counter += static_cast<uint32_t>(change);
   found->blocks += static_cast<uint32_t>(change);
-  if (found->blocks == 0) next->networks.erase(found);
-  lengths_ = std::move(next);
+  if (found->blocks == 0) networks.erase(found);
 }
 
 void CidrTable::replace(const NetworkCidr& block, const Service* old, const ServicePtr& service) {
-  auto next = make_ref<BlockServices>();
-  next->key = {block.network, masked(block.cidr.base, block.cidr.prefix_length)};
-  const Key key{next->key.network.view(), next->key.cidr};
-  const auto* present = blocks_.find(key);
-  if (present != nullptr) next->services = (*present)->services;
-  workload_api::replace(next->services, old, service);
-  if (present == nullptr && !next->services.empty()) count(next->key, +1);
-  if (present != nullptr && next->services.empty()) count(next->key, -1);
-  if (next->services.empty()) {
+  const NetworkCidr stored{block.network, masked(block.cidr.base, block.cidr.prefix_length)};
+  const Key key{stored.network.view(), stored.cidr};
+  bool empty = false;
+  const bool found = blocks_.edit(key, [&](Ref<BlockServices>& list) {
+    workload_api::replace(own(list).services, old, service);
+    empty = list->services.empty();
+  });
+  if (empty) {
     blocks_.erase(key);
-  } else {
-    blocks_.put(key, std::move(next));
+    count(stored, -1);
+  } else if (!found && service) {
+    auto list = make_ref<BlockServices>();
+    list->key = stored;
+    list->services.push_back(service);
+    blocks_.put(key, std::move(list));
+    count(stored, +1);
   }
 }
 

@@ -39,7 +39,7 @@ class CidrTable {
     Cidr cidr;  // base is masked
   };
   struct Rules {
-    using Entry = Ref<const BlockServices>;
+    using Entry = Ref<BlockServices>;
     static uint64_t hash(const Key& key) {
       return hashing::mix(hashing::of(key.network),
                           hashing::mix(hashing::of(key.cidr.base), key.cidr.prefix_length));
@@ -65,7 +65,7 @@ class CidrTable {
   void count(const NetworkCidr& block, int change);
 
   HashTrie<Rules> blocks_;
-  Ref<const AllLengths> lengths_;
+  Ref<AllLengths> lengths_;
 };
 
 }  // namespace zt::workload_api

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <span>
 #include <utility>
 
 namespace zt::workload_api {
@@ -14,7 +15,8 @@ namespace zt::workload_api {
 //
 // Rules supplies the entry's key: `using Entry`, `static uint64_t hash(const Entry&)` (constant over an
 // entry's life), and for every key type K used in lookups `static uint64_t hash(const K&)` and `static bool
-// equal(const Entry&, const K&)`. Entries must be copyable without throwing (handles).
+// equal(const Entry&, const K&)`. put_all() also needs `static K key(const Entry&)`, which must not refer to
+// the entry itself. Entries must be copyable without throwing (handles).
 //
 // Reads are safe on any thread as long as that copy of the table is not being changed. Changes are for one
 // thread; a node that no other copy shares is changed in place, so a long series of changes copies each path
@@ -67,6 +69,39 @@ class HashTrie {
     size_ += added;
   }
 
+  // Calls change(Entry&) on the entry with that key, if there is one; the key must stay the same. What other
+  // copies of the table see does not change.
+  template <class Key, class Change>
+  bool edit(const Key& key, Change&& change) {
+    if (find(key) == nullptr) return false;  // do not copy a path for nothing
+    const uint64_t hash = Rules::hash(key);
+    Node** place = &root_;
+    for (unsigned shift = 0;; shift += kBits) {
+      Node* node = *place = writable(*place);
+      if (node->list) {
+        uint32_t at = 0;
+        while (!Rules::equal(node->entry(at), key)) ++at;
+        change(node->entry(at));
+        return true;
+      }
+      const uint64_t bit = bit_of(hash, shift);
+      if (node->entry_bits & bit) {
+        change(node->entry(index_of(node->entry_bits, bit)));
+        return true;
+      }
+      place = &node->children()[index_of(node->child_bits, bit)];
+    }
+  }
+
+  // Adds or replaces many entries, whose keys must differ, and takes them out of `items`; those must be in
+  // the order of their hashes. Makes each node once and in its final size, where put() makes nodes grow entry
+  // by entry.
+  struct Item {
+    uint64_t hash;  // Rules::hash(entry)
+    Entry entry;
+  };
+  void put_all(std::span<Item> items) { root_ = merge(root_, 0, items, size_); }
+
   template <class Key>
   bool erase(const Key& key) {
     if (find(key) == nullptr) return false;  // do not copy a path for nothing
@@ -110,7 +145,10 @@ class HashTrie {
   };
   static_assert(alignof(Entry) <= alignof(Node) && sizeof(Entry) % alignof(Node*) == 0);
 
-  static uint64_t bit_of(uint64_t hash, unsigned shift) { return uint64_t{1} << ((hash >> shift) & 63); }
+  // From the top bits down, so that the order of hashes is the order of slots.
+  static uint64_t bit_of(uint64_t hash, unsigned shift) {
+    return uint64_t{1} << ((hash >> (64 - kBits - shift)) & 63);
+  }
   static uint32_t index_of(uint64_t bits, uint64_t bit) {
     return static_cast<uint32_t>(std::popcount(bits & (bit - 1)));
   }
@@ -309,6 +347,73 @@ class HashTrie {
     const uint64_t present_hash = Rules::hash(present);
     return entry_to_child(node, bit,
                           pair(std::move(present), present_hash, std::move(entry), hash, shift + kBits));
+  }
+
+  static Node* merge(Node* node, unsigned shift, std::span<Item> items, size_t& size) {
+    if (items.size() <= 1 || shift >= kHashBits) {
+      for (Item& item : items) {
+        bool added = false;
+        const auto key = Rules::key(item.entry);
+        node = put_in(node, shift, item.hash, key, std::move(item.entry), added);
+        size += added;
+      }
+      return node;
+    }
+    const uint64_t old_entries = node != nullptr ? node->entry_bits : 0;
+    const uint64_t old_children = node != nullptr ? node->child_bits : 0;
+    // An item gets a slot of its own where no other entry wants it.
+    uint64_t entry_bits = old_entries, child_bits = old_children;
+    for (size_t first = 0, last; first < items.size(); first = last) {
+      const uint64_t bit = bit_of(items[first].hash, shift);
+      last = end_of_slot(items, first, shift);
+      if (child_bits & bit) continue;
+      const bool single = last - first == 1;
+      const bool keeps_entry =
+          single && (!(old_entries & bit) ||
+                     Rules::equal(node->entry(index_of(old_entries, bit)), Rules::key(items[first].entry)));
+      (keeps_entry ? entry_bits : child_bits) |= bit;
+      if (!keeps_entry) entry_bits &= ~bit;
+    }
+
+    const Source from = node != nullptr ? take(node) : Source{nullptr, false};
+    Node* made = make(entry_bits, child_bits);
+    Entry* entries = made->entries();
+    Node** children = made->children();
+    size_t first = 0;
+    for (uint64_t left = entry_bits | child_bits; left != 0; left &= left - 1) {
+      const uint64_t bit = left & -left;
+      const bool touched = first < items.size() && bit_of(items[first].hash, shift) == bit;
+      const size_t last = touched ? end_of_slot(items, first, shift) : first;
+      const std::span<Item> slot = items.subspan(first, last - first);
+      first = last;
+      if (entry_bits & bit) {
+        if (!touched) {
+          move_entries(from, index_of(old_entries, bit), 1, entries++);
+          continue;
+        }
+        new (entries++) Entry(std::move(slot.front().entry));
+        size += (old_entries & bit) == 0;
+        continue;
+      }
+      Node* child = nullptr;
+      if (old_children & bit) {
+        move_children(from, index_of(old_children, bit), 1, &child);
+      } else if (old_entries & bit) {
+        const uint32_t at = index_of(old_entries, bit);
+        const bool list = shift + kBits >= kHashBits;
+        child = make(list ? 1 : bit_of(Rules::hash(node->entry(at)), shift + kBits), 0, list);
+        move_entries(from, at, 1, child->entries());
+      }
+      *children++ = touched ? merge(child, shift + kBits, slot, size) : child;
+    }
+    if (node != nullptr) drop(from);
+    return made;
+  }
+  static size_t end_of_slot(std::span<const Item> items, size_t first, unsigned shift) {
+    const uint64_t bit = bit_of(items[first].hash, shift);
+    size_t last = first + 1;
+    while (last < items.size() && bit_of(items[last].hash, shift) == bit) ++last;
+    return last;
   }
 
   template <class Key>

@@ -6,17 +6,20 @@
 
 namespace zt::workload_api {
 
-size_t Interner::slot_of(std::string_view text) const {
+Interner::Slot& Interner::slot_of(std::string_view text) {
+  const uint64_t hash = std::hash<std::string_view>{}(text);
   const size_t mask = slots_.size() - 1;
-  size_t slot = std::hash<std::string_view>{}(text)&mask;
-  while (!slots_[slot].empty() && slots_[slot].view() != text) slot = (slot + 1) & mask;
-  return slot;
+  size_t at = hash & mask;
+  while (!slots_[at].text.empty() && (slots_[at].hash != hash || slots_[at].text.view() != text))
+    at = (at + 1) & mask;
+  slots_[at].hash = hash;
+  return slots_[at];
 }
 
 void Interner::intern(Str& text) {
   if (text.interned()) return;
   make_room();
-  Str& shared = slots_[slot_of(text.view())];
+  Str& shared = slot_of(text.view()).text;
   if (shared.empty()) {
     text.mark_interned();
     shared = text;
@@ -29,7 +32,7 @@ void Interner::intern(Str& text) {
 Str Interner::make(std::string_view text) {
   if (text.empty()) return {};
   make_room();
-  Str& shared = slots_[slot_of(text)];
+  Str& shared = slot_of(text).text;
   if (shared.empty()) {
     shared = Str(text);
     shared.mark_interned();
@@ -43,32 +46,26 @@ void Interner::make_room() {
   sweep();
   // Unless the sweep freed a good part, grow: otherwise the next one would come too soon to be cheap per
   // text.
-  if ((used_ + 1) * 4 > slots_.size()) rebuild(std::max(kMinSlots, slots_.size() * 2));
+  const size_t slots = slots_.size();
+  if ((used_ + 1) * 4 > slots) place(std::exchange(slots_, {}), std::max(kMinSlots, slots * 2));
 }
 
 void Interner::sweep() {
-  const size_t before = slots_.size();
-  std::vector<Str> kept;
-  for (Str& text : slots_)
-    if (!text.empty() && !text.unshared()) kept.push_back(std::move(text));
+  std::vector<Slot> kept = std::exchange(slots_, {});
+  size_t size = kept.size();
+  std::erase_if(kept, [](const Slot& slot) { return slot.text.unshared(); });
   used_ = kept.size();
-  size_t size = before;
   while (size > kMinSlots && used_ * 8 < size) size /= 2;
-  slots_.clear();
-  slots_.resize(size);
-  if (size < before) slots_.shrink_to_fit();
-  for (Str& text : kept) {
-    const size_t slot = slot_of(text.view());
-    slots_[slot] = std::move(text);
-  }
+  place(std::move(kept), size);
 }
 
-void Interner::rebuild(size_t slots) {
-  std::vector<Str> old = std::exchange(slots_, std::vector<Str>(slots));
-  for (Str& text : old) {
-    if (text.empty()) continue;
-    const size_t slot = slot_of(text.view());
-    slots_[slot] = std::move(text);
+void Interner::place(std::vector<Slot> kept, size_t slots) {
+  slots_ = std::vector<Slot>(slots);
+  for (Slot& slot : kept) {
+    if (slot.text.empty()) continue;
+    size_t at = slot.hash & (slots - 1);
+    while (!slots_[at].text.empty()) at = (at + 1) & (slots - 1);
+    slots_[at] = std::move(slot);
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -33,12 +34,16 @@ class Interner {
  private:
   static constexpr size_t kMinSlots = 64;  // a power of two, as every size is
 
-  [[nodiscard]] size_t slot_of(
-      std::string_view text) const;  // where it is, or the free slot where it belongs
-  void make_room();
-  void rebuild(size_t slots);
+  struct Slot {
+    uint64_t hash = 0;  // or a search would read every text that it passes, and growing every text there is
+    Str text;           // empty: the slot is free
+  };
 
-  std::vector<Str> slots_;  // open addressing, linear probing, at most half full; an empty Str is a free slot
+  [[nodiscard]] Slot& slot_of(std::string_view text);  // where it is, or the free slot where it belongs
+  void make_room();
+  void place(std::vector<Slot> kept, size_t slots);
+
+  std::vector<Slot> slots_;  // open addressing, linear probing, at most half full
   size_t used_ = 0;
 };
 

@@ -59,6 +59,11 @@ class Ref {
   friend bool operator==(const Ref& a, const Ref& b) { return a.object_ == b.object_; }
   friend bool operator==(const Ref& a, std::nullptr_t) { return a.object_ == nullptr; }
 
+  // Nobody else holds the object. Meaningful only to one who can prevent new handles of it.
+  [[nodiscard]] bool unshared() const {
+    return object_ != nullptr && object_->refs_.load(std::memory_order_acquire) == 1;
+  }
+
   // Gives up the pointer without dropping the reference it stands for.
   [[nodiscard]] T* detach() { return std::exchange(object_, nullptr); }
 
@@ -75,6 +80,18 @@ class Ref {
 template <class T, class... Args>
 [[nodiscard]] Ref<T> make_ref(Args&&... args) {
   return Ref<T>(new T(std::forward<Args>(args)...));
+}
+
+// The object of `handle` for changing: itself if nobody else holds it, else a copy that takes its place (or
+// a new one, if there is none).
+template <class T>
+[[nodiscard]] T& own(Ref<T>& handle) {
+  if (!handle) {
+    handle = make_ref<T>();
+  } else if (!handle.unshared()) {
+    handle = make_ref<T>(*handle);
+  }
+  return *handle;
 }
 
 }  // namespace zt::workload_api

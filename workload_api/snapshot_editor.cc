@@ -1,6 +1,7 @@
 #include "workload_api/snapshot_editor.h"
 
 #include <algorithm>
+#include <tuple>
 
 namespace zt::workload_api {
 namespace {
@@ -8,42 +9,42 @@ namespace {
 // Adds to, or takes from, the group of workloads under `key`.
 template <class Rules, class Key>
 void add_to_group(HashTrie<Rules>& table, const Key& key, const WorkloadPtr& workload) {
-  const auto* present = table.find(key);
-  table.put(key, (present != nullptr ? *present : WorkloadGroup{}).with(workload));
+  if (!table.edit(key, [&](WorkloadGroup& group) { group.add(workload); }))
+    table.put(key, {workload, nullptr});
 }
 
 template <class Rules, class Key>
 void remove_from_group(HashTrie<Rules>& table, const Key& key, const Workload& workload) {
-  const auto* present = table.find(key);
+  const WorkloadGroup* present = table.find(key);
   if (present == nullptr) return;
-  WorkloadGroup rest = present->without(workload);
-  if (rest.best) {
-    table.put(key, std::move(rest));
-  } else {
+  if (present->others) {
+    table.edit(key, [&](WorkloadGroup& group) { group.remove(workload); });
+  } else if (present->best.get() == &workload) {
     table.erase(key);
   }
 }
 
-// The entry of the address table for what is left of, or has become, a group; `ip` is an address of each of
-// its workloads.
-WorkloadByAddress::Entry address_entry(WorkloadGroup group, const IpAddress& ip) {
-  const auto& addresses = group.best->addresses;
-  const auto index = std::ranges::find(addresses, ip) - addresses.begin();
-  return {std::move(group), static_cast<uint64_t>(index)};
+// Says anew which of the addresses of the group's best workload is `ip`, which all of its workloads have.
+void find_address(WorkloadByAddress::Entry& entry, const IpAddress& ip) {
+  const auto& addresses = entry.group.best->addresses;
+  entry.index = static_cast<uint64_t>(std::ranges::find(addresses, ip) - addresses.begin());
 }
 
 template <class Rules, class LookupKey, class List>
 void replace_in(HashTrie<Rules>& table, const LookupKey& key, const List& stored_key, const Service* old,
                 const ServicePtr& service) {
-  const auto* present = table.find(key);
-  auto next = make_ref<ServicesOf<List>>();
-  next->key = stored_key;
-  if (present != nullptr) next->services = (*present)->services;
-  replace(next->services, old, service);
-  if (next->services.empty()) {
+  bool empty = false;
+  const bool found = table.edit(key, [&](Ref<ServicesOf<List>>& list) {
+    replace(own(list).services, old, service);
+    empty = list->services.empty();
+  });
+  if (empty) {
     table.erase(key);
-  } else {
-    table.put(key, std::move(next));
+  } else if (!found && service) {
+    auto list = make_ref<ServicesOf<List>>();
+    list->key = stored_key;
+    list->services.push_back(service);
+    table.put(key, std::move(list));
   }
 }
 
@@ -54,26 +55,21 @@ bool names(const std::vector<NetworkCidr>& blocks, const NetworkCidr& block) {
   return std::ranges::find(blocks, block) != blocks.end();
 }
 
-PolicyListPtr with_policy(const PolicyList* list, const Str& ns, const PolicyPtr& policy, const Policy* old) {
-  auto next = make_ref<PolicyList>();
-  next->ns = ns;
-  if (list != nullptr) next->policies = list->policies;
-  const auto at =
-      std::ranges::find_if(next->policies, [&](const PolicyPtr& other) { return other.get() == old; });
-  if (at != next->policies.end()) {
+void put_into(PolicyListPtr& list, const Str& ns, const PolicyPtr& policy, const Policy* old) {
+  PolicyList& changed = own(list);
+  changed.ns = ns;
+  const auto at = std::ranges::find(changed.policies, old, &PolicyPtr::get);
+  if (at != changed.policies.end()) {
     *at = policy;
   } else {
-    next->policies.push_back(policy);
+    changed.policies.push_back(policy);
   }
-  return next;
 }
 
-PolicyListPtr without_policy(const PolicyList& list, const Policy& policy) {
-  auto next = make_ref<PolicyList>();
-  next->ns = list.ns;
-  std::ranges::copy_if(list.policies, std::back_inserter(next->policies),
-                       [&](const PolicyPtr& other) { return other.get() != &policy; });
-  return next->policies.empty() ? PolicyListPtr() : PolicyListPtr(std::move(next));
+// The list is null if nothing is left.
+void take_from(PolicyListPtr& list, const Policy& policy) {
+  std::erase_if(own(list).policies, [&](const PolicyPtr& other) { return other.get() == &policy; });
+  if (list->policies.empty()) list = nullptr;
 }
 
 }  // namespace
@@ -82,14 +78,69 @@ PolicyListPtr without_policy(const PolicyList& list, const Policy& policy) {
 
 void SnapshotEditor::add_workload(const WorkloadPtr& workload, bool local) {
   draft_.workloads_.put(workload->uid.view(), workload);
-  if (workload->network_mode != NetworkMode::kHostNetwork) {
-    for (const IpAddress& ip : workload->addresses) {
-      const WorkloadByAddress::Key key{workload->network.view(), ip};
-      const auto* present = draft_.addresses_.find(key);
-      draft_.addresses_.put(
-          key, address_entry((present != nullptr ? present->group : WorkloadGroup{}).with(workload), ip));
+  if (workload->network_mode != NetworkMode::kHostNetwork)
+    for (size_t i = 0; i < workload->addresses.size(); ++i) add_address(workload, i);
+  add_names(workload, local);
+}
+
+void SnapshotEditor::add_workloads(std::span<const WorkloadPtr> workloads, const std::vector<bool>& local) {
+  constexpr size_t kMany = 64;  // from here on sorting is cheaper than going down the tables for each
+  if (workloads.size() < kMany) {
+    for (size_t i = 0; i < workloads.size(); ++i) add_workload(workloads[i], local[i]);
+    return;
+  }
+  std::vector<HashTrie<WorkloadByUid>::Item> uids;
+  struct Address {
+    uint64_t hash;
+    uint32_t workload;
+    uint32_t index;
+  };
+  std::vector<Address> addresses;
+  uids.reserve(workloads.size());
+  addresses.reserve(workloads.size());
+  for (size_t i = 0; i < workloads.size(); ++i) {
+    const WorkloadPtr& workload = workloads[i];
+    uids.push_back({WorkloadByUid::hash(workload), workload});
+    if (workload->network_mode != NetworkMode::kHostNetwork)
+      for (size_t at = 0; at < workload->addresses.size(); ++at)
+        addresses.push_back({WorkloadByAddress::hash({workload->network.view(), workload->addresses[at]}),
+                             static_cast<uint32_t>(i), static_cast<uint32_t>(at)});
+    add_names(workload, local[i]);
+  }
+  std::ranges::sort(uids, {}, &HashTrie<WorkloadByUid>::Item::hash);
+  draft_.workloads_.put_all(uids);
+
+  std::ranges::sort(addresses, [](const Address& a, const Address& b) {
+    return std::tie(a.hash, a.workload) < std::tie(b.hash, b.workload);
+  });
+  std::vector<HashTrie<WorkloadByAddress>::Item> alone;
+  alone.reserve(addresses.size());
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    const auto& [hash, of, index] = addresses[i];
+    const WorkloadPtr& workload = workloads[of];
+    const bool shared = (i > 0 && addresses[i - 1].hash == hash) ||
+                        (i + 1 < addresses.size() && addresses[i + 1].hash == hash) ||
+                        draft_.addresses_.find(WorkloadByAddress::Key{workload->network.view(),
+                                                                      workload->addresses[index]}) != nullptr;
+    if (shared) {
+      add_address(workload, index);
+    } else {
+      alone.push_back({hash, {{workload, nullptr}, index}});
     }
   }
+  draft_.addresses_.put_all(alone);
+}
+
+void SnapshotEditor::add_address(const WorkloadPtr& workload, size_t index) {
+  const WorkloadByAddress::Key key{workload->network.view(), workload->addresses[index]};
+  const bool shared = draft_.addresses_.edit(key, [&](WorkloadByAddress::Entry& entry) {
+    entry.group.add(workload);
+    find_address(entry, key.ip);
+  });
+  if (!shared) draft_.addresses_.put(key, {{workload, nullptr}, index});
+}
+
+void SnapshotEditor::add_names(const WorkloadPtr& workload, bool local) {
   if (!workload->hostname.empty())
     add_to_group(draft_.hostnames_, WorkloadByHostname::Key{workload->ns.view(), workload->hostname.view()},
                  workload);
@@ -107,10 +158,12 @@ void SnapshotEditor::remove_workload(const Workload& workload, bool local) {
       const WorkloadByAddress::Key key{workload.network.view(), ip};
       const auto* present = draft_.addresses_.find(key);
       if (present == nullptr) continue;
-      WorkloadGroup rest = present->group.without(workload);
-      if (rest.best) {
-        draft_.addresses_.put(key, address_entry(std::move(rest), ip));
-      } else {
+      if (present->group.others) {
+        draft_.addresses_.edit(key, [&](WorkloadByAddress::Entry& entry) {
+          entry.group.remove(workload);
+          find_address(entry, ip);
+        });
+      } else if (present->group.best.get() == &workload) {
         draft_.addresses_.erase(key);
       }
     }
@@ -153,17 +206,19 @@ void SnapshotEditor::remove_staged(std::string_view key) { draft_.staged_.erase(
 // ---- Policies
 
 void SnapshotEditor::index_policy(const PolicyPtr& policy, const Policy* old) {
+  const Str& ns = policy->spec->ns;
   switch (policy->spec->scope) {
     case PolicyScope::kGlobal:
-      draft_.global_policies_ = with_policy(draft_.global_policies_.get(), {}, policy, old);
+      put_into(draft_.global_policies_, {}, policy, old);
       break;
-    case PolicyScope::kNamespace: {
-      const Str& ns = policy->spec->ns;
-      const auto* present = draft_.scoped_policies_.find(ns.view());
-      draft_.scoped_policies_.put(
-          ns.view(), with_policy(present != nullptr ? present->get() : nullptr, ns, policy, old));
+    case PolicyScope::kNamespace:
+      if (!draft_.scoped_policies_.edit(ns.view(),
+                                        [&](PolicyListPtr& list) { put_into(list, ns, policy, old); })) {
+        PolicyListPtr list;
+        put_into(list, ns, policy, old);
+        draft_.scoped_policies_.put(ns.view(), std::move(list));
+      }
       break;
-    }
     case PolicyScope::kWorkloadSelector:
       break;  // found by name only
   }
@@ -172,15 +227,14 @@ void SnapshotEditor::index_policy(const PolicyPtr& policy, const Policy* old) {
 void SnapshotEditor::unindex_policy(const Policy& policy) {
   switch (policy.spec->scope) {
     case PolicyScope::kGlobal:
-      draft_.global_policies_ = without_policy(*draft_.global_policies_, policy);
+      take_from(draft_.global_policies_, policy);
       break;
     case PolicyScope::kNamespace: {
       const std::string_view ns = policy.spec->ns.view();
-      PolicyListPtr rest = without_policy(**draft_.scoped_policies_.find(ns), policy);
-      if (rest) {
-        draft_.scoped_policies_.put(ns, std::move(rest));
-      } else {
+      if ((*draft_.scoped_policies_.find(ns))->policies.size() == 1) {
         draft_.scoped_policies_.erase(ns);
+      } else {
+        draft_.scoped_policies_.edit(ns, [&](PolicyListPtr& list) { take_from(list, policy); });
       }
       break;
     }

@@ -1,4 +1,5 @@
 #pragma once
+#include <span>
 #include <vector>
 
 #include "workload_api/snapshot.h"
@@ -10,8 +11,10 @@ namespace zt::workload_api {
 class SnapshotEditor {
  public:
   // `local`: the workload belongs to this node. Adding a workload makes it the one added last among those
-  // that share a key.
+  // that share a key. Many are added in the order given, for much less than one by one; none of them may be
+  // there already, nor twice.
   void add_workload(const WorkloadPtr& workload, bool local);
+  void add_workloads(std::span<const WorkloadPtr> workloads, const std::vector<bool>& local);
   void remove_workload(const Workload& workload, bool local);
 
   // Enters a service into the tables by address and hostname, in the place of `old` (may be null).
@@ -41,6 +44,8 @@ class SnapshotEditor {
   [[nodiscard]] SnapshotPtr publish();
 
  private:
+  void add_address(const WorkloadPtr& workload, size_t index);
+  void add_names(const WorkloadPtr& workload, bool local);
   void index_policy(const PolicyPtr& policy, const Policy* old);
   void unindex_policy(const Policy& policy);
 

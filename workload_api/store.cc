@@ -20,16 +20,17 @@ class EndpointList {
   }
 
   // Either workload may be null: `after` is then appended, or `before` taken out.
-  void change(const Workload* before, const WorkloadPtr& after, PortMap ports) {
+  void change(const Workload* before, Endpoint after) {
+    const Workload* now = after.workload.get();
     const std::optional<size_t> place = before != nullptr ? find(before) : std::nullopt;
     if (place) {
       if (indexed_) places_.erase(before);
-      endpoints_[*place] = {after, std::move(ports)};
-      holes_ |= after == nullptr;
-      if (indexed_ && after) places_.emplace(after.get(), *place);
-    } else if (after) {
-      if (indexed_) places_.emplace(after.get(), endpoints_.size());
-      endpoints_.push_back({after, std::move(ports)});
+      holes_ |= now == nullptr;
+      if (indexed_ && now != nullptr) places_.emplace(now, *place);
+      endpoints_[*place] = std::move(after);
+    } else if (now != nullptr) {
+      if (indexed_) places_.emplace(now, endpoints_.size());
+      endpoints_.push_back(std::move(after));
     }
   }
 
@@ -66,6 +67,28 @@ void drop_repeated(std::vector<IpAddress>& addresses) {
   std::erase_if(addresses, [&](const IpAddress& ip) { return !seen.insert(ip).second; });
 }
 
+// Of workloads with the same uid keeps the last; the others become null.
+void drop_superseded(std::vector<Ref<Workload>>& workloads) {
+  if (workloads.size() < 2) return;
+  struct Place {
+    uint64_t hash;
+    size_t index;
+  };
+  std::vector<Place> places;
+  places.reserve(workloads.size());
+  for (size_t i = 0; i < workloads.size(); ++i)
+    places.push_back({WorkloadByUid::hash(workloads[i]->uid.view()), i});
+  const auto uid = [&](const Place& place) { return workloads[place.index]->uid.view(); };
+  std::ranges::sort(places, [&](const Place& a, const Place& b) {
+    if (a.hash != b.hash) return a.hash < b.hash;
+    const auto order = uid(a) <=> uid(b);
+    return order != 0 ? order < 0 : a.index < b.index;
+  });
+  for (size_t i = 1; i < places.size(); ++i)
+    if (places[i - 1].hash == places[i].hash && uid(places[i - 1]) == uid(places[i]))
+      workloads[places[i - 1].index] = nullptr;
+}
+
 }  // namespace
 
 Store::Store(Options options) : options_(std::move(options)), current_(editor_.publish()) {}
@@ -75,10 +98,9 @@ Store::~Store() = default;
 
 std::vector<Rejected> Store::apply(Batch batch) {
   std::vector<Rejected> rejected;
-  for (auto& workload : batch.workloads) {
-    if (!local_file_.addresses.empty()) local_file_.addresses.erase(workload->uid.str());
-    upsert(std::exchange(workload, nullptr), rejected);
-  }
+  if (!local_file_.addresses.empty())
+    for (const auto& workload : batch.workloads) local_file_.addresses.erase(workload->uid.str());
+  upsert(std::move(batch.workloads), rejected);
   for (auto& service : batch.services) {
     if (!local_file_.addresses.empty())
       local_file_.addresses.erase(NamespacedHostname{service->ns, service->hostname}.to_string());
@@ -99,10 +121,8 @@ std::vector<Rejected> Store::apply(Batch batch) {
 std::vector<Rejected> Store::replace_local(Batch content) {
   std::vector<Rejected> rejected;
   Owned owned;
-  for (auto& workload : content.workloads) {
-    owned.addresses.insert(workload->uid.str());
-    upsert(std::exchange(workload, nullptr), rejected);
-  }
+  for (const auto& workload : content.workloads) owned.addresses.insert(workload->uid.str());
+  upsert(std::move(content.workloads), rejected);
   for (auto& service : content.services) {
     owned.addresses.insert(NamespacedHostname{service->ns, service->hostname}.to_string());
     upsert(std::exchange(service, nullptr));
@@ -120,25 +140,37 @@ std::vector<Rejected> Store::replace_local(Batch content) {
   return rejected;
 }
 
-void Store::upsert(Ref<Workload> workload, std::vector<Rejected>& rejected) {
-  if (workload->addresses.size() > kMaxWorkloadAddresses) {
-    rejected.push_back({workload->uid.str(), fmt::format("{} addresses, more than {}",
-                                                         workload->addresses.size(), kMaxWorkloadAddresses)});
-    return;
+void Store::upsert(std::vector<Ref<Workload>> workloads, std::vector<Rejected>& rejected) {
+  drop_superseded(workloads);
+  std::vector<WorkloadPtr> added;
+  std::vector<bool> local;
+  added.reserve(workloads.size());
+  local.reserve(workloads.size());
+  for (Ref<Workload>& workload : workloads) {
+    if (!workload) continue;
+    if (workload->addresses.size() > kMaxWorkloadAddresses) {
+      rejected.push_back(
+          {workload->uid.str(),
+           fmt::format("{} addresses, more than {}", workload->addresses.size(), kMaxWorkloadAddresses)});
+      continue;
+    }
+    intern(*workload);
+    WorkloadPtr before;
+    if (const WorkloadPtr* present = editor_.workload(workload->uid.view())) before = *present;
+    if (before && *before == *workload) continue;
+    const WorkloadPtr after = std::exchange(workload, nullptr);
+    note_memberships(before, after);
+    note_policies(before.get(), after.get());
+    if (before) {
+      note_identity(*before, -1);
+      editor_.remove_workload(*before, is_local(*before));
+    }
+    note_identity(*after, +1);
+    added.push_back(after);
+    local.push_back(is_local(*after));
   }
-  intern(*workload);
-  WorkloadPtr before;
-  if (const WorkloadPtr* present = editor_.workload(workload->uid.view())) before = *present;
-  if (before && *before == *workload) return;
-  const WorkloadPtr after = std::move(workload);
-  note_memberships(before, after);
-  note_policies(before.get(), after.get());
-  if (before) {
-    note_identity(*before, -1);
-    editor_.remove_workload(*before, is_local(*before));
-  }
-  note_identity(*after, +1);
-  editor_.add_workload(after, is_local(*after));
+  if (added.empty()) return;
+  editor_.add_workloads(added, local);
   dirty_ = true;
 }
 
@@ -147,14 +179,13 @@ void Store::upsert(Ref<Service> service) {
   const ServiceEntryPtr* present = editor_.entry(service->key.view());
   const auto pending = service_changes_.find(service->key);
   // Within one push a name may come more than once.
-  const ServicePtr before = pending != service_changes_.end() && pending->second.service
-                                ? *pending->second.service
-                            : present != nullptr ? (*present)->service_ptr()
-                                                 : nullptr;
+  const ServicePtr before = pending != service_changes_.end() ? pending->second
+                            : present != nullptr              ? (*present)->service_ptr()
+                                                              : nullptr;
   if (before && *before == *service) return;
   const ServicePtr after = std::move(service);
   editor_.index_service(before.get(), after);
-  service_changes_[after->key].service = after;
+  service_changes_[after->key] = after;
   dirty_ = true;
 }
 
@@ -178,13 +209,12 @@ void Store::remove_address(std::string_view name) {
   }
   const ServiceEntryPtr* present = editor_.entry(name);
   const auto pending = service_changes_.find(Str(name));
-  const ServicePtr before = pending != service_changes_.end() && pending->second.service
-                                ? *pending->second.service
-                            : present != nullptr ? (*present)->service_ptr()
-                                                 : nullptr;
+  const ServicePtr before = pending != service_changes_.end() ? pending->second
+                            : present != nullptr              ? (*present)->service_ptr()
+                                                              : nullptr;
   if (!before) return;
   editor_.unindex_service(*before);
-  service_changes_[before->key].service = ServicePtr();
+  service_changes_[before->key] = nullptr;
   dirty_ = true;
 }
 
@@ -225,10 +255,9 @@ void Store::intern(Workload& workload) {
   intern(workload.waypoint);
   intern(workload.network_gateway);
 
-  std::string identity = "spiffe://";
-  identity.append(workload.trust_domain.view()).append("/ns/").append(workload.ns.view());
-  identity.append("/sa/").append(workload.service_account.view());
-  workload.identity = interner_.make(identity);
+  scratch_.assign("spiffe://").append(workload.trust_domain.view()).append("/ns/");
+  scratch_.append(workload.ns.view()).append("/sa/").append(workload.service_account.view());
+  workload.identity = interner_.make(scratch_);
 }
 
 void Store::intern(Service& service) {
@@ -256,13 +285,14 @@ bool Store::is_local(const Workload& workload) const {
 void Store::note_memberships(const WorkloadPtr& before, const WorkloadPtr& after) {
   if (before)
     for (const ServiceMembership& membership : before->services) {
-      const bool stays = after && after->membership(membership.service.view()) != nullptr;
-      service_changes_[membership.service].endpoints.push_back({before, stays ? after : nullptr});
+      const ServiceMembership* stays = after ? after->membership(membership.service.view()) : nullptr;
+      endpoint_changes_.push_back(
+          {membership.service, before, stays != nullptr ? Endpoint{after, stays->ports} : Endpoint{}});
     }
   if (after)
     for (const ServiceMembership& membership : after->services)
       if (!before || before->membership(membership.service.view()) == nullptr)
-        service_changes_[membership.service].endpoints.push_back({nullptr, after});
+        endpoint_changes_.push_back({membership.service, nullptr, {after, membership.ports}});
 }
 
 void Store::note_identity(const Workload& workload, int change) {
@@ -282,7 +312,37 @@ void Store::note_policies(const Workload* before, const Workload* after) {
   if (!same) changes_.policies = true;
 }
 
-void Store::rebuild(const Str& key, ServiceChange& change) {
+// Each service that a push changes is made anew once, whatever happened to it and its endpoints.
+void Store::change_services() {
+  // By service; within one, in the order they were made. Equal names are nearly always the same text, so it
+  // is the text's identity that is compared; a service whose changes fall into two parts is made twice.
+  std::vector<EndpointChange*> ordered;
+  ordered.reserve(endpoint_changes_.size());
+  for (EndpointChange& change : endpoint_changes_) ordered.push_back(&change);
+  std::ranges::sort(ordered, [](const EndpointChange* a, const EndpointChange* b) {
+    return std::pair(a->service.identity(), a) < std::pair(b->service.identity(), b);
+  });
+  for (auto first = ordered.begin(); first != ordered.end();) {
+    const Str& key = (*first)->service;
+    const auto last = std::find_if(first, ordered.end(), [&](const EndpointChange* change) {
+      return change->service.identity() != key.identity();
+    });
+    std::optional<ServicePtr> service;
+    if (const auto changed = service_changes_.find(key); changed != service_changes_.end()) {
+      service = std::move(changed->second);
+      service_changes_.erase(changed);
+    }
+    rebuild(key, service, {first, last});
+    first = last;
+  }
+  for (const auto& [key, service] : service_changes_) rebuild(key, service, {});
+  // Not clear(): after a large push they would keep their size.
+  endpoint_changes_ = {};
+  service_changes_ = {};
+}
+
+void Store::rebuild(const Str& key, const std::optional<ServicePtr>& changed,
+                    std::span<EndpointChange* const> changes) {
   const ServiceEntryPtr* entry = editor_.entry(key.view());
   const Ref<const StagedService>* staged = editor_.staged(key.view());
 
@@ -290,25 +350,21 @@ void Store::rebuild(const Str& key, ServiceChange& change) {
   const auto append = [&](std::span<const Endpoint> endpoints) {
     present.insert(present.end(), endpoints.begin(), endpoints.end());
   };
-  present.reserve(change.endpoints.size() + (entry != nullptr
-                                                 ? (*entry)->endpoints().size() + (*entry)->withheld().size()
-                                             : staged != nullptr ? (*staged)->endpoints.size()
-                                                                 : 0));
+  present.reserve(changes.size() + (entry != nullptr
+                                        ? (*entry)->endpoints().size() + (*entry)->withheld().size()
+                                    : staged != nullptr ? (*staged)->endpoints.size()
+                                                        : 0));
   if (entry != nullptr) {
     append((*entry)->endpoints());
     append((*entry)->withheld());
   } else if (staged != nullptr) {
     append((*staged)->endpoints);
   }
-  EndpointList list(std::move(present), change.endpoints.size());
-  for (const EndpointChange& endpoint : change.endpoints)
-    list.change(endpoint.before.get(), endpoint.after,
-                endpoint.after ? endpoint.after->membership(key.view())->ports : PortMap());
+  EndpointList list(std::move(present), changes.size());
+  for (EndpointChange* change : changes) list.change(change->before.get(), std::move(change->after));
   std::vector<Endpoint> endpoints = std::move(list).take();
 
-  const ServicePtr service = change.service     ? *change.service
-                             : entry != nullptr ? (*entry)->service_ptr()
-                                                : nullptr;
+  const ServicePtr service = changed ? *changed : entry != nullptr ? (*entry)->service_ptr() : nullptr;
   if (service) {
     if (staged != nullptr) editor_.remove_staged(key.view());
     editor_.put_entry(make_ref<ServiceEntry>(service, std::move(endpoints)));
@@ -328,9 +384,7 @@ void Store::rebuild(const Str& key, ServiceChange& change) {
 // ---- Publication
 
 void Store::commit() {
-  for (auto& [key, change] : service_changes_) rebuild(key, change);
-  // Not clear(): after a large push the table would keep its size.
-  service_changes_ = {};
+  change_services();
 
   for (const auto& [identity, before] : identity_changes_) {
     const auto now = identities_.find(identity);

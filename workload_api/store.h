@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -64,7 +65,7 @@ class Store {
 
   // One push: additions and changes, then removals, then one publication (none if nothing changed). A
   // resource equal to the one that is there changes nothing. Resources of the local file are not removed by a
-  // push, but one of the same name takes over.
+  // push, but one of the same name takes over. Of workloads with the same uid in one push the last counts.
   std::vector<Rejected> apply(Batch batch);
 
   // Puts `content` in the place of everything that came from the local file (§6.11); removals in it are
@@ -105,14 +106,11 @@ class Store {
   [[nodiscard]] const Interner& interner() const { return interner_; }
 
  private:
-  // A workload's entry in a service before and after; both null cannot be.
+  // A workload's entry in a service before and after; not both are null.
   struct EndpointChange {
+    Str service;
     WorkloadPtr before;
-    WorkloadPtr after;
-  };
-  struct ServiceChange {
-    std::optional<ServicePtr> service;  // set: the service itself changed; null: it was removed
-    std::vector<EndpointChange> endpoints;
+    Endpoint after;
   };
   struct IdentityUse {
     uint32_t workloads = 0;
@@ -123,7 +121,7 @@ class Store {
     std::unordered_set<std::string> addresses, policies;
   };
 
-  void upsert(Ref<Workload> workload, std::vector<Rejected>& rejected);
+  void upsert(std::vector<Ref<Workload>> workloads, std::vector<Rejected>& rejected);
   void upsert(Ref<Service> service);
   void upsert(Ref<Authorization> policy);
   void remove_address(std::string_view name);
@@ -139,7 +137,10 @@ class Store {
   void note_memberships(const WorkloadPtr& before, const WorkloadPtr& after);
   void note_identity(const Workload& workload, int change);
   void note_policies(const Workload* before, const Workload* after);
-  void rebuild(const Str& key, ServiceChange& change);
+  void change_services();
+  // `service`: set if the service itself changed; null: it was removed.
+  void rebuild(const Str& key, const std::optional<ServicePtr>& service,
+               std::span<EndpointChange* const> endpoints);
 
   Options options_;
   Interner interner_;
@@ -148,12 +149,14 @@ class Store {
   std::vector<SnapshotPtr> retired_;  // older ones that somebody still held when last looked at
 
   // The push being applied.
-  std::unordered_map<Str, ServiceChange> service_changes_;
+  std::unordered_map<Str, ServicePtr> service_changes_;    // null: removed
+  std::vector<EndpointChange> endpoint_changes_;           // in the order they were made
   std::unordered_map<Str, IdentityUse> identity_changes_;  // what those that were touched were before
   Changes changes_;
   bool dirty_ = false;
 
   std::unordered_map<Str, IdentityUse> identities_;
+  std::string scratch_;
   Owned local_file_;
   std::vector<std::pair<uint64_t, Subscriber>> subscribers_;
   uint64_t last_subscriber_ = 0;

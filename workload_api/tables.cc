@@ -2,34 +2,37 @@
 
 namespace zt::workload_api {
 
-WorkloadGroup WorkloadGroup::with(const WorkloadPtr& added) const {
-  if (!best) return {added, nullptr};
-  auto rest = make_ref<Others>();
-  if (others) rest->workloads = others->workloads;
+void WorkloadGroup::add(const WorkloadPtr& added) {
+  if (!best) {
+    best = added;
+    return;
+  }
+  auto& list = own(others).workloads;
   const int score = preference_score(*added);
   if (score >= preference_score(*best)) {
-    rest->workloads.insert(rest->workloads.begin(), best);
-    return {added, std::move(rest)};
+    list.push_back(std::exchange(best, added));
+    return;
   }
-  const auto after = std::ranges::find_if(
-      rest->workloads, [&](const auto& other) { return preference_score(*other) <= score; });
-  rest->workloads.insert(after, added);
-  return {best, std::move(rest)};
+  // Behind it come those that are better.
+  const auto better =
+      std::ranges::find_if(list, [&](const WorkloadPtr& other) { return preference_score(*other) > score; });
+  list.insert(better, added);
 }
 
-WorkloadGroup WorkloadGroup::without(const Workload& removed) const {
-  if (!others) return best.get() == &removed ? WorkloadGroup{} : *this;
-  auto rest = make_ref<Others>();
-  rest->workloads = others->workloads;
-  WorkloadGroup result{best, nullptr};
+void WorkloadGroup::remove(const Workload& removed) {
   if (best.get() == &removed) {
-    result.best = rest->workloads.front();
-    rest->workloads.erase(rest->workloads.begin());
-  } else {
-    std::erase_if(rest->workloads, [&](const WorkloadPtr& other) { return other.get() == &removed; });
+    best = nullptr;
+    if (!others) return;
+    best = std::move(own(others).workloads.back());
+    others->workloads.pop_back();
+  } else if (others) {
+    // From the back: whoever comes and goes was added last.
+    auto& list = own(others).workloads;
+    const auto found = std::ranges::find(list.rbegin(), list.rend(), &removed,
+                                         [](const WorkloadPtr& other) { return other.get(); });
+    if (found != list.rend()) list.erase(std::next(found).base());
   }
-  if (!rest->workloads.empty()) result.others = std::move(rest);
-  return result;
+  if (others && others->workloads.empty()) others = nullptr;
 }
 
 void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service) {

@@ -34,14 +34,14 @@ inline int preference_score(const Workload& workload) {
          (workload.protocol == TunnelProtocol::kHbone ? 1 : 0);
 }
 
-// Workloads that share a key, best first: by score, then the one added last. Nearly always one, so that one
-// costs no allocation.
+// Workloads that share a key. The best is the one with the highest score, and of equals the one added last.
+// Nearly always there is one, so that one costs no allocation.
 struct WorkloadGroup {
   struct Others : RefCounted {
-    std::vector<WorkloadPtr> workloads;
+    std::vector<WorkloadPtr> workloads;  // the better, the further back
   };
   WorkloadPtr best;
-  Ref<const Others> others;  // null if there are none
+  Ref<Others> others;  // null if there are none; changed in place while no snapshot holds it
 
   template <class Visit>
   void for_each(Visit&& visit) const {
@@ -49,12 +49,13 @@ struct WorkloadGroup {
     if (others)
       for (const WorkloadPtr& workload : others->workloads) visit(*workload);
   }
-  [[nodiscard]] WorkloadGroup with(const WorkloadPtr& added) const;
-  [[nodiscard]] WorkloadGroup without(const Workload& removed) const;  // best is null if nothing is left
+  void add(const WorkloadPtr& added);
+  void remove(const Workload& removed);  // best is null if nothing is left
 };
 
 struct WorkloadByUid {
   using Entry = WorkloadPtr;
+  static std::string_view key(const Entry& entry) { return entry->uid.view(); }
   static uint64_t hash(const Entry& entry) { return hashing::of(entry->uid.view()); }
   static uint64_t hash(std::string_view uid) { return hashing::of(uid); }
   static bool equal(const Entry& entry, std::string_view uid) { return entry->uid.view() == uid; }
@@ -70,6 +71,7 @@ struct WorkloadByAddress {
     uint64_t index = 0;  // the address is group.best->addresses[index]
     [[nodiscard]] Key key() const { return {group.best->network.view(), group.best->addresses[index]}; }
   };
+  static Key key(const Entry& entry) { return entry.key(); }
   static uint64_t hash(const Key& key) { return hashing::mix(hashing::of(key.network), hashing::of(key.ip)); }
   static uint64_t hash(const Entry& entry) { return hash(entry.key()); }
   static bool equal(const Entry& entry, const Key& key) {
@@ -116,7 +118,7 @@ struct WorkloadByInfo {
 using ServicePtr = Ref<const Service>;
 
 // Services that share a key, in the order of their names: ties go to the first, and every node decides them
-// alike.
+// alike. Like all lists in the tables, changed in place while no snapshot holds it.
 template <class KeyType>
 struct ServicesOf : RefCounted {
   KeyType key;
@@ -138,7 +140,7 @@ struct ServiceByKey {
 
 struct ServicesByVip {
   using Key = WorkloadByAddress::Key;
-  using Entry = Ref<const VipServices>;
+  using Entry = Ref<VipServices>;
   static Key key(const NetworkAddress& address) { return {address.network.view(), address.ip}; }
   static uint64_t hash(const Key& key) { return WorkloadByAddress::hash(key); }
   static uint64_t hash(const Entry& entry) { return hash(key(entry->key)); }
@@ -148,7 +150,7 @@ struct ServicesByVip {
 };
 
 struct ServicesByHostname {
-  using Entry = Ref<const HostnameServices>;
+  using Entry = Ref<HostnameServices>;
   static uint64_t hash(std::string_view hostname) { return hashing::of(hostname); }
   static uint64_t hash(const Entry& entry) { return hash(entry->key.view()); }
   static bool equal(const Entry& entry, std::string_view hostname) { return entry->key.view() == hostname; }
@@ -175,7 +177,7 @@ struct PolicyList : RefCounted {
   std::vector<PolicyPtr> policies;  // in the order they came
 };
 
-using PolicyListPtr = Ref<const PolicyList>;
+using PolicyListPtr = Ref<PolicyList>;
 
 struct PoliciesByNamespace {
   using Entry = PolicyListPtr;

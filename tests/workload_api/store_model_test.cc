@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <optional>
@@ -18,6 +19,7 @@ struct Model {
   };
   std::map<std::string, Held> workloads;
   std::vector<std::shared_ptr<Service>> services;  // by name, which decides ties
+  std::map<std::string, Authorization> policies;
   uint64_t clock = 0;
 
   static std::string key(const Service& service) { return service.ns.str() + "/" + service.hostname.str(); }
@@ -41,6 +43,18 @@ struct Model {
   void remove(const std::string& name) {
     if (workloads.erase(name) == 0)
       std::erase_if(services, [&](const auto& service) { return key(*service) == name; });
+  }
+
+  // Names of the policies that apply to a workload; those not delivered have a question mark.
+  [[nodiscard]] std::multiset<std::string> policies_of(const Workload& workload) const {
+    std::multiset<std::string> found;
+    for (const auto& [name, policy] : policies)
+      if (policy.scope == PolicyScope::kGlobal ||
+          (policy.scope == PolicyScope::kNamespace && policy.ns == workload.ns))
+        found.insert(name);
+    for (const Str& name : workload.authorization_policies)
+      found.insert(name.str() + (policies.contains(name.str()) ? "" : "?"));
+    return found;
   }
 
   static int score(const Workload& workload) {
@@ -103,19 +117,19 @@ struct Model {
 // Small worlds, so that names and addresses collide all the time.
 class Generator {
  public:
-  explicit Generator(uint32_t seed) : random_(seed) {}
+  Generator(uint32_t seed, uint32_t names) : random_(seed), names_(names) {}
   uint32_t any(uint32_t below) { return static_cast<uint32_t>(random_() % below); }
   std::string ns() { return "ns" + std::to_string(any(3)); }
   std::string network() { return any(3) ? "" : "n1"; }
   IpAddress address() {
     return any(5) ? IpAddress::v4(0x0a000000u + any(6)) : ip("2001:db8::" + std::to_string(any(3)));
   }
+  std::string uid() { return (any(2) ? "c//Pod/" : "c/entry/") + std::to_string(any(names_)); }
   std::string service_key() { return ns() + "/svc" + std::to_string(any(5)); }
 
   Ref<Workload> workload() {
     auto workload = make_ref<Workload>();
-    const std::string name = std::to_string(any(25));
-    workload->uid = any(2) ? "c//Pod/" + name : "c/entry/" + name;
+    workload->uid = uid();
     workload->name = "pod" + std::to_string(any(4));
     workload->ns = ns();
     workload->service_account = "sa" + std::to_string(any(2));
@@ -133,6 +147,8 @@ class Generator {
     for (uint32_t i = any(4); i > 0; --i)
       services[service_key()] = any(2) ? PortMap{{80, static_cast<uint16_t>(8000 + any(3))}} : PortMap();
     for (const auto& [key, ports] : services) workload->services.push_back({key, ports});
+    for (uint32_t i = any(3); i > 0; --i)
+      workload->authorization_policies.push_back(ns() + "/policy" + std::to_string(any(6)));
     return workload;
   }
   Ref<Service> service() {
@@ -155,8 +171,19 @@ class Generator {
     return service;
   }
 
+  Ref<Authorization> policy() {
+    auto policy = make_ref<Authorization>();
+    policy->name = "policy" + std::to_string(any(6));
+    policy->ns = ns();
+    policy->scope =
+        std::array{PolicyScope::kGlobal, PolicyScope::kNamespace, PolicyScope::kWorkloadSelector}[any(3)];
+    policy->action = any(2) ? PolicyAction::kAllow : PolicyAction::kDeny;
+    return policy;
+  }
+
  private:
   std::mt19937 random_;
+  uint32_t names_;
 };
 
 void compare(const Model& model, const Snapshot& snapshot) {
@@ -203,6 +230,19 @@ void compare(const Model& model, const Snapshot& snapshot) {
     REQUIRE(uids == model.endpoints(*service));
     REQUIRE(entry->endpoints().size() == uids.size());
   }
+  REQUIRE(snapshot.policy_count() == model.policies.size());
+  for (const auto& [name, policy] : model.policies) {
+    REQUIRE(snapshot.policy(name) != nullptr);
+    REQUIRE(snapshot.policy(name)->spec->action == policy.action);
+  }
+  for (const auto& [uid, held] : model.workloads) {
+    std::multiset<std::string> names;
+    snapshot.for_each_policy_of(*held.workload, [&](const Policy* policy, std::string_view name) {
+      names.insert(std::string(name) + (policy != nullptr ? "" : "?"));
+      return true;
+    });
+    REQUIRE(names == model.policies_of(*held.workload));
+  }
   std::set<std::string> staged;
   snapshot.for_each_staged_service([&](const StagedService& service) {
     for (const Endpoint& endpoint : service.endpoints)
@@ -213,47 +253,69 @@ void compare(const Model& model, const Snapshot& snapshot) {
 
 }  // namespace
 
-TEST_CASE("Whatever is pushed in whatever order, the store answers as a walk over everything would") {
-  for (uint32_t seed = 1; seed <= 30; ++seed) {
-    INFO("seed " << seed);
-    Generator generate(seed);
-    Model model;
-    Store store({.node_name = "n0"});
-    std::vector<std::pair<SnapshotPtr, Model>> kept;
-    for (int step = 0; step < 60; ++step) {
-      INFO("step " << step);
-      Batch batch;
-      for (uint32_t i = generate.any(6); i > 0; --i) {
-        batch.workloads.push_back(generate.workload());
-        // As the store will keep it, so that sending the same again is the same for both.
-        Workload seen = *batch.workloads.back();
-        seen.identity = "spiffe://cluster.local/ns/" + seen.ns.str() + "/sa/" + seen.service_account.str();
-        model.put(seen);
-      }
-      for (uint32_t i = generate.any(3); i > 0; --i) {
-        batch.services.push_back(generate.service());
-        model.put(*batch.services.back());
-      }
-      for (uint32_t i = generate.any(4); i > 0; --i) {
-        const std::string name = std::to_string(generate.any(25));
-        batch.removed_addresses.push_back(generate.any(3) == 0 ? generate.service_key()
-                                          : generate.any(2)    ? "c//Pod/" + name
-                                                               : "c/entry/" + name);
-        model.remove(batch.removed_addresses.back());
-      }
-      REQUIRE(store.apply(std::move(batch)).empty());
-      compare(model, *store.snapshot());
-      if (step % 20 == 0) kept.emplace_back(store.snapshot(), model);
-    }
-    for (const auto& [snapshot, then] : kept) compare(then, *snapshot);
+namespace {
 
-    // Taking everything away leaves no text behind.
-    Batch nothing;
-    for (const auto& [uid, held] : model.workloads) nothing.removed_addresses.push_back(uid);
-    for (const auto& service : model.services) nothing.removed_addresses.push_back(Model::key(*service));
-    store.apply(std::move(nothing));
-    compare(Model{}, *store.snapshot());
+// A world of few names, where everything collides in small pushes, and one of many, with large pushes.
+void push_at_random(uint32_t seed, uint32_t names, uint32_t pushed, int steps) {
+  INFO("seed " << seed << ", " << names << " names");
+  Generator generate(seed, names);
+  Model model;
+  Store store({.node_name = "n0"});
+  std::vector<std::pair<SnapshotPtr, Model>> kept;
+  for (int step = 0; step < steps; ++step) {
+    INFO("step " << step);
+    Batch batch;
+    std::map<std::string, size_t> last;  // a name that comes twice in one push: its last counts
+    for (uint32_t i = generate.any(pushed); i > 0; --i) {
+      batch.workloads.push_back(generate.workload());
+      last[batch.workloads.back()->uid.str()] = batch.workloads.size();
+    }
+    for (size_t i = 0; i < batch.workloads.size(); ++i) {
+      // As the store will keep it, so that sending the same again is the same for both.
+      Workload seen = *batch.workloads[i];
+      seen.identity = "spiffe://cluster.local/ns/" + seen.ns.str() + "/sa/" + seen.service_account.str();
+      if (last[seen.uid.str()] == i + 1) model.put(seen);
+    }
+    for (uint32_t i = generate.any(3); i > 0; --i) {
+      batch.services.push_back(generate.service());
+      model.put(*batch.services.back());
+    }
+    for (uint32_t i = generate.any(3); i > 0; --i) {
+      batch.policies.push_back(generate.policy());
+      const Authorization& policy = *batch.policies.back();
+      model.policies[policy.ns.str() + "/" + policy.name.str()] = policy;
+    }
+    for (uint32_t i = generate.any(pushed) / 2; i > 0; --i) {
+      batch.removed_addresses.push_back(generate.any(3) == 0 ? generate.service_key() : generate.uid());
+      model.remove(batch.removed_addresses.back());
+    }
+    if (generate.any(3) == 0) {
+      batch.removed_policies.push_back(generate.ns() + "/policy" + std::to_string(generate.any(6)));
+      model.policies.erase(batch.removed_policies.back());
+    }
+    REQUIRE(store.apply(std::move(batch)).empty());
+    compare(model, *store.snapshot());
+    if (step % 20 == 0) kept.emplace_back(store.snapshot(), model);
   }
+  for (const auto& [snapshot, then] : kept) compare(then, *snapshot);
+
+  // Taking everything away leaves nothing behind.
+  Batch nothing;
+  for (const auto& [uid, held] : model.workloads) nothing.removed_addresses.push_back(uid);
+  for (const auto& service : model.services) nothing.removed_addresses.push_back(Model::key(*service));
+  for (const auto& [name, policy] : model.policies) nothing.removed_policies.push_back(name);
+  store.apply(std::move(nothing));
+  compare(Model{}, *store.snapshot());
+}
+
+}  // namespace
+
+TEST_CASE("Whatever is pushed in whatever order, the store answers as a walk over everything would") {
+  for (uint32_t seed = 1; seed <= 30; ++seed) push_at_random(seed, 25, 6, 60);
+}
+
+TEST_CASE("Large pushes, which build the tables at once, lead to the same answers") {
+  for (uint32_t seed = 1; seed <= 6; ++seed) push_at_random(seed, 400, 300, 21);
 }
 
 }  // namespace zt::workload_api
