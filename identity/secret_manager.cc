@@ -220,6 +220,7 @@ void SecretManager::get(const SpiffeId& id, Waiter done) { impl_->get(id, std::m
 Result<Credentials> SecretManager::current(const SpiffeId& id) const { return impl_->current(id); }
 void SecretManager::prefetch(const SpiffeId& id) { impl_->prefetch(id); }
 void SecretManager::forget(const SpiffeId& id) { impl_->forget(id); }
+void SecretManager::set_revocations(RevocationListsPtr lists) { impl_->set_revocations(std::move(lists)); }
 void SecretManager::subscribe(Listener listener) { impl_->subscribe(std::move(listener)); }
 std::vector<IdentityStatus> SecretManager::snapshot() const { return impl_->snapshot(); }
 SecretManagerStats SecretManager::stats() const { return impl_->stats(); }

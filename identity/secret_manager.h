@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "identity/ca_client.h"
 #include "identity/certificate.h"
+#include "identity/revocation.h"
 #include "identity/scheduler.h"
 #include "identity/spiffe_id.h"
 
@@ -56,6 +57,7 @@ struct SecretManagerStats {
   uint64_t wait_timeouts = 0;                 // kCertificateWaitLimit
   uint64_t root_changes = 0;                  // the trust bundle was replaced by another
   uint64_t expirations = 0;                   // a certificate ran out with no successor
+  uint64_t revocations = 0;                   // a certificate of ours was found revoked
   size_t identities = 0;                      // gauge
   size_t in_flight = 0;                       // gauge: slots taken, at most kMaxFetchesInFlight
   size_t queued = 0;                          // gauge: due, waiting for a slot
@@ -103,6 +105,10 @@ class SecretManager {
   // No workload here uses it any more: drops the certificate, discards a fetch under way, answers waiters
   // with an error.
   void forget(const SpiffeId& id);
+
+  // Our own certificates are checked too (contract §14 #42): one that is revoked is dropped as if it had
+  // expired, and another asked for. An answer of the CA that is revoked already counts as a failed fetch.
+  void set_revocations(RevocationListsPtr lists);
 
   // `listener` first hears of every certificate there is, within this call. There is no unsubscribing: a
   // listener lives as long as the manager (a worker's posts to itself).

@@ -38,6 +38,12 @@ void SecretManager::Impl::settle(const SpiffeId& id, uint64_t flight_number, Clo
     result = fail(Reason::kIdentityUnavailable, "the CA gave a certificate that expired at " +
                                                     rfc3339_seconds((*result)->not_after()) +
                                                     " (is our clock right?)");
+  if (result) {
+    if (auto why = revoked(**result, *(*result)->roots())) {
+      ++stats_.revocations;
+      result = fail(Reason::kCertRevoked, "the CA gave a certificate that cannot be used: " + *why);
+    }
+  }
   ++(result ? stats_.fetch_successes : stats_.fetch_failures);
   stats_.fetch_time_sum += scheduler_.now() - started;
 
@@ -101,14 +107,48 @@ void SecretManager::Impl::arm_expiry_timer(Entry& entry) {
 
 void SecretManager::Impl::expire(Entry& entry) {
   const std::string when = rfc3339_seconds(entry.certificate->not_after());
-  entry.certificate.reset();
-  entry.expiry_timer.reset();
   ++stats_.expirations;
-  if (entry.error.empty()) entry.error = "the certificate expired at " + when;
   ZT_LOG(log_scope, kError, "a certificate expired before it could be renewed",
          Field::string("identity", entry.id.to_string()), Field::bare("expired", when));
+  drop(entry, "the certificate expired at " + when);
+}
+
+// `why` is what callers are told until a fetch has failed for another reason.
+void SecretManager::Impl::drop(Entry& entry, std::string why) {
+  entry.certificate.reset();
+  entry.expiry_timer.reset();
+  if (entry.error.empty()) entry.error = std::move(why);
   notify(entry, {});
   if (entry.phase == Phase::kWaiting) hasten(entry);  // contract §7.5: retry at min(back-off, expiry)
+}
+
+// ---- revocation
+
+// The chain that a peer will build: to one of the roots that came with the certificate.
+std::optional<std::string> SecretManager::Impl::revoked(const WorkloadCertificate& certificate,
+                                                        const TrustBundle& roots) const {
+  if (!revocations_ || revocations_->entries() == 0) return std::nullopt;
+  const auto chain =
+      verify_chain(certificate.leaf(), certificate.intermediates(), roots, scheduler_.wall_now());
+  // A chain that leads nowhere is the peers' to refuse.
+  const X509* const found = chain ? revocations_->revoked_in(*chain) : nullptr;
+  if (found == nullptr) return std::nullopt;
+  return revoked_text(found);
+}
+
+void SecretManager::Impl::set_revocations(RevocationListsPtr lists) {
+  revocations_ = std::move(lists);
+  for (const auto& [id, entry] : entries_) {
+    if (!usable(*entry)) continue;
+    const auto why = revoked(*entry->certificate, *entry->certificate->roots());
+    if (!why) continue;
+    ++stats_.revocations;
+    ZT_LOG(log_scope, kError, "a certificate of ours is revoked; asking for another",
+           Field::string("identity", entry->id.to_string()), Field::string("cause", *why));
+    drop(*entry, *why);
+  }
+  pump();
+  flush();
 }
 
 // ---- roots

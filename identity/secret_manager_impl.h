@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -30,6 +31,7 @@ class SecretManager::Impl : public std::enable_shared_from_this<Impl> {
   Result<Credentials> current(const SpiffeId& id) const;
   void prefetch(const SpiffeId& id);
   void forget(const SpiffeId& id);
+  void set_revocations(RevocationListsPtr lists);
   void subscribe(Listener listener);
   void shut_down();
   std::vector<IdentityStatus> snapshot() const;
@@ -86,6 +88,9 @@ class SecretManager::Impl : public std::enable_shared_from_this<Impl> {
   void succeeded(Entry& entry, Clock::time_point started, CertificatePtr certificate);
   void failed(Entry& entry, std::string text);
   void expire(Entry& entry);
+  void drop(Entry& entry, std::string why);
+  // Why `certificate` must not be used, if it is revoked.
+  std::optional<std::string> revoked(const WorkloadCertificate& certificate, const TrustBundle& roots) const;
   void apply_roots(Entry& entry, Clock::time_point started);
   void renew_if_untrusted(Entry& entry);
 
@@ -103,6 +108,7 @@ class SecretManager::Impl : public std::enable_shared_from_this<Impl> {
   uint64_t next_number_ = 1;
 
   NewestRoots roots_;
+  RevocationListsPtr revocations_;
 
   std::vector<Listener> listeners_;
   std::vector<std::function<void()>> outbox_;
