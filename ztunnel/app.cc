@@ -9,15 +9,16 @@
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "hbone/aead.h"
-#include "identity/embedded_ca.h"
 #include "identity/loop_scheduler.h"
 #include "identity/secret_manager.h"
 #include "redirection/netns.h"
 #include "redirection/zds_client.h"
 #include "workload_api/local_file.h"
 #include "workload_api/store.h"
+#include "workload_api/xds/xds_client.h"
 #include "ztunnel/admin.h"
 #include "ztunnel/config_dump.h"
+#include "ztunnel/control_plane.h"
 #include "ztunnel/data_plane.h"
 #include "ztunnel/http_server.h"
 #include "ztunnel/metrics_registry.h"
@@ -123,16 +124,21 @@ struct App::Impl {
   std::unique_ptr<DataPlane> data_plane;
   workload_api::Store::Subscription subscription;
   std::unique_ptr<workload_api::LocalFile> local_file;
+  std::unique_ptr<workload_api::XdsClient> xds;
+  Readiness::Hold state_hold;
   std::unique_ptr<redirection::ZdsClient> zds;
   Readiness::Hold agent_hold;
   std::unique_ptr<HttpServer> http;
   Timer collect_timer;
   bool draining = false;
+  Result<> outcome;  // of run()
 
   Result<> start();
   Result<> start_certificates();
-  Result<> start_state();
+  Result<> start_local_state();
+  Result<> start_control_plane();
   Result<> start_servers();
+  void on_state_ready();
   Result<> start_proxy();
   void replace_local(workload_api::LocalConfig content);
   void on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes);
@@ -150,7 +156,10 @@ Result<std::unique_ptr<App>> App::start(Config config) {
 
 App::App(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 App::~App() = default;
-void App::run() { impl_->loop.run(); }
+Result<> App::run() {
+  impl_->loop.run();
+  return impl_->outcome;
+}
 
 Result<> App::Impl::start() {
   raise_descriptor_limit();
@@ -160,34 +169,38 @@ Result<> App::Impl::start() {
   runtime_metrics = std::make_unique<RuntimeMetrics>(metrics, std::string(hbone::aead_backend_name(backend)), config.tunnel.memory_budget);
   if (config.general.mode == ProxyMode::kShared) ZT_TRY(redirection::check_netns_privileges(config.socket.mark.value_or(0)));
   auto starting = readiness.hold("proxy");
+  state_hold = readiness.hold("state manager");
+  if (config.general.mode == ProxyMode::kShared) agent_hold = readiness.hold("workload proxy manager");
   ZT_TRY(start_servers());
   ZT_TRY(start_certificates());
-  ZT_TRY(start_state());
-  ZT_TRY(start_proxy());
+  ZT_TRY(start_local_state());
+  ZT_TRY(start_control_plane());
   collect();
   return {};
 }
 
 Result<> App::Impl::start_certificates() {
-  if (!config.control.embedded_ca_dir) {
-    return fail(Reason::kInvalidInput,
-                "no certificate authority: set EMBEDDED_CA_DIR to a directory that all nodes share (its root is made on first use)");
-  }
-  ZT_ASSIGN(ca, identity::EmbeddedCa::open({.directory = *config.control.embedded_ca_dir, .ttl = config.control.secret_ttl, .wall_now = {}}));
+  ZT_ASSIGN(ca, make_ca_client(config, metrics));
   secrets = std::make_unique<identity::SecretManager>(*ca, scheduler);
+  LookupRequest lookups;
+  if (config.control.xds_address && config.control.xds_on_demand) {
+    lookups = [this](std::string key, std::function<void()> done) {
+      loop.post([this, key = std::move(key), done = std::move(done)] { xds->look_up(key, [done](auto) { done(); }); });
+    };
+  }
   data_plane = std::make_unique<DataPlane>(
       loop, settings, config.listen, config.general.worker_threads, metrics,
       [this](const identity::SpiffeId& id, identity::SecretManager::Waiter done) {
         loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
-      });
+      },
+      std::move(lookups));
   secrets->subscribe([this](const identity::SpiffeId& id, const identity::Credentials& credentials) {
     data_plane->certificate_changed(id, credentials);
   });
   return {};
 }
 
-Result<> App::Impl::start_state() {
-  auto waiting = readiness.hold("state manager");
+Result<> App::Impl::start_local_state() {
   subscription = store.subscribe([this](const auto& snapshot, const auto& changes) { on_changes(snapshot, changes); });
   if (config.control.local_xds_path) {
     local_file = std::make_unique<workload_api::LocalFile>(loop, *config.control.local_xds_path,
@@ -199,6 +212,26 @@ Result<> App::Impl::start_state() {
     replace_local(std::move(content));
   }
   return {};
+}
+
+// Nothing is accepted before the state is complete: traffic would be judged without the policies that are still on their way
+// (contract §0.2).
+Result<> App::Impl::start_control_plane() {
+  ZT_ASSIGN(xds, make_xds_client(loop, store, config));
+  if (xds) {
+    xds->start([this] { on_state_ready(); });
+    return {};
+  }
+  state_hold.done();
+  return start_proxy();
+}
+
+void App::Impl::on_state_ready() {
+  ZT_LOG(kLog, kInfo, "the control plane has sent its state");
+  state_hold.done();
+  if (draining) return;
+  outcome = start_proxy();
+  if (!outcome) loop.stop();
 }
 
 void App::Impl::replace_local(workload_api::LocalConfig content) {
@@ -222,7 +255,6 @@ Result<> App::Impl::start_proxy() {
     return data_plane->start_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload);
   }
   if (config.general.own_pod) ZT_TRY(data_plane->start_self(*config.general.own_pod));
-  agent_hold = readiness.hold("workload proxy manager");
   zds = std::make_unique<redirection::ZdsClient>(loop, *data_plane,
                                                  redirection::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
                                                                                    if (ready) {
@@ -254,8 +286,9 @@ void App::Impl::dump(const HttpRespond& respond) {
                       .workload_state = {},
                       .config = shared_config,
                       .version = build_info(config.telemetry.istio_version)};
+    if (config.general.mode == ProxyMode::kShared) inputs.workload_state.emplace();
     if (zds) {
-      auto& pods = inputs.workload_state.emplace();
+      auto& pods = *inputs.workload_state;
       for (const auto& pod : zds->session().pods()) {
         const bool up = pod.state == redirection::PodState::kUp;
         auto& status = pods[pod.uid];
@@ -282,6 +315,7 @@ void App::Impl::collect() {
   sample.services = store.snapshot()->service_count();
   sample.policies = store.snapshot()->policy_count();
   sample.certificates = secrets->stats();
+  if (xds) sample.xds = xds->stats();
   for (const auto& worker : data_plane->workers()) sample.worker_connections.push_back(worker->connections.load(std::memory_order_relaxed));
   runtime_metrics->publish(std::move(sample));
   collect_timer.start_after(kCollectInterval, [this] { collect(); });

@@ -7,9 +7,9 @@
 namespace zt::ztunnel {
 
 // What this build can do; anything else that the configuration asks for is an error at start.
-inline constexpr BuildFeatures kBuildFeatures{.xds = false,
-                                              .ca_client = false,
-                                              .on_demand = false,
+inline constexpr BuildFeatures kBuildFeatures{.xds = true,
+                                              .ca_client = true,
+                                              .on_demand = true,
                                               .dns_proxy = false,
                                               .socks5 = false,
                                               .crl = false,
@@ -23,8 +23,9 @@ class App {
   static Result<std::unique_ptr<App>> start(Config config);
   ~App();
 
-  // Runs the control thread's loop; returns when drained.
-  void run();
+  // Runs the control thread's loop; returns when drained, or when the proxy could not be started once the control
+  // plane had sent its state.
+  Result<> run();
 
  private:
   struct Impl;

@@ -18,10 +18,10 @@ constexpr uint32_t kImbalance = 4;
 }  // namespace
 
 DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
-                     Metrics& metrics, CertificateRequest certificates)
+                     Metrics& metrics, CertificateRequest certificates, LookupRequest lookups)
     : control_(control), settings_(settings), listen_(listen), shutdown_timer_(control) {
   for (size_t i = 0; i < workers; ++i) {
-    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates));
+    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates, lookups));
     worker_pods_.push_back(std::make_unique<WorkerPods>());
   }
   for (auto& worker : workers_) worker->start();

@@ -19,7 +19,7 @@ class DataPlane final : public redirection::PodManager {
  public:
   // `listen`: addresses of the three listeners. Workers are made and started here.
   DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers, Metrics& metrics,
-            CertificateRequest certificates);
+            CertificateRequest certificates, LookupRequest lookups = {});
   ~DataPlane();
 
   void publish(const workload_api::SnapshotPtr& snapshot);

@@ -37,8 +37,9 @@ int run_proxy(int argc, char** argv) {
 
   auto app = App::start(std::move(*config));
   if (!app) return complain(app.error().text);
-  (*app)->run();
+  const auto outcome = (*app)->run();
   app->reset();
+  if (!outcome) return complain(outcome.error().text);
   log::stop();
   return 0;
 }

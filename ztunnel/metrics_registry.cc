@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::array<double, 6> kDnsBounds{0.0005, 0.001, 0.01, 0.1, 1, 5};
 constexpr std::array<double, 7> kHandshakeBounds{0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1};
+constexpr std::array<double, 7> kCaBounds{0.005, 0.025, 0.1, 0.5, 2, 5, 20};
 
 const std::vector<std::string> kDnsLabels{"request_query_type", "request_protocol",
                                           "source_canonical_service", "source_canonical_revision"};
@@ -116,7 +117,12 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                      "Connections refused before anything was known of them; no traffic metric counts these.",
                      "",
                      {"reporter", "reason"}}),
-      accept_errors({"zt_accept_errors", "Failures to accept a connection.", "", {"listener"}}) {
+      accept_errors({"zt_accept_errors", "Failures to accept a connection.", "", {"listener"}}),
+      ca_duration({"zt_ca_request_duration_seconds",
+                   "Time until the certificate authority had answered a request.",
+                   "seconds",
+                   {"result"}},
+                  kCaBounds) {
   append_family(build_, "istio_build", "Istio component build info.", "gauge");
   build_ += "istio_build{component=\"ztunnel\"";
   append_label(build_, "tag", istio_version.empty() ? "unknown" : istio_version);
@@ -150,7 +156,8 @@ std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
                                 &tunnels_open,
                                 &pool_dials,
                                 &early_denials,
-                                &accept_errors};
+                                &accept_errors,
+                                &ca_duration};
   for (const Family* family : rest) family->render(out);
   append_gauge(out, "zt_metrics_series", "Label sets of traffic metrics, counted per worker.",
                traffic.series_count());

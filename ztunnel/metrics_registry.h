@@ -46,6 +46,7 @@ class Metrics {
   CounterFamily
       early_denials;  // `reporter`, `reason`: refused before anything was known; in no traffic metric
   CounterFamily accept_errors;  // `listener`
+  HistogramFamily ca_duration;  // `result`: ok, failed
 
   // Further families whose values are computed at the scrape, after all others.
   void add(std::unique_ptr<Family> family) { added_.push_back(std::move(family)); }

@@ -1,5 +1,8 @@
 // The life of a captured connection (contract §3.2), as one story.
+#include <set>
+
 #include "base/log.h"
+#include "workload_api/xds/on_demand.h"
 #include "ztunnel/pod_worker.h"
 
 namespace zt::ztunnel {
@@ -23,12 +26,14 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
     deny(local.error());
     co_return;
   }
-  Route chosen = route(*worker_.snapshot(), {.source = **local,
-                                             .client_ip = client.ip,
-                                             .destination = destination,
-                                             .network = worker_.settings().network,
-                                             .illegal_ports = worker_.settings().illegal_ports,
-                                             .number = number_});
+  const OutboundRequest request{.source = **local,
+                                .client_ip = client.ip,
+                                .destination = destination,
+                                .network = worker_.settings().network,
+                                .illegal_ports = worker_.settings().illegal_ports,
+                                .number = number_};
+  if (worker_.on_demand()) co_await fetch_unknown(request);
+  Route chosen = route(*worker_.snapshot(), request);
   ConnectionInfo info;
   info.direction = Direction::kOutbound;
   info.source = client;
@@ -46,6 +51,22 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
     deny({Reason::kNoRoute, "dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str()});
   } else {
     deny({Reason::kNoRoute, "no valid routing destination: this version does not reach other networks (double HBONE)"});
+  }
+}
+
+Task<void> PodWorker::fetch_unknown(const OutboundRequest& request) {
+  const auto deadline = Clock::now() + workload_api::kLookupLimit;
+  std::set<std::string> asked;
+  for (;;) {
+    std::optional<std::string> next;
+    for (auto& key : unknown_on_route(*worker_.snapshot(), request))
+      if (asked.insert(key).second) {
+        next = std::move(key);
+        break;
+      }
+    const auto left = deadline - Clock::now();
+    if (!next || left <= Clock::duration::zero()) co_return;
+    co_await worker_.look_up(std::move(*next), left);
   }
 }
 

@@ -94,6 +94,11 @@ using Route = std::variant<Deny, Plain, Hbone, DoubleHbone, NeedsResolution>;
 
 [[nodiscard]] Route route(const workload_api::Snapshot& snapshot, const OutboundRequest& request);
 
+// On demand: what to ask the control plane for, because the way needs it and the snapshot does not have it: the
+// destination, else its waypoint and gateway. Keys as XdsClient::look_up takes them.
+[[nodiscard]] std::vector<std::string> unknown_on_route(const workload_api::Snapshot& snapshot,
+                                                        const OutboundRequest& request);
+
 // Fills in one of the addresses that the hostname resolved to: of the preferred family if there is one;
 // `number` picks among them. No address is a Deny.
 [[nodiscard]] Route resolved(NeedsResolution pending, std::span<const IpAddress> addresses, uint64_t number);

@@ -2,10 +2,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "identity/secret_manager.h"
+#include "workload_api/xds/xds_stats.h"
 #include "ztunnel/metrics_registry.h"
 
 namespace zt::ztunnel {
@@ -19,7 +21,8 @@ struct RuntimeSample {
   bool agent_connected = false;
   size_t workloads = 0, services = 0, policies = 0;  // now
   identity::SecretManagerStats certificates;
-  std::vector<uint32_t> worker_connections;  // now, by worker
+  std::optional<workload_api::XdsStats> xds;  // none: no control plane
+  std::vector<uint32_t> worker_connections;   // now, by worker
 };
 
 // Takes the control thread's samples and answers scrapes from the newest, so that a scrape never waits for
@@ -41,6 +44,8 @@ class RuntimeMetrics {
       return sample;
     }
   };
+  void publish_xds(const workload_api::XdsStats& xds);
+
   Metrics& metrics_;
   std::shared_ptr<Latest> latest_ = std::make_shared<Latest>();
 };

@@ -10,12 +10,14 @@ namespace {
 log::Scope kLog("proxy");
 }
 
-Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates)
+Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,
+               LookupRequest lookups)
     : index_(index),
       settings_(settings),
       metrics_(metrics),
       io_(loop_, settings.memory_budget_per_worker),
       tls_(*this, std::move(certificates)),
+      lookups_(std::move(lookups)),
       snapshot_(std::make_shared<const workload_api::Snapshot>()) {}
 
 Worker::~Worker() { stop(); }
@@ -35,6 +37,12 @@ void Worker::stop() {
 
 void Worker::publish(workload_api::SnapshotPtr snapshot) {
   loop_.post([this, snapshot = std::move(snapshot)]() mutable { take_snapshot(std::move(snapshot)); });
+}
+
+Task<void> Worker::look_up(std::string key, Clock::duration limit) {
+  const auto answered = std::make_shared<Event>();
+  lookups_(std::move(key), [this, answered] { post([answered] { answered->set(); }); });
+  co_await answered->wait(loop_, limit);
 }
 
 void Worker::take_snapshot(workload_api::SnapshotPtr snapshot) {

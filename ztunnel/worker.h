@@ -47,6 +47,10 @@ struct WorkerSettings {
 using CertificateRequest =
     std::function<void(const identity::SpiffeId& id, identity::SecretManager::Waiter done)>;
 
+// Asks the control plane for what it does not send unasked (XDS_ON_DEMAND). Thread-safe; `done` comes on the control
+// thread within XdsClient's limit, after the snapshot with the answer has been published. Null: nothing is on demand.
+using LookupRequest = std::function<void(std::string key, std::function<void()> done)>;
+
 // SSL_CTXs of one worker, by identity; made when a certificate changes, not per connection. Worker's thread.
 class TlsContexts {
  public:
@@ -75,7 +79,8 @@ class TlsContexts {
 // dies there.
 class Worker {
  public:
-  Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates);
+  Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,
+         LookupRequest lookups = {});
   ~Worker();
   Worker(const Worker&) = delete;
 
@@ -97,6 +102,10 @@ class Worker {
   [[nodiscard]] const workload_api::SnapshotPtr& snapshot() const { return snapshot_; }
   // Waits for the next snapshot; false if `limit` passed first.
   Event::Wait next_snapshot(Clock::duration limit) { return snapshot_changed_->wait(loop_, limit); }
+  [[nodiscard]] bool on_demand() const { return lookups_ != nullptr; }
+  // Only on demand: waits until the control plane has said what it knows of `key`, or `limit` has passed; what it
+  // said is in snapshot() then.
+  Task<void> look_up(std::string key, Clock::duration limit);
   // Told of every new snapshot, on this thread.
   void on_snapshot(void* key, std::function<void(const workload_api::Snapshot&)> fn) { listeners_[key] = std::move(fn); }
   void forget_listener(void* key) { listeners_.erase(key); }
@@ -114,6 +123,7 @@ class Worker {
   EventLoop loop_;
   hbone::WorkerIo io_;
   TlsContexts tls_;
+  const LookupRequest lookups_;
   workload_api::SnapshotPtr snapshot_;
   std::shared_ptr<Event> snapshot_changed_ = std::make_shared<Event>();
   std::unordered_map<void*, std::function<void(const workload_api::Snapshot&)>> listeners_;
