@@ -12,10 +12,20 @@
 //   refuse CODE    refuse new streams with it; 0 accepts them again
 //   raw FILE       send these bytes, whatever they are
 //   down, up       stop and start serving
-//   received       print the requests that came
+//   silent, speak  accept streams and send nothing; the opposite
+//   token [TEXT]   refuse calls with another token; without TEXT every one is right
+//   ca FAULT       how requests for certificates are answered: good, other (another identity), empty,
+//   bad-pem,
+//                  expired, never, or the number of a gRPC status
+//   lifetime N     certificates live N seconds at most
+//   node NAME      on demand, workloads of this node are sent unasked
+//   roots STEP     old, both, both-new-signs, new: a change of the mesh's root, step by step
+//   received       print the requests that came; certificates: print for whom certificates were asked
+//   streams        print how many streams there were
 #include <google/protobuf/util/json_util.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -36,6 +46,39 @@ using zt::test::FakeStatus;
 using Response = envoy::service::discovery::v3::DeltaDiscoveryResponse;
 
 namespace {
+
+using Call = FakeIstiod::CertificateCall;
+using Answer = FakeIstiod::CertificateAnswer;
+
+// A leaf of its own making, in the form of what sign() answers.
+Answer leaf_for(const FakeIstiod& istiod, const Call& call, const std::string& identity,
+                std::chrono::seconds ttl) {
+  return {{}, {istiod.pki().sign(call.request.csr(), identity, ttl), istiod.pki().root_pem()}};
+}
+
+void certificates(FakeIstiod& istiod, const std::string& fault) {
+  if (fault == "good") return istiod.answer_certificates({});
+  istiod.answer_certificates([&istiod, fault](const Call& call) -> Answer {
+    if (fault == "other")
+      return leaf_for(istiod, call, "spiffe://cluster.local/ns/other/sa/other", std::chrono::hours(1));
+    if (fault == "expired") return leaf_for(istiod, call, call.impersonated(), std::chrono::hours(-1));
+    if (fault == "empty") return {{}, {}};
+    if (fault == "bad-pem")
+      return {
+          {},
+          {"-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n", istiod.pki().root_pem()}};
+    if (fault == "never") return {.never = true};
+    return {{std::atoi(fault.c_str()), "by hand"}, {}};
+  });
+}
+
+void roots(FakeIstiod& istiod, const std::string& step) {
+  using Roots = FakeIstiod::Roots;
+  istiod.set_roots(step == "both"             ? Roots::kBoth
+                   : step == "both-new-signs" ? Roots::kBothNewSigns
+                   : step == "new"            ? Roots::kNew
+                                              : Roots::kOld);
+}
 
 std::optional<std::string> read(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -83,6 +126,22 @@ void command(FakeIstiod& istiod, const std::string& line) {
     istiod.stop();
   } else if (verb == "up") {
     istiod.start();
+  } else if (verb == "silent" || verb == "speak") {
+    istiod.ads().answer(verb == "speak");
+  } else if (verb == "token") {
+    istiod.require_token(argument.empty() ? std::nullopt : std::optional(argument));
+  } else if (verb == "ca") {
+    certificates(istiod, argument);
+  } else if (verb == "lifetime") {
+    istiod.limit_lifetime(std::chrono::seconds(code));
+  } else if (verb == "node") {
+    istiod.ads().serve_node(argument);
+  } else if (verb == "roots") {
+    roots(istiod, argument);
+  } else if (verb == "streams") {
+    std::printf("%d\n", istiod.ads().streams());
+  } else if (verb == "certificates") {
+    for (const Call& call : istiod.certificate_calls()) std::printf("%s\n", call.impersonated().c_str());
   } else if (verb == "received") {
     for (const auto& [stream, request] : istiod.ads().received())
       std::printf("stream %d: %s\n", stream, request.ShortDebugString().c_str());

@@ -9,7 +9,7 @@ import time
 
 
 class Process:
-    def __init__(self, name, command, env=None, netns=None, cwd=None):
+    def __init__(self, name, command, env=None, netns=None, cwd=None, takes_input=False):
         self.name = name
         self.lines = []
         self._more = threading.Condition()
@@ -17,7 +17,7 @@ class Process:
         # A bare environment: what the machine happens to export must not change a test.
         keep = {k: v for k, v in os.environ.items() if k in ("PATH", "HOME") or k.endswith("SAN_OPTIONS") or k.endswith("SYMBOLIZER_PATH")}
         self.popen = subprocess.Popen(full, env={**keep, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                      stdin=subprocess.DEVNULL, text=True, errors="replace", cwd=cwd)
+                                      stdin=subprocess.PIPE if takes_input else subprocess.DEVNULL, text=True, errors="replace", cwd=cwd)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 

@@ -2,6 +2,9 @@
 
 #include <utility>
 
+#include "workload_api/xds/proto/workload.pb.h"
+#include "workload_api/xds/resource_type.h"
+
 namespace zt::test {
 namespace {
 
@@ -52,6 +55,14 @@ void FakeAds::change(const Change& change) {
         add(out, name, resource, !subscription.wildcard);
     for (const std::string& name : change.remove) out.add_removed_resources(name);
     if (out.resources_size() > 0 || out.removed_resources_size() > 0) stream->send(out.SerializeAsString());
+  }
+}
+
+void FakeAds::serve_node(const std::string& node) {
+  const std::lock_guard lock(mutex_);
+  for (auto& [name, resource] : resources_[std::string(workload_api::kAddressTypeUrl)]) {
+    istio::workload::Address address;
+    resource.own_node = address.ParseFromString(resource.bytes) && address.workload().node() == node;
   }
 }
 

@@ -52,6 +52,8 @@ class FakeAds {
     std::set<std::string> remove;
   };
   void change(const Change& change);
+  // Workloads of this node count as the client's own from here on.
+  void serve_node(const std::string& node);
   void load(const std::string& response_bytes);  // puts what a (recorded) response holds, without pushing
 
   // ---- faults

@@ -6,6 +6,7 @@
 #include <grpcpp/server_builder.h>
 #include <grpcpp/support/byte_buffer.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <utility>
@@ -198,7 +199,7 @@ void FakeIstiod::stop() {
 
 // ---- who may call
 
-void FakeIstiod::require_token(std::string token) {
+void FakeIstiod::require_token(std::optional<std::string> token) {
   const std::lock_guard lock(mutex_);
   token_ = std::move(token);
 }
@@ -241,8 +242,12 @@ FakeIstiod::CertificateAnswer FakeIstiod::certificate(CertificateCall call) {
 
 FakeIstiod::CertificateAnswer FakeIstiod::sign(const CertificateCall& call) const {
   const std::string impersonated = call.impersonated();
+  Roots roots;
+  std::chrono::seconds most;
   {
     const std::lock_guard lock(mutex_);
+    roots = roots_;
+    most = most_lifetime_;
     if (!impersonated.empty() && !identities_.empty() && !identities_.contains(impersonated))
       return {{kUnauthenticated, "request impersonation authentication failure"}, {}};
   }
@@ -252,10 +257,24 @@ FakeIstiod::CertificateAnswer FakeIstiod::sign(const CertificateCall& call) cons
         {kInvalidArgument, "CSR signing error (requested TTL is greater than the max allowed TTL 2160h0m0s)"},
         {}};
   if (ttl == std::chrono::seconds::zero()) ttl = std::chrono::hours(24);
+  ttl = std::min(ttl, most);
+  const TestPki& signer = roots >= Roots::kBothNewSigns ? next_pki_ : pki_;
   const std::string leaf =
-      pki_.sign(call.request.csr(), impersonated.empty() ? own_identity : impersonated, ttl);
+      signer.sign(call.request.csr(), impersonated.empty() ? own_identity : impersonated, ttl);
   if (leaf.empty()) return {{kInvalidArgument, "CSR signing error"}, {}};
-  return {{}, {leaf, pki_.root_pem()}};
+  std::string bundle;
+  if (roots != Roots::kNew) bundle += pki_.root_pem();
+  if (roots != Roots::kOld) bundle += next_pki_.root_pem();
+  return {{}, {leaf, bundle}};
+}
+
+void FakeIstiod::limit_lifetime(std::chrono::seconds most) {
+  const std::lock_guard lock(mutex_);
+  most_lifetime_ = most;
+}
+void FakeIstiod::set_roots(Roots roots) {
+  const std::lock_guard lock(mutex_);
+  roots_ = roots;
 }
 
 void FakeIstiod::allow_identities(std::set<std::string> identities) {

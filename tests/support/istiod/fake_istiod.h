@@ -43,7 +43,7 @@ class FakeIstiod {
   void start();
 
   // ---- who may call. By default everyone.
-  void require_token(std::string token);  // others: UNAUTHENTICATED
+  void require_token(std::optional<std::string> token);  // others: UNAUTHENTICATED
   [[nodiscard]] std::string last_token() const;
   [[nodiscard]] std::map<std::string, std::string> last_headers() const;  // of the last call of either kind
 
@@ -67,6 +67,12 @@ class FakeIstiod {
   std::string own_identity = "spiffe://cluster.local/ns/istio-system/sa/ztunnel";
   // Identities with a pod on the caller's node; impersonating another fails. Empty: all.
   void allow_identities(std::set<std::string> identities);
+  // The mesh's root changes as operators do it: the new one is made known, then it signs, then the old one is
+  // gone.
+  enum class Roots : uint8_t { kOld, kBoth, kBothNewSigns, kNew };
+  void set_roots(Roots roots);
+  // Certificates live no longer than this, whatever is asked for.
+  void limit_lifetime(std::chrono::seconds most);
   // Something else than sign(), for as long as it is set.
   void answer_certificates(std::function<CertificateAnswer(const CertificateCall&)> answer);
   [[nodiscard]] std::vector<CertificateCall> certificate_calls() const;
@@ -79,6 +85,7 @@ class FakeIstiod {
 
   const Options options_;
   const TestPki pki_;
+  const TestPki next_pki_{"next test root"};
   FakeAds ads_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<grpc::Server> server_;
@@ -88,6 +95,8 @@ class FakeIstiod {
   std::optional<std::string> token_;
   std::map<std::string, std::string> last_headers_;
   std::set<std::string> identities_;
+  Roots roots_ = Roots::kOld;
+  std::chrono::seconds most_lifetime_ = std::chrono::hours(2160);
   std::function<CertificateAnswer(const CertificateCall&)> answer_;
   std::vector<CertificateCall> calls_;
 };

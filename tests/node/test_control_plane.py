@@ -1,0 +1,305 @@
+"""The proxy under a control plane: what it tells it, what it makes of what it is told, and what becomes of traffic while the control
+plane is away, wrong or malicious. Each fault is also seen from outside: in the log, in the metrics, in the dump."""
+
+import json
+import os
+import re
+import threading
+
+import pytest
+
+from harness import apps, istiod as control
+from harness.istiod import ControlledMesh
+from harness.mesh import write_file
+from harness.process import eventually
+
+GOLDEN = os.path.join(os.path.dirname(__file__), "../golden")
+WEB = "shop/web.shop.svc.cluster.local"
+VIP = "10.96.0.10"
+NO_8080 = control.policy("no-8080", [{"destinationPorts": [8080]}], action="DENY")
+
+
+@pytest.fixture
+def shop():
+    """Two captured pods that the control plane knows; nothing is started yet."""
+    with ControlledMesh() as mesh:
+        mesh.client, mesh.web = mesh.node.pod("client"), mesh.node.pod("web")
+        mesh.web.serve(8080)
+        mesh.istiod.addresses(control.service("web", VIP, {80: 8080}), control.workload(mesh.client),
+                              control.workload(mesh.web, services=[(WEB, {80: 8080})]))
+        yield mesh
+
+
+def talks(pod, address, port=8080):
+    try:
+        with pod.connect(address, port) as sock:
+            sock.sendall(b"x")
+            return sock.recv(1) == b"x"
+    except OSError:
+        return False
+
+
+def certificate(mesh, pod):
+    return next((c for c in mesh.dump()["certificates"] if c["identity"] == pod.identity), {"state": "none", "certChain": []})
+
+
+def connected(mesh, value):
+    mesh.wait_metric(lambda now: now == value, "zt_xds_connected")
+
+
+def test_pods_live_on_what_the_control_plane_says(shop):
+    shop.istiod.say("token", "first-token")
+    shop.start()
+    mark = shop.node.ztunnel.mark()
+    assert talks(shop.client, VIP, 80)
+    line = shop.node.ztunnel.wait_line(r'access\tconnection complete.*direction="inbound"', since=mark)
+    assert f'src.identity="{shop.client.identity}"' in line and f'dst.identity="{shop.web.identity}"' in line
+
+    assert {shop.client.identity, shop.web.identity} <= set(shop.istiod.say("certificates"))
+    requests = shop.istiod.say("received")
+    assert 'id: "ztunnel~192.168.77.1~ztunnel-x.istio-system~istio-system.svc.cluster.local"' in requests[0]
+    assert "istio.workload.Address" in requests[0] and "istio.security.Authorization" in requests[1]
+
+    shop.wait_metric(lambda n: n, "istio_xds_message_total", url=control.ADDRESS)
+    assert shop.metric("istio_xds_message_bytes_total", url=control.AUTHORIZATION) > 0
+    assert shop.metric("zt_xds_connected") == 1 and 0 <= shop.metric("zt_xds_last_ack_age_seconds") < 60
+    assert shop.metric("zt_ca_request_duration_seconds_count", result="ok") >= 2
+    for pod in (shop.client, shop.web):
+        assert shop.metric("zt_certificate_expiration_timestamp_seconds", identity=pod.identity) > 0
+        assert certificate(shop, pod)["state"] == "Available"
+    assert shop.metric("zt_certificate_waiting") == 0 and shop.metric("zt_certificates_pending") == 0
+
+
+def test_a_policy_push_cuts_what_it_denies_and_its_removal_lets_in_again(shop):
+    shop.start()
+    with shop.client.connect(shop.web.ip, 8080) as sock:
+        sock.sendall(b"x")
+        assert apps.read_exactly(sock, 1) == b"x"
+        mark = shop.node.ztunnel.mark()
+        shop.istiod.policies(NO_8080)
+        assert apps.read_to_end(sock)[0] == b""
+    shop.node.ztunnel.wait_line("connection closed due to policy change", since=mark)
+    assert not talks(shop.client, shop.web.ip)
+    shop.istiod.policies(removed=[NO_8080[0]])
+    eventually(lambda: talks(shop.client, shop.web.ip), "the removal to take effect")
+
+
+def test_a_policy_that_a_workload_names_is_waited_for_and_its_absence_denies(shop):
+    shop.start(ZT_POLICY_WAIT="300ms")
+    mark = shop.node.ztunnel.mark()
+    shop.istiod.addresses(control.workload(shop.web, policies=["shop/late"]), version="v2")
+    eventually(lambda: not talks(shop.client, shop.web.ip), "the missing policy to deny")
+    shop.node.ztunnel.wait_line("shop/late", since=mark)
+    shop.istiod.policies(control.policy("late", [{"destinationPorts": [8080]}], scope="WORKLOAD_SELECTOR"))
+    eventually(lambda: talks(shop.client, shop.web.ip), "the policy to let in")
+
+
+def test_without_a_first_state_nothing_is_accepted_and_nothing_goes_around_the_proxy(shop):
+    shop.start()
+    assert talks(shop.client, shop.web.ip)
+    shop.node.ztunnel.kill()
+    shop.istiod.say("down")
+    mark = shop.node.agent.mark()
+    shop.node.start_ztunnel(**shop.environment)
+    shop.node.ztunnel.wait_line("XDS client connection error: gRPC connection error")
+    assert shop.node.http(15021, "/healthz/ready") == (500, "not ready, pending: state manager, workload proxy manager\n")
+    with pytest.raises(ConnectionRefusedError):
+        shop.client.connect(shop.web.ip, 8080)
+    assert not shop.node.agent.matching("proxy connected", since=mark)
+    attempts = len(shop.node.ztunnel.matching("XDS client connection error"))
+    assert attempts <= 12, "pauses grow"
+
+    shop.istiod.say("up")
+    shop.node.wait_ready()
+    eventually(lambda: talks(shop.client, shop.web.ip), "traffic once the state has come")
+
+
+def test_an_answer_to_one_type_only_is_not_enough(shop):
+    shop.istiod.addresses(("bad", {"workload": {"uid": "bad", "addresses": ["YWJj"]}}))
+    shop.launch()
+    shop.node.ztunnel.wait_line("malformed resources")
+    assert shop.node.http(15021, "/healthz/ready")[1] == "not ready, pending: state manager, workload proxy manager\n"
+    shop.istiod.addresses(removed=["bad"])
+    shop.node.wait_ready()
+
+
+def test_an_outage_stops_no_traffic_and_is_caught_up_with(shop):
+    other = shop.node.pod("other")
+    shop.istiod.addresses(control.workload(other))
+    shop.start()
+    eventually(lambda: certificate(shop, other)["state"] == "Available", "its certificate, which nobody has asked for")
+    with shop.client.connect(shop.web.ip, 8080) as old:
+        shop.istiod.say("down")
+        connected(shop, 0)
+        old.sendall(b"x")
+        assert apps.read_exactly(old, 1) == b"x"
+        assert talks(shop.client, shop.web.ip), "a new connection"
+        assert talks(other, shop.web.ip), "a new connection that needs a new tunnel"
+        assert shop.node.ready()
+    assert shop.metric("zt_xds_streams_total") <= 12
+
+    shop.istiod.policies(NO_8080)
+    shop.istiod.say("up")
+    connected(shop, 1)
+    eventually(lambda: not talks(shop.client, shop.web.ip), "the policy of meanwhile")
+    again = [r for r in shop.istiod.say("received") if "node {" in r and "workload.Address" in r and "initial_resource_versions" in r]
+    assert again and all(f'key: "{name}"' in again[-1] for name in (WEB, "Kubernetes//Pod/shop/client", "Kubernetes//Pod/shop/other"))
+    assert shop.metric("istio_xds_connection_terminations_total") >= 1
+
+
+def test_what_is_malformed_is_refused_by_name_and_harms_nothing_else(shop):
+    shop.start()
+    late = shop.node.pod("late", captured=False)
+    shop.istiod.addresses(("bad", {"workload": {"uid": "bad", "addresses": ["YWJj"]}}), control.workload(late))
+    shop.node.ztunnel.wait_line(r'malformed resources.*rejected=1 .*error="bad: failed to parse address, had 3 bytes"')
+    shop.wait_metric(lambda n: n == 1, "zt_xds_nacks_total")
+    assert shop.metric("zt_xds_rejected_resources_total") == 1
+    assert any("bad: failed to parse address" in r and "error_detail" in r for r in shop.istiod.say("received"))
+    assert "Kubernetes//Pod/shop/late" in [w["uid"] for w in shop.dump()["workloads"]]
+
+    for content, said in ((b"\xff" * 100, "is not a DeltaDiscoveryResponse"), (b"\x0a\x05ab", "is not a DeltaDiscoveryResponse")):
+        mark, streams = shop.node.ztunnel.mark(), shop.istiod.streams()
+        shop.istiod.raw(content)
+        shop.node.ztunnel.wait_line(f"ending the stream.*{said}", since=mark)
+        eventually(lambda: shop.istiod.streams() == streams + 1, "a new stream")
+    shop.wait_metric(lambda n: n == 2, "zt_xds_undecodable_messages_total")
+    shop.wait_metric(lambda n: n == 2, "istio_xds_connection_terminations_total", reason="Error")
+    connected(shop, 1)
+    assert talks(shop.client, shop.web.ip) and shop.node.ready()
+
+
+def test_a_control_plane_that_refuses_us_is_not_called_in_a_loop_and_an_expired_token_is_replaced(shop):
+    shop.istiod.say("token", "first-token")
+    shop.start()
+    shop.istiod.say("token", "second-token")
+    shop.istiod.say("end", "14")
+    shop.node.ztunnel.wait_line("XDS client connection error.*UNAUTHENTICATED")
+    assert talks(shop.client, shop.web.ip) and shop.node.ready()
+    write_file(shop.token, "\n")
+    shop.node.ztunnel.wait_line("the token file .* is empty")
+    write_file(shop.token, "second-token\n")
+    connected(shop, 1)
+    assert shop.istiod.streams() <= 14
+    assert not shop.node.ztunnel.matching("first-token|second-token"), "no secret in the log"
+
+
+def test_a_root_that_is_mounted_late_or_is_another_ones_is_named_and_used_once_it_is_right(shop):
+    root = os.path.join(shop.folder, "mounted.pem")
+    shop.launch(XDS_ROOT_CA=root, CA_ROOT_CA=root)
+    assert root in shop.node.ztunnel.wait_line("XDS client connection error")
+    other = os.path.join(GOLDEN, "ca/root-cert.pem")
+    mark = shop.node.ztunnel.mark()
+    with open(other) as file:
+        write_file(root, file.read())
+    shop.node.ztunnel.wait_line("XDS client connection error.*UNAVAILABLE", since=mark)
+    assert not shop.node.ready()
+    with open(shop.istiod.root) as file:
+        write_file(root, file.read())
+    shop.node.wait_ready()
+    shop.client.wait_captured()
+    eventually(lambda: talks(shop.client, shop.web.ip), "traffic")
+
+
+def test_a_certificate_that_is_wrong_is_refused_and_no_traffic_goes_without_one(shop):
+    shop.start()
+    faults = ("other", "7")  # another identity, PERMISSION_DENIED; tests/istiod_ca has all that can be wrong with an answer
+    for fault in faults:
+        pod = shop.node.pod(f"pod-{fault}")
+        shop.istiod.say("ca", fault)
+        shop.istiod.addresses(control.workload(pod))
+        shop.node.write_pods()
+        pod.wait_captured()
+        assert not talks(pod, shop.web.ip), fault
+        state = certificate(shop, pod)["state"]
+        assert state.startswith("Unavailable: ") or state == "Initializing", (fault, state)
+        assert not shop.web.servers[0].errors
+        shop.istiod.say("ca", "good")
+        eventually(lambda: talks(pod, shop.web.ip), f"a certificate after {fault}")
+        assert certificate(shop, pod)["state"] == "Available"
+    shop.wait_metric(lambda n: n >= len(faults), "zt_certificate_fetches_total", result="failed")
+    assert shop.metric("zt_ca_request_duration_seconds_count", result="failed") >= len(faults)
+    assert talks(shop.client, shop.web.ip), "who has a certificate keeps it"
+
+
+def test_a_change_of_the_root_under_load_fails_no_connection(shop):
+    # Lifetimes of seconds make renewals come by themselves; after a pause the tunnel is gone and the next burst shakes hands anew.
+    shop.istiod.say("lifetime", "5")
+    shop.start(POOL_UNUSED_RELEASE_TIMEOUT="1s")
+    failed, made, stop = [], [], threading.Event()
+
+    def load(client, server):
+        while not stop.wait(1.1):
+            for _ in range(10):
+                (made if talks(client, server.ip) else failed).append(1)
+
+    shop.client.serve(8080)
+    threads = [apps.start(lambda pair=pair: load(*pair)) for pair in ((shop.client, shop.web), (shop.web, shop.client))]
+    root_of = lambda pod: certificate(shop, pod).get("rootCerts", [])
+    try:
+        for step, roots in (("both", 2), ("both-new-signs", 2), ("new", 1)):
+            before = {pod: certificate(shop, pod)["certChain"] for pod in (shop.client, shop.web)}
+            shop.istiod.say("roots", step)
+            eventually(lambda: all(certificate(shop, pod)["certChain"] != before[pod] for pod in before), f"renewals after {step}")
+            eventually(lambda: all(len(root_of(pod)) == roots for pod in before), f"{roots} roots after {step}")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not failed and len(made) > 50, (len(failed), len(made))
+    shop.wait_metric(lambda n: n >= 2, "zt_trust_root_changes_total")
+
+
+def test_on_demand_what_a_connection_needs_is_asked_for_when_it_needs_it(shop):
+    shop.istiod.addresses(control.service("web", VIP, {80: 8080}), aliases={WEB: [f"/{VIP}"]}, version="v2")
+    shop.istiod.say("node", shop.node.name)
+    outside = shop.node.pod("outside", captured=False)
+    outside.serve(9000)
+    shop.start(XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false")
+    assert not shop.dump()["services"], "nobody has asked"
+    assert talks(shop.client, VIP, 80)
+    assert talks(shop.client, outside.ip, 9000), "what the control plane does not know is passed through"
+    asked = [r for r in shop.istiod.say("received") if f'resource_names_subscribe: "/{VIP}"' in r]
+    assert len(asked) == 1
+    assert [s["hostname"] for s in shop.dump()["services"]] == ["web.shop.svc.cluster.local"]
+    shop.wait_metric(lambda n: n and n >= 2, "zt_xds_lookups_total", result="answered")
+    assert shop.metric("zt_xds_lookups_waiting") == 0
+
+
+def test_a_local_file_and_the_control_plane_work_side_by_side(shop):
+    extra = shop.node.pod("extra")
+    extra.serve(8081)
+    shop.istiod.policies(NO_8080)
+    write_file(shop.file, json.dumps({"workloads": [extra.workload()], "services": [], "policies": []}))
+    shop.start(LOCAL_XDS_PATH=shop.file)
+    assert talks(shop.client, extra.ip, 8081)
+    assert not talks(shop.client, shop.web.ip)
+    mark = shop.node.ztunnel.mark()
+    write_file(shop.file, json.dumps({"workloads": [], "services": [], "policies": []}))
+    shop.node.ztunnel.wait_line("local configuration read", since=mark)
+    names = [w["name"] for w in shop.dump()["workloads"]]
+    assert "extra" not in names and "web" in names
+
+
+def test_the_dump_of_recorded_state_is_the_recorded_dump():
+    with ControlledMesh() as mesh:
+        for file in ("003-resp-address", "005-resp-authorization"):
+            mesh.istiod.say("push", os.path.abspath(f"{GOLDEN}/xds/wildcard/{file}.binpb"))
+        mesh.start(NODE_NAME="worker-1")
+        ours = mesh.dump()
+    with open(f"{GOLDEN}/ztunnel/config_dump.json") as file:
+        recorded = json.load(file)
+    assert ours.keys() == recorded.keys() and not ours["stagedServices"]
+    for workload in (*ours["workloads"], *recorded["workloads"]):
+        workload.get("services", []).sort()  # the peer's come in no order
+    for what, key in (("workloads", "uid"), ("policies", "name"), ("services", "hostname")):
+        by = lambda item: (item[key], item["namespace"])
+        assert sorted(ours[what], key=by) == sorted(recorded[what], key=by), what
+
+
+def test_the_log_level_changes_while_the_control_plane_talks(shop):
+    shop.start()
+    assert shop.node.http(15000, "/logging", method="POST") == (200, "current log level is hickory_server::server=off,access=debug,info\n")
+    assert shop.node.http(15000, "/logging?level=xds=debug", method="POST")[0] == 200
+    mark = shop.node.ztunnel.mark()
+    shop.istiod.addresses(control.workload(shop.web), version="v3")
+    assert re.search(r"resources=1", shop.node.ztunnel.wait_line("xds\tapplied a response", since=mark))
