@@ -58,18 +58,18 @@ bool names(const std::vector<NetworkCidr>& blocks, const NetworkCidr& block) {
 void put_into(PolicyListPtr& list, const Str& ns, const PolicyPtr& policy, const Policy* old) {
   PolicyList& changed = own(list);
   changed.ns = ns;
-  const auto at = std::ranges::find(changed.policies, old, &PolicyPtr::get);
-  if (at != changed.policies.end()) {
-    *at = policy;
-  } else {
+  if (old == nullptr) {
     changed.policies.push_back(policy);
+  } else {
+    *std::ranges::find(changed.policies, old, &PolicyPtr::get) = policy;
   }
 }
 
 // The list is null if nothing is left.
 void take_from(PolicyListPtr& list, const Policy& policy) {
-  std::erase_if(own(list).policies, [&](const PolicyPtr& other) { return other.get() == &policy; });
-  if (list->policies.empty()) list = nullptr;
+  auto& policies = own(list).policies;
+  policies.erase(std::ranges::find(policies, &policy, &PolicyPtr::get));
+  if (policies.empty()) list = nullptr;
 }
 
 }  // namespace

@@ -36,11 +36,18 @@ void WorkloadGroup::remove(const Workload& removed) {
 }
 
 void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service) {
-  std::erase_if(services, [&](const ServicePtr& other) { return other.get() == old || other == service; });
-  if (!service) return;
-  const auto after = std::ranges::lower_bound(services, service->key.view(), {},
-                                              [](const ServicePtr& other) { return other->key.view(); });
-  services.insert(after, service);
+  if (old == nullptr && !service) return;
+  const std::string_view key = service ? service->key.view() : old->key.view();
+  const auto at =
+      std::ranges::lower_bound(services, key, {}, [](const ServicePtr& other) { return other->key.view(); });
+  const bool present = at != services.end() && (*at)->key == key;
+  if (!service) {
+    if (present) services.erase(at);
+  } else if (present) {
+    *at = service;
+  } else {
+    services.insert(at, service);
+  }
 }
 
 }  // namespace zt::workload_api

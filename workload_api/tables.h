@@ -128,7 +128,7 @@ using VipServices = ServicesOf<NetworkAddress>;
 using BlockServices = ServicesOf<NetworkCidr>;
 using HostnameServices = ServicesOf<Str>;
 
-// Puts `service` in the place of `old`; either may be null.
+// Puts `service` in the place of `old`, which has the same name; either may be null.
 void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service);
 
 struct ServiceByKey {
