@@ -1,29 +1,26 @@
-// What the state of a large mesh costs: memory per workload, time to apply it, time to publish one change to
-// it, and time of the lookups that a connection makes. Prints one row per size; takes the sizes as arguments
-// (default 1000 … 1000000).
+// ./dev bench state: what the state of a large mesh costs, by its size: memory per workload, time to apply
+// it, how long a worker waits meanwhile (and beside it: with nothing to apply), time to publish one change to
+// it, and time of the lookups that a connection makes. Times to make and apply are processor time of the
+// control thread; delays are what a clock shows, so whatever else runs on the machine is in both columns.
+#include <fmt/format.h>
 #include <malloc.h>
 #include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
-#include <cstdint>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
-#include <string>
-#include <vector>
 
-#include <fmt/format.h>
+#include "bench/state_worker.h"
 
-#include "workload_api/store.h"
-
-using namespace zt;
-using namespace zt::workload_api;
-
+namespace zt::bench {
 namespace {
 
 using Seconds = std::chrono::duration<double>;
+
+constexpr auto kLongEnough = std::chrono::milliseconds(300);  // of pushing, for the delays to mean something
 
 // Processor time of this thread: what it costs, whatever else the machine is doing.
 struct Clock {
@@ -43,138 +40,186 @@ size_t resident_bytes() {
   return resident * static_cast<size_t>(sysconf(_SC_PAGESIZE));
 }
 
-// A mesh as istiod describes one: per 15 workloads one service with a VIP, pods of ~30 kinds per namespace,
-// 110 pods a node.
-struct Mesh {
-  size_t workloads;
-  size_t services = std::max<size_t>(1, workloads / 15);
-
-  [[nodiscard]] std::string ns(size_t service) const { return fmt::format("team-{}", service / 30); }
-  [[nodiscard]] std::string app(size_t service) const { return fmt::format("app-{}", service); }
-  [[nodiscard]] std::string hostname(size_t service) const {
-    return fmt::format("{}.{}.svc.cluster.local", app(service), ns(service));
-  }
-  [[nodiscard]] static IpAddress vip(size_t service) {
-    return IpAddress::v4(0x0a600000u + static_cast<uint32_t>(service));
-  }
-  [[nodiscard]] static IpAddress ip(size_t workload) {
-    return IpAddress::v4(0x14000000u + static_cast<uint32_t>(workload));
-  }
-
-  [[nodiscard]] Ref<Service> service(size_t i) const {
-    auto service = make_ref<Service>();
-    service->name = app(i);
-    service->ns = ns(i);
-    service->hostname = hostname(i);
-    service->vips = {{.network = {}, .ip = vip(i)}};
-    service->ports = {{80, 8080}, {9090, 9090}};
-    service->canonical = true;
-    service->ip_families = IpFamilies::kIpv4Only;
-    if (i % 4 == 0)
-      service->load_balancing = LoadBalancing{
-          .routing_preference = {RoutingScope::kNetwork, RoutingScope::kRegion, RoutingScope::kZone},
-          .mode = LoadBalancingMode::kFailover};
-    return service;
-  }
-
-  [[nodiscard]] Ref<Workload> workload(Store& store, size_t i, uint32_t revision = 0) const {
-    const size_t of = i % services, node = i / 110;
-    const auto text = [&](std::string_view content) { return store.text(content); };
-    auto workload = make_ref<Workload>();
-    workload->ns = text(ns(of));
-    workload->name = fmt::format("{}-{:08x}-{:05x}", app(of), of * 2654435761u, i & 0xfffff);
-    workload->uid = fmt::format("Kubernetes//Pod/{}/{}", workload->ns.view(), workload->name.view());
-    workload->trust_domain = text("cluster.local");
-    workload->service_account = text(app(of));
-    workload->node = text(fmt::format("node-{}", node));
-    workload->canonical_name = text(app(of));
-    workload->canonical_revision = text(revision == 0 ? "latest" : fmt::format("v{}", revision));
-    workload->workload_name = text(app(of));
-    workload->cluster_id = text("Kubernetes");
-    workload->locality = {text("region-1"), text(fmt::format("zone-{}", node % 3)), {}};
-    workload->type = WorkloadType::kPod;
-    workload->protocol = TunnelProtocol::kHbone;
-    workload->addresses = {ip(i)};
-    workload->services.push_back(
-        {text(fmt::format("{}/{}", workload->ns.view(), hostname(of))), {{80, 8080}, {9090, 9090}}});
-    if (i % 5 == 0) workload->authorization_policies = {text("istio-system/istio_converted_static_strict")};
-    return workload;
-  }
+struct Row {
+  size_t workloads = 0, services = 0, pushes = 0;
+  double megabytes = 0, bytes_per_workload = 0, make_s = 0, apply_s = 0;
+  ProbedWorker::Delays idle, push;
+  double change_us = 0, change_p99_us = 0, lookup_ns = 0;
 };
 
-double milliseconds(Clock::duration duration) { return Seconds(duration).count() * 1e3; }
+class Measurement {
+ public:
+  Measurement(size_t workloads, size_t pushes) : mesh_{workloads}, pushes_(pushes) {}
 
-void measure(size_t count, size_t message) {
-  const Mesh mesh{count};
-  const size_t before = resident_bytes();
-  Clock::duration building{}, applying{};
-  Store store({.node_name = "node-7"});
-  SnapshotPtr held = store.snapshot();
-  {
-    auto at = Clock::now();
-    Batch batch;
-    for (size_t i = 0; i < mesh.services; ++i) batch.services.push_back(mesh.service(i));
-    building += Clock::now() - at;
-    at = Clock::now();
-    store.apply(std::move(batch));
-    applying += Clock::now() - at;
+  Row run() {
+    Row row;
+    row.workloads = mesh_.workloads;
+    row.services = mesh_.services;
+    row.pushes = pushes_;
+    Store store({.node_name = "node-7"});
+    {
+      ProbedWorker worker(mesh_);
+      const auto subscription =
+          store.subscribe([&](const SnapshotPtr& snapshot, const Changes&) { worker.take(snapshot); });
+      std::this_thread::sleep_for(kLongEnough);
+      row.idle = worker.delays();
+      const size_t before = resident_bytes();
+      first_push(store);
+      row.make_s = Seconds(making_).count();
+      row.apply_s = Seconds(applying_).count();
+      const auto resident = static_cast<double>(resident_bytes() - before);
+      row.megabytes = resident / 1e6;
+      row.bytes_per_workload = resident / static_cast<double>(mesh_.workloads);
+      for (uint32_t revision = 1; applying_ < kLongEnough; ++revision) push_workloads(store, revision);
+      row.push = worker.delays();
+    }
+    change_one_by_one(store, row);
+    look_up(*store.snapshot(), row);
+    return row;
   }
-  for (size_t first = 0; first < count; first += message) {
-    auto at = Clock::now();
-    Batch batch;
-    for (size_t i = first; i < std::min(count, first + message); ++i)
-      batch.workloads.push_back(mesh.workload(store, i));
-    building += Clock::now() - at;
-    at = Clock::now();
-    store.apply(std::move(batch));
-    applying += Clock::now() - at;
+
+ private:
+  void apply(Store& store, Batch batch) {
+    const auto at = Clock::now();
+    if (!store.apply(std::move(batch)).empty()) std::abort();
+    applying_ += Clock::now() - at;
   }
-  held = store.snapshot();
-  const size_t resident = resident_bytes() - before;
+
+  // All services and workloads, in one push or in several.
+  void first_push(Store& store) {
+    const auto at = Clock::now();
+    Batch batch;
+    for (size_t i = 0; i < mesh_.services; ++i) batch.services.push_back(mesh_.service(i));
+    making_ += Clock::now() - at;
+    push_workloads(store, 0, std::move(batch));
+  }
+
+  void push_workloads(Store& store, uint32_t revision, Batch batch = {}) {
+    const size_t size = (mesh_.workloads + pushes_ - 1) / pushes_;
+    for (size_t first = 0; first < mesh_.workloads; first += size, batch = {}) {
+      const auto at = Clock::now();
+      for (size_t i = first; i < std::min(mesh_.workloads, first + size); ++i)
+        batch.workloads.push_back(mesh_.workload(store, i, revision));
+      making_ += Clock::now() - at;
+      apply(store, std::move(batch));
+    }
+  }
 
   // One workload changes; every publication leaves an older snapshot that somebody still holds.
-  std::vector<double> single;
-  for (uint32_t i = 1; i <= 1000; ++i) {
-    Batch batch;
-    batch.workloads.push_back(mesh.workload(store, (i * 7919u) % count, i));
+  void change_one_by_one(Store& store, Row& row) const {
+    std::vector<double> single;
+    SnapshotPtr held = store.snapshot();
+    for (uint32_t i = 1; i <= 1000; ++i) {
+      Batch batch;
+      batch.workloads.push_back(mesh_.workload(store, (i * 7919u) % mesh_.workloads, 1'000'000 + i));
+      const auto at = Clock::now();
+      store.apply(std::move(batch));
+      single.push_back(Seconds(Clock::now() - at).count() * 1e6);
+      held = store.snapshot();
+    }
+    std::ranges::sort(single);
+    row.change_us = single[single.size() / 2];
+    row.change_p99_us = single[single.size() * 99 / 100];
+  }
+
+  // What a connection asks: service by VIP, an endpoint of it.
+  void look_up(const Snapshot& snapshot, Row& row) const {
+    constexpr size_t kLookups = 300'000;
+    const Workload* source = snapshot.workload("", Mesh::ip(1));
+    size_t found = 0;
     const auto at = Clock::now();
-    store.apply(std::move(batch));
-    single.push_back(milliseconds(Clock::now() - at) * 1e3);
-    held = store.snapshot();
+    for (size_t i = 0; i < kLookups; ++i) {
+      const ServiceEntry* entry =
+          snapshot.service_by_vip("", Mesh::vip((i * 7919) % mesh_.services), source->ns.view());
+      found += static_cast<bool>(entry->choose(*source, 80, ResolutionMode::kStandard, i));
+    }
+    row.lookup_ns = Seconds(Clock::now() - at).count() / kLookups * 1e9;
+    if (found != kLookups) std::abort();
   }
-  std::ranges::sort(single);
 
-  // What a connection asks: own workload by address, service by VIP, an endpoint.
-  const SnapshotPtr snapshot = store.snapshot();
-  const Workload* source = snapshot->workload("", Mesh::ip(1));
-  constexpr size_t kLookups = 1'000'000;
-  size_t found = 0;
-  const auto at = Clock::now();
-  for (size_t i = 0; i < kLookups; ++i) {
-    const ServiceEntry* entry =
-        snapshot->service_by_vip("", Mesh::vip((i * 7919) % mesh.services), source->ns.view());
-    found += static_cast<bool>(entry->choose(*source, 80, ResolutionMode::kStandard, i));
-  }
-  const double lookup = Seconds(Clock::now() - at).count() / kLookups * 1e9;
-  if (found != kLookups) std::abort();
+  Mesh mesh_;
+  size_t pushes_;
+  Clock::duration making_{}, applying_{};
+};
 
-  std::printf("%9zu %9zu %9zu %8.0f %7.2f %7.2f %9.0f %9.0f %9.0f %9.0f\n", count, mesh.services, message,
-              static_cast<double>(resident) / 1e6, Seconds(building).count(), Seconds(applying).count(),
-              static_cast<double>(resident) / static_cast<double>(count), single[single.size() / 2],
-              single[single.size() * 99 / 100], lookup);
+void print(const Row& row) {
+  fmt::print(
+      "{:>9} {:>8} {:>6} {:>7.0f} {:>9.0f} {:>7.3f} {:>8.3f} {:>7.0f} {:>7.0f} {:>8.0f} {:>8.0f} {:>9.0f} "
+      "{:>8.0f} {:>9.0f}\n",
+      row.workloads, row.services, row.pushes, row.megabytes, row.bytes_per_workload, row.make_s, row.apply_s,
+      row.idle.p99, row.idle.max, row.push.p99, row.push.max, row.change_us, row.change_p99_us,
+      row.lookup_ns);
   std::fflush(stdout);
 }
 
+std::string json(const std::vector<Row>& rows) {
+  std::string text = "[";
+  for (const Row& row : rows)
+    text += fmt::format(
+        "{}\n  {{\"workloads\": {}, \"services\": {}, \"pushes\": {}, \"megabytes\": {:.1f}, "
+        "\"bytes_per_workload\": {:.1f}, "
+        "\"make_s\": {:.4f}, \"apply_s\": {:.4f}, \"idle_delay_us\": {{\"p50\": {:.1f}, \"p99\": {:.1f}, "
+        "\"max\": {:.1f}}}, "
+        "\"push_delay_us\": {{\"p50\": {:.1f}, \"p99\": {:.1f}, \"max\": {:.1f}}}, \"change_us\": {:.1f}, "
+        "\"change_p99_us\": {:.1f}, \"lookup_ns\": {:.1f}}}",
+        text.size() > 1 ? "," : "", row.workloads, row.services, row.pushes, row.megabytes,
+        row.bytes_per_workload, row.make_s, row.apply_s, row.idle.p50, row.idle.p99, row.idle.max,
+        row.push.p50, row.push.p99, row.push.max, row.change_us, row.change_p99_us, row.lookup_ns);
+  return text + "\n]\n";
+}
+
+constexpr const char* kUsage =
+    "./dev bench state [--json FILE] [WORKLOADS…]\n"
+    "What the state of a mesh of that many workloads (default 1000 10000 100000 1000000) costs, with 1/15 as "
+    "many services;\n"
+    "all in one push, as a control plane greets a proxy, and the largest once more in ten.\n";
+
 }  // namespace
+}  // namespace zt::bench
 
 int main(int argc, char** argv) {
-  std::printf("%9s %9s %9s %8s %7s %7s %9s %9s %9s %9s\n", "workloads", "services", "message", "MB", "make s",
-              "apply s", "B/workld", "change us", "p99 us", "lookup ns");
+  using namespace zt::bench;
   std::vector<size_t> sizes;
-  for (int i = 1; i < argc; ++i) sizes.push_back(std::strtoull(argv[i], nullptr, 10));
+  const char* json_file = nullptr;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--help" || word == "-h") {
+      fmt::print("{}", kUsage);
+      return 0;
+    }
+    if (word == "--json" && i + 1 < argc) {
+      json_file = argv[++i];
+      continue;
+    }
+    size_t size = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), size);
+    if (error != std::errc{} || end != word.data() + word.size() || size == 0 || size > 10'000'000) {
+      fmt::print(stderr, "bench state: \"{}\" is not a number of workloads from 1 to 10000000\n{}", word,
+                 kUsage);
+      return 2;
+    }
+    sizes.push_back(size);
+  }
   if (sizes.empty()) sizes = {1'000, 10'000, 100'000, 1'000'000};
-  // At once, as a control plane sends it to a proxy that connects; and for the largest also in parts, each of
-  // which touches many services again.
-  for (const size_t size : sizes) measure(size, size);
-  measure(sizes.back(), std::max<size_t>(1, sizes.back() / 10));
+
+  fmt::print("{:>51} {:>15} {:>18} {:>18}\n", "", "delay idle us", "delay in push us", "one change us");
+  fmt::print("{:>9} {:>8} {:>6} {:>7} {:>9} {:>7} {:>8} {:>7} {:>7} {:>8} {:>8} {:>9} {:>8} {:>9}\n",
+             "workloads", "services", "pushes", "MB", "B/workld", "make s", "apply s", "p99", "max", "p99",
+             "max", "median", "p99", "lookup ns");
+  std::vector<Row> rows;
+  const auto measure = [&](size_t workloads, size_t pushes) {
+    rows.push_back(Measurement(workloads, pushes).run());
+    print(rows.back());
+  };
+  for (const size_t size : sizes) measure(size, 1);
+  measure(sizes.back(), 10);
+  if (json_file != nullptr) {
+    std::ofstream file(json_file);
+    file << json(rows) << std::flush;
+    if (!file) {
+      fmt::print(stderr, "bench state: {}: {}\n", json_file, std::strerror(errno));
+      return 1;
+    }
+  }
+  return 0;
 }
