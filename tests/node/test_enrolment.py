@@ -5,7 +5,9 @@ import threading
 import pytest
 
 from harness import apps
-from harness.process import eventually
+from harness.mesh import program
+from harness.netns import Netns
+from harness.process import Process, eventually
 
 
 @pytest.fixture
@@ -44,6 +46,32 @@ class LiveConnection:
         self._stop.set()
         self._thread.join()
         self.sock.close()
+
+
+class Calls:
+    """One call after the other, none of which may fail."""
+
+    def __init__(self, pod, address):
+        self.made, self.error, self._stop = 0, None, threading.Event()
+        self._thread = apps.start(lambda: self._run(pod, address))
+
+    def _run(self, pod, address):
+        try:
+            while not self._stop.wait(0.005):
+                assert echo_works(pod, address)
+                self.made += 1
+        except (OSError, AssertionError) as error:
+            self.error = error
+
+    def assert_some(self, more=20):
+        goal = self.made + more
+        eventually(lambda: self.error or self.made >= goal, "calls to go on")
+        assert self.error is None, f"a call failed: {self.error!r}"
+
+    def end(self):
+        self._stop.set()
+        self._thread.join()
+        assert self.error is None, f"a call failed: {self.error!r}"
 
 
 def echo_works(pod, address, port=8080):
@@ -174,6 +202,39 @@ def _try(shop):
         return echo_works(shop.client, shop.web.ip)
     except (ConnectionError, AssertionError):
         return False
+
+
+def test_two_proxies_overlap_during_an_upgrade_and_no_call_fails(shop):
+    """As a DaemonSet with a surge does it: the new one runs in a namespace of its own beside the old one, on the same agent."""
+    shop.start(TERMINATION_GRACE_PERIOD_SECONDS="20")
+    node, old = shop.nodes[1], shop.nodes[1].ztunnel
+    held = LiveConnection(shop.client, shop.web.ip)
+    calls = Calls(shop.client, shop.web.ip)
+    beside = Netns("new")
+    try:
+        new = Process("the new ztunnel", [program("ztunnel"), "proxy", "ztunnel"], node.proxy_env(), beside)
+        shop.processes.append(new)
+        eventually(lambda: node.http(15021, "/healthz/ready", netns=beside)[0] == 200, "the new proxy to be ready")
+        mark = new.mark()
+        calls.assert_some()
+        old.signal(15)
+        new.wait_line('connection complete.*direction="inbound"', since=mark)
+        calls.assert_some()
+        held.assert_beats()
+        assert old.alive(), "it has a connection left"
+        held.close()
+        assert old.wait_exit() == 0
+        calls.assert_some()
+        assert through_tunnel(shop, shop.web), "the pod stays captured when the old one has left the agent"
+        calls.end()
+        # The new one is now the only one that the agent tells of pods.
+        late = node.pod("late")
+        late.serve(8080)
+        enrol(shop, node)
+        late.wait_captured()
+        assert through_tunnel(shop, late)
+    finally:
+        beside.delete()
 
 
 def test_without_the_proxy_a_captured_pod_is_closed_not_open(shop):

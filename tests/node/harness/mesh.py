@@ -155,10 +155,10 @@ class Node:
         self.ztunnel = Process(f"ztunnel of {self.name}", [program("ztunnel"), "proxy", "ztunnel"], self.proxy_env(**changes), self.netns)
         self.mesh.processes.append(self.ztunnel)
 
-    def http(self, port, path, method="GET", address="127.0.0.1"):
-        """An HTTP request from within the node: (status, body). Nothing while nobody listens."""
+    def http(self, port, path, method="GET", address="127.0.0.1", netns=None):
+        """An HTTP request from within the node, or another namespace: (status, body). Nothing while nobody listens."""
         try:
-            with self.netns.entered():
+            with (netns or self.netns).entered():
                 sock = socket.create_connection((address, port), timeout=5)
         except OSError:
             return None, ""
