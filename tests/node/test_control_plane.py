@@ -221,6 +221,25 @@ def test_a_certificate_that_is_wrong_is_refused_and_no_traffic_goes_without_one(
     assert talks(shop.client, shop.web.ip), "who has a certificate keeps it"
 
 
+def test_a_certificate_comes_and_goes_with_the_workloads_that_need_it(shop):
+    shop.start()
+    one, two = (shop.node.pod(name, account="worker", captured=False) for name in ("one", "two"))
+    elsewhere = shop.node.pod("elsewhere", captured=False)
+    for pod in (one, two, elsewhere):
+        pod.speaks_hbone = True
+    far = control.workload(elsewhere)
+    far[1]["workload"]["node"] = "another"
+    shop.istiod.addresses(control.workload(one), control.workload(two), far)
+    eventually(lambda: certificate(shop, one)["state"] == "Available", "a certificate that nobody has asked for")
+    assert certificate(shop, elsewhere)["state"] == "none", "it is another node's"
+    assert shop.istiod.say("certificates").count(one.identity) == 1
+    shop.istiod.addresses(removed=["Kubernetes//Pod/shop/one"])
+    eventually(lambda: len(shop.dump()["workloads"]) == 4, "the removal")
+    assert certificate(shop, two)["state"] == "Available", "two still needs it"
+    shop.istiod.addresses(removed=["Kubernetes//Pod/shop/two"])
+    eventually(lambda: certificate(shop, two)["state"] == "none", "the certificate to go with the last one")
+
+
 def test_a_change_of_the_root_under_load_fails_no_connection(shop):
     # Lifetimes of seconds make renewals come by themselves; after a pause the tunnel is gone and the next burst shakes hands anew.
     shop.istiod.say("lifetime", "5")

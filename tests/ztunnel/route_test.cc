@@ -407,6 +407,49 @@ services:
   CHECK(counts == std::map<std::string, int>{{"a1", 50}, {"a2", 50}, {"b1", 50}, {"b2", 50}});
 }
 
+TEST_CASE("On demand, what the way needs and nobody knows is named as the control plane knows it") {
+  const auto snapshot = mesh(R"(
+workloads:
+- {uid: client, namespace: shop, workloadIps: [10.0.0.1], network: n1}
+- {uid: web, namespace: shop, workloadIps: [10.0.1.1], network: n1, services: {}}
+- {uid: wp, namespace: shop, workloadIps: [10.0.2.1], network: n1, services: {}}
+- {uid: known-wp, namespace: shop, workloadIps: [10.0.1.2], network: n1, waypoint: {destination: n1/10.0.2.1}, services: {}}
+- {uid: lost-wp, namespace: shop, workloadIps: [10.0.1.3], network: n1, waypoint: {destination: n1/10.0.2.9}, services: {}}
+- {uid: lost-gw, namespace: shop, workloadIps: [10.0.1.4], network: n1, networkGateway: {destination: shop/gw.example}, services: {}}
+services:
+- {hostname: a, namespace: shop, vips: [n1/10.1.0.1], ports: {80: 8080}}
+- {hostname: b, namespace: shop, vips: [n1/10.1.0.2], ports: {80: 8080}, waypoint: {destination: shop/wp.example},
+   weightedWaypoints: [{destination: {destination: shop/x}, weight: 1}, {destination: {destination: shop/y}, weight: 0}, {destination: {destination: shop/a}, weight: 1}]}
+)");
+  struct Row {
+    const char* name;
+    const char* destination;
+    std::vector<std::string> expected;
+  };
+  const Row rows[] = {
+      {"an address of nobody", "10.9.9.9:80", {"n1/10.9.9.9"}},
+      {"of IPv6", "[2001:db8::9]:80", {"n1/2001:db8::9"}},
+      {"a workload", "10.0.1.1:80", {}},
+      {"a service", "10.1.0.1:80", {}},
+      {"a waypoint that is known", "10.0.1.2:80", {}},
+      {"a waypoint by address", "10.0.1.3:80", {"n1/10.0.2.9"}},
+      {"a gateway by name", "10.0.1.4:80", {"shop/gw.example"}},
+      {"a service's waypoints, those without weight aside", "10.1.0.2:80", {"shop/wp.example", "shop/x"}},
+      {"our own loopback", "127.0.0.1:80", {}},
+  };
+  const Workload& client = *snapshot->workload("client");
+  const NumberFor count = [](const Service&) { return 0; };
+  for (const Row& row : rows) {
+    INFO(row.name);
+    CHECK(unknown_on_route(*snapshot, {.source = client,
+                                       .client_ip = ip("10.0.0.1"),
+                                       .destination = *SocketAddress::parse(row.destination),
+                                       .network = "n1",
+                                       .illegal_ports = kIllegal,
+                                       .number = count}) == row.expected);
+  }
+}
+
 TEST_CASE("Authorities") {
   CHECK(parse_authority("10.0.0.1:80") == Authority(*SocketAddress::parse("10.0.0.1:80")));
   CHECK(parse_authority("[2001:db8::1]:80") == Authority(*SocketAddress::parse("[2001:db8::1]:80")));

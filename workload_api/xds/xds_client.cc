@@ -66,7 +66,8 @@ class XdsClient::Impl {
   }
 
   void handle(Result<DeltaResponse> response) {
-    stats_.connected = true;
+    if (!std::exchange(stats_.connected, true))
+      ZT_LOG(xds_log, kInfo, "Stream established", Field::string("address", endpoint_.address()));
     if (!response) {
       ++stats_.undecodable_messages;
       ZT_LOG(xds_log, kError, "ending the stream", Field::string("error", response.error().text));
