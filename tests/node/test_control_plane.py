@@ -4,13 +4,16 @@ plane is away, wrong or malicious. Each fault is also seen from outside: in the 
 import json
 import os
 import re
+import signal
+import socket
 import threading
+import time
 
 import pytest
 
 from harness import apps, istiod as control
 from harness.istiod import ControlledMesh
-from harness.mesh import write_file
+from harness.mesh import CAPTURE_PORTS, write_file
 from harness.process import eventually
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "../golden")
@@ -221,6 +224,21 @@ def test_a_certificate_that_is_wrong_is_refused_and_no_traffic_goes_without_one(
     assert talks(shop.client, shop.web.ip), "who has a certificate keeps it"
 
 
+def test_a_connection_waits_for_its_own_workload_to_become_known(shop):
+    shop.start()
+    early = shop.node.pod("early")
+    shop.node.write_pods()
+    early.wait_captured()
+    with early.connect(shop.web.ip, 8080) as sock:
+        sock.sendall(b"x")
+        sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.settimeout(apps.TIMEOUT)
+        shop.istiod.addresses(control.workload(early))
+        assert apps.read_exactly(sock, 1) == b"x"
+
+
 def test_a_certificate_comes_and_goes_with_the_workloads_that_need_it(shop):
     shop.start()
     one, two = (shop.node.pod(name, account="worker", captured=False) for name in ("one", "two"))
@@ -297,6 +315,39 @@ def test_a_local_file_and_the_control_plane_work_side_by_side(shop):
     shop.node.ztunnel.wait_line("local configuration read", since=mark)
     names = [w["name"] for w in shop.dump()["workloads"]]
     assert "extra" not in names and "web" in names
+
+
+def test_a_dedicated_proxy_asks_for_itself_and_takes_no_traffic_before_its_state(shop):
+    shop.istiod.say("down")
+    shop.node.start_ztunnel(**shop.environment, PROXY_MODE="dedicated", PROXY_WORKLOAD_INFO="shop/web/web")
+    shop.node.ztunnel.wait_line("XDS client connection error")
+    assert not CAPTURE_PORTS & shop.node.netns.listening_ports()
+    shop.istiod.say("up")
+    shop.node.wait_ready()
+    with shop.node.netns.entered():
+        sock = socket.create_connection(("127.0.0.1", 15008))  # whoever knocks makes it need its certificate
+    with sock:
+        eventually(lambda: certificate(shop, shop.web)["state"] == "Available", "its certificate")
+    assert shop.istiod.say("certificates") == [""], "on nobody's behalf"
+
+
+@pytest.mark.parametrize("state", ["connected", "down", "silent", "never signs"])
+def test_the_proxy_ends_at_once_whatever_its_control_plane_does(shop, state):
+    if state == "never signs":
+        shop.istiod.say("ca", "never")
+    elif state in ("down", "silent"):
+        shop.istiod.say(state)
+    shop.launch()
+    if state == "connected":
+        shop.node.wait_ready()
+    elif state == "down":
+        shop.node.ztunnel.wait_line("XDS client connection error")
+    else:
+        eventually(lambda: shop.istiod.say("certificates" if state == "never signs" else "received"), "it to be asked")
+    begun = time.monotonic()
+    shop.node.ztunnel.signal(signal.SIGTERM)
+    assert shop.node.ztunnel.wait_exit() == 0
+    assert time.monotonic() - begun < 3
 
 
 def test_the_dump_of_recorded_state_is_the_recorded_dump():
