@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <openssl/err.h>
+#include <openssl/provider.h>
 #include <openssl/x509_vfy.h>
 
 #include <algorithm>
@@ -87,6 +88,11 @@ Result<> present(SSL_CTX* ctx, const TlsCredentials& credentials) {
   return {};
 }
 
+bool is_ours(const identity::SpiffeId& id, const std::optional<std::string>& own_trust_domain,
+             std::span<const std::string> aliases) {
+  return id.trust_domain == own_trust_domain || std::ranges::find(aliases, id.trust_domain) != aliases.end();
+}
+
 std::string list_of(std::span<const identity::SpiffeId> ids) {
   return fmt::format("[{}]", fmt::join(ids | std::views::transform(&identity::SpiffeId::to_string), ", "));
 }
@@ -103,12 +109,22 @@ bool have_x25519_mlkem768() {
   return have;
 }
 
-Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const TlsCredentials& credentials,
-                                                           const TlsOptions& options) {
+Result<> check_tls_options(const TlsOptions& options) {
   if (options.pqc_only && !have_x25519_mlkem768())
     return fail(Reason::kInvalidInput,
                 fmt::format("COMPLIANCE_POLICY=pqc needs OpenSSL 3.5 or later: {} has no {}",
                             OpenSSL_version(OPENSSL_VERSION), kHybrid));
+  return {};
+}
+
+bool fips_module_active() {
+  return EVP_default_properties_is_fips_enabled(nullptr) == 1 &&
+         OSSL_PROVIDER_available(nullptr, "fips") == 1;
+}
+
+Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const TlsCredentials& credentials,
+                                                           const TlsOptions& options) {
+  ZT_TRY(check_tls_options(options));
   ERR_clear_error();
   std::shared_ptr<TlsContext> made(new TlsContext);
   const bool server = role == TlsRole::kServer;
@@ -154,10 +170,11 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
 }
 
 Result<> check_client_identity(std::span<const identity::SpiffeId> peer,
-                               const std::optional<std::string>& own_trust_domain) {
+                               const std::optional<std::string>& own_trust_domain,
+                               std::span<const std::string> aliases) {
   if (!own_trust_domain) return {};
-  const auto same = [&](const identity::SpiffeId& id) { return id.trust_domain == *own_trust_domain; };
-  if (std::ranges::any_of(peer, same)) return {};
+  const auto ours = [&](const identity::SpiffeId& id) { return is_ours(id, own_trust_domain, aliases); };
+  if (std::ranges::any_of(peer, ours)) return {};
   return fail(
       Reason::kTlsFailed,
       fmt::format("identity verification error: peer did not present the expected trustdomain ({}), got {}",
@@ -165,9 +182,16 @@ Result<> check_client_identity(std::span<const identity::SpiffeId> peer,
 }
 
 Result<> check_server_identity(std::span<const identity::SpiffeId> peer,
-                               std::span<const identity::SpiffeId> expected) {
+                               std::span<const identity::SpiffeId> expected,
+                               const std::optional<std::string>& own_trust_domain,
+                               std::span<const std::string> aliases) {
+  const auto same = [&](const identity::SpiffeId& a, const identity::SpiffeId& b) {
+    const bool same_domain = a.trust_domain == b.trust_domain ||
+                             (is_ours(a, own_trust_domain, aliases) && is_ours(b, own_trust_domain, aliases));
+    return same_domain && a.namespace_ == b.namespace_ && a.service_account == b.service_account;
+  };
   const auto wanted = [&](const identity::SpiffeId& id) {
-    return std::ranges::find(expected, id) != expected.end();
+    return std::ranges::any_of(expected, [&](const identity::SpiffeId& each) { return same(id, each); });
   };
   if (std::ranges::any_of(peer, wanted)) return {};
   return fail(Reason::kTlsFailed,

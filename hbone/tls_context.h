@@ -44,8 +44,11 @@ struct TlsOptions {
   // Contract §2.1: AES-256 first, and the client's order decides. AES-128 costs a sixth less CPU per byte;
   // true offers it first as a client, and as a server takes it whenever the client can.
   bool prefer_aes128 = false;
-  bool pqc_only = false;     // COMPLIANCE_POLICY=pqc: X25519MLKEM768 and nothing else
-  bool fips = false;         // P-256 and P-384 only
+  bool pqc_only = false;  // COMPLIANCE_POLICY=pqc: X25519MLKEM768 and nothing else
+  bool fips = false;      // P-256 and P-384 only
+  // Other names of our own trust domain, while a mesh is being renamed: a peer's certificate may have any of
+  // them. The peers know no such thing (contract §14 #25).
+  std::vector<std::string> trust_domain_aliases{};
   ChainCheck chain_check{};  // revocation (contract §2.11); none = no check
   // Fill TlsEstablished::peer_chain, for revocation later. A few KiB for each connection, or for each peer
   // with verified_peers.
@@ -83,14 +86,23 @@ class TlsContext {
   TlsOptions options_;
 };
 
-// The two rules, on the peer's SPIFFE ids. Errors carry the text of contract §10.3 (what was expected, what
-// came).
+// The two rules, on the peer's SPIFFE ids. `aliases` are other names of our own trust domain. Errors carry
+// the text of contract §10.3 (what was expected, what came).
 Result<> check_client_identity(std::span<const identity::SpiffeId> peer,
-                               const std::optional<std::string>& own_trust_domain);
+                               const std::optional<std::string>& own_trust_domain,
+                               std::span<const std::string> aliases = {});
 Result<> check_server_identity(std::span<const identity::SpiffeId> peer,
-                               std::span<const identity::SpiffeId> expected);
+                               std::span<const identity::SpiffeId> expected,
+                               const std::optional<std::string>& own_trust_domain = {},
+                               std::span<const std::string> aliases = {});
 
 // True if this OpenSSL can do X25519MLKEM768.
 [[nodiscard]] bool have_x25519_mlkem768();
+// For the start of the process, before anything waits for a tunnel. kInvalidInput: what `options` ask for
+// that this OpenSSL cannot do, and what would.
+Result<> check_tls_options(const TlsOptions& options);
+// Whether openssl.cnf has brought in a validated module and made it the default (fips=yes). TlsOptions::fips
+// alone restricts what we choose, not who computes it.
+[[nodiscard]] bool fips_module_active();
 
 }  // namespace zt::hbone

@@ -254,9 +254,11 @@ Result<> TlsHandshakeState::verify(X509_STORE_CTX* store) {
       return checked;
     }
   }
-  if (auto checked = context->role() == TlsRole::kServer
-                         ? check_client_identity(verified->ids, context->trust_domain())
-                         : check_server_identity(verified->ids, expected);
+  if (auto checked =
+          context->role() == TlsRole::kServer
+              ? check_client_identity(verified->ids, context->trust_domain(), options.trust_domain_aliases)
+              : check_server_identity(verified->ids, expected, context->trust_domain(),
+                                      options.trust_domain_aliases);
       !checked) {
     X509_STORE_CTX_set_error(store, X509_V_ERR_HOSTNAME_MISMATCH);  // bad_certificate
     return checked;

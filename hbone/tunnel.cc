@@ -258,6 +258,7 @@ Tunnel::Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const T
       sealer_(std::move(tls.sealer)),
       opener_(std::move(tls.opener)),
       peer_identity_(std::move(tls.peer)),
+      peer_chain_(std::move(tls.peer_chain)),
       role_(role),
       batch_bytes_(kMinBatchBytes),
       ping_timer_(io.loop),

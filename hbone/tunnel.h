@@ -88,6 +88,8 @@ class Tunnel final : private Watcher, private Deferred {
   [[nodiscard]] bool saturated() const;
   [[nodiscard]] Role role() const { return role_; }
   [[nodiscard]] const std::optional<identity::SpiffeId>& peer_identity() const { return peer_identity_; }
+  // Nothing unless the TLS context keeps chains.
+  [[nodiscard]] const PeerChain& peer_chain() const { return peer_chain_; }
   [[nodiscard]] bool closed() const { return closed_.has_value(); }
 
  private:
@@ -137,6 +139,7 @@ class Tunnel final : private Watcher, private Deferred {
   RecordSealer sealer_;
   RecordOpener opener_;
   std::optional<identity::SpiffeId> peer_identity_;
+  PeerChain peer_chain_;
   nghttp2_session* session_ = nullptr;
   Role role_;
 

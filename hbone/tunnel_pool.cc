@@ -112,6 +112,14 @@ void TunnelPool::retire(const std::function<bool(const TunnelKey&)>& gone) {
   }
 }
 
+void TunnelPool::close_if(const std::function<bool(const Tunnel&)>& condition, Reason reason) {
+  for (auto& [key, entry] : entries_) {
+    for (auto& pooled : entry.tunnels) {
+      if (condition(*pooled.tunnel)) pooled.tunnel->close(reason);
+    }
+  }
+}
+
 void TunnelPool::drain() {
   draining_ = true;
   for (auto& [key, entry] : entries_) {

@@ -51,6 +51,8 @@ class TunnelPool final : private TunnelOwner {
 
   // Closes idle tunnels and drains busy ones whose key matches.
   void retire(const std::function<bool(const TunnelKey&)>& gone);
+  // Closes the tunnels that `condition` names, and their streams with them.
+  void close_if(const std::function<bool(const Tunnel&)>& condition, Reason reason);
   // No new tunnels or streams; those there are go on until they end.
   void drain();
 

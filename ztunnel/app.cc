@@ -1,5 +1,6 @@
 #include "ztunnel/app.h"
 
+#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "hbone/aead.h"
+#include "identity/crl_file.h"
 #include "identity/loop_scheduler.h"
 #include "identity/secret_manager.h"
 #include "redirection/netns.h"
@@ -45,6 +47,10 @@ void raise_descriptor_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// A core file would hold private keys, traffic secrets and what travels through us. This forbids it whatever the limits and
+// kernel.core_pattern say; whoever may trace us (CAP_SYS_PTRACE) still can.
+void keep_keys_out_of_core_files() { prctl(PR_SET_DUMPABLE, 0); }
+
 WorkerSettings worker_settings(const Config& config) {
   WorkerSettings settings;
   const bool shared = config.general.mode == ProxyMode::kShared;
@@ -71,6 +77,8 @@ WorkerSettings worker_settings(const Config& config) {
   settings.tls.prefer_aes128 = config.tls.prefer_aes128;
   settings.tls.pqc_only = config.tls.compliance == CompliancePolicy::kPqc;
   settings.tls.fips = config.tls.fips;
+  settings.tls.trust_domain_aliases = config.tls.trust_domain_aliases;
+  settings.tls.keep_peer_chain = config.tls.crl_path.has_value();
   settings.handshake_timeout = config.tunnel.handshake_timeout;
   settings.connect_answer_timeout = config.tunnel.connect_answer_timeout;
   settings.certificate_timeout = config.tunnel.first_certificate_timeout;
@@ -122,6 +130,7 @@ struct App::Impl {
   std::unique_ptr<identity::CaClient> ca;
   std::unique_ptr<identity::SecretManager> secrets;
   std::unique_ptr<DataPlane> data_plane;
+  std::unique_ptr<identity::CrlFile> crl;
   workload_api::Store::Subscription subscription;
   std::unique_ptr<workload_api::LocalFile> local_file;
   std::unique_ptr<workload_api::XdsClient> xds;
@@ -163,8 +172,14 @@ Result<> App::run() {
 
 Result<> App::Impl::start() {
   raise_descriptor_limit();
+  keep_keys_out_of_core_files();
   ZT_TRY(signals.watch(loop));
   ZT_ASSIGN(const auto backend, hbone::select_aead_backend(config.tls.aead, config.tls.fips));
+  ZT_TRY(hbone::check_tls_options(settings.tls));
+  if (settings.tls.fips && !hbone::fips_module_active()) {
+    ZT_LOG(kLog, kWarn, "FIPS was asked for, but OpenSSL's validated module is not active: only the choice of algorithms is restricted. "
+                        "openssl.cnf has to load the fips provider and set default_properties = fips=yes");
+  }
   ZT_LOG(kLog, kInfo, "record layer ready", Field::string("aead", hbone::aead_backend_name(backend)));
   runtime_metrics = std::make_unique<RuntimeMetrics>(metrics, std::string(hbone::aead_backend_name(backend)), config.tunnel.memory_budget);
   if (config.general.mode == ProxyMode::kShared) ZT_TRY(redirection::check_netns_privileges(config.socket.mark.value_or(0)));
@@ -197,6 +212,13 @@ Result<> App::Impl::start_certificates() {
   secrets->subscribe([this](const identity::SpiffeId& id, const identity::Credentials& credentials) {
     data_plane->certificate_changed(id, credentials);
   });
+  if (config.tls.crl_path) {
+    crl = std::make_unique<identity::CrlFile>(loop, *config.tls.crl_path, [this](const identity::RevocationListsPtr& lists) {
+      data_plane->set_revocations(lists);
+      secrets->set_revocations(lists);
+    });
+    crl->start();
+  }
   return {};
 }
 

@@ -12,7 +12,7 @@ inline constexpr BuildFeatures kBuildFeatures{.xds = true,
                                               .on_demand = true,
                                               .dns_proxy = false,
                                               .socks5 = false,
-                                              .crl = false,
+                                              .crl = true,
                                               .tls12 = false,
                                               .dedicated_mode = true};
 

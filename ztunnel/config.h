@@ -148,6 +148,7 @@ struct TlsConfig {
   bool fips = false;
   bool prefer_aes128 = false;
   std::string aead = "auto";
+  std::vector<std::string> trust_domain_aliases;  // other names of our own, in certificates only
   std::optional<std::string> crl_path;
 };
 

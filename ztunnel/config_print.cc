@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <memory>
@@ -122,6 +123,7 @@ Value own_settings(const Config& config) {
       {"policyWait", duration(config.policy.unknown_wait)},
       {"preferAes128", flag(config.tls.prefer_aes128)},
       {"tls12", flag(config.tls.tls12)},
+      {"trustDomainAliases", text(fmt::format("{}", fmt::join(config.tls.trust_domain_aliases, ",")))},
       {"tunnelsPerKey", count(config.tunnel.tunnels_per_key)},
       {"unknownPolicy", text(config.policy.unknown == UnknownPolicy::kDeny ? "deny" : "skip")},
   });

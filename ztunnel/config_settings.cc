@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 
+#include "identity/spiffe_id.h"
 #include "ztunnel/config_values.h"
 
 namespace zt::ztunnel {
@@ -97,6 +99,19 @@ Result<> set_workload_info(Config& config, std::string_view text) {
 
 Result<> set_original_source(Config& config, std::string_view text) {
   ZT_ASSIGN(config.socket.original_source, parse_boolean(text));
+  return {};
+}
+
+Result<> set_trust_domain_aliases(Config& config, std::string_view text) {
+  if (text.empty()) return {};
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    const std::string_view name = text.substr(at, comma - at);
+    at = comma + 1;
+    if (!identity::SpiffeId::parse(fmt::format("spiffe://{}/ns/n/sa/s", name)))
+      return fail(Reason::kInvalidInput, fmt::format("\"{}\" is no trust domain; expected names between commas", name));
+    config.tls.trust_domain_aliases.emplace_back(name);
+  }
   return {};
 }
 
@@ -259,6 +274,9 @@ constexpr Setting kSettings[] = {
     {"ZT_AEAD", "auto", "AES-GCM by auto, evp, ipsec-mb or vaes", set_aead},
     {"ZT_PREFER_AES128", "false", "AES-128 before AES-256: a sixth less CPU per byte",
      set_boolean<ZT_FIELD(tls.prefer_aes128)>},
+
+    {"ZT_TRUST_DOMAIN_ALIASES", "", "other names of our trust domain that peers' certificates may have, by comma",
+     set_trust_domain_aliases},
 
     // Authorization
     {"AUTHZ_POLICY_INFO_LOGGING", "false", "log each decision at info",

@@ -45,6 +45,15 @@ void DataPlane::certificate_changed(const identity::SpiffeId& id, const identity
   }
 }
 
+void DataPlane::set_revocations(const identity::RevocationListsPtr& lists) {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, lists] {
+      workers_[i]->tls().set_revocations(lists);
+      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->close_revoked();
+    });
+  }
+}
+
 Result<> DataPlane::start_dedicated(const std::string& uid, const PodName& workload) {
   SocketOptions sockets = settings_.sockets;
   sockets.mark_listeners = false;

@@ -24,6 +24,8 @@ class DataPlane final : public redirection::PodManager {
 
   void publish(const workload_api::SnapshotPtr& snapshot);
   void certificate_changed(const identity::SpiffeId& id, const identity::Credentials& credentials);
+  // For new handshakes, and tunnels whose peer is revoked by these are closed (contract §2.11).
+  void set_revocations(const identity::RevocationListsPtr& lists);
 
   // Dedicated mode: one workload in our own network namespace, known as `uid`. The error names the address that is taken.
   Result<> start_dedicated(const std::string& uid, const PodName& workload);

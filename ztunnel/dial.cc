@@ -33,6 +33,10 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> PodWorker::dial(hbone::TunnelKey ke
 Task<Result<PodWorker::Handshaken>> PodWorker::handshake(int fd, hbone::TlsRole role, TlsHandshake handshake) {
   const auto begun = Clock::now();
   auto result = co_await shake_hands(fd, std::move(handshake), begun + worker_.settings().handshake_timeout);
+  // New lists may have come since the peer's certificate was verified, and the tunnel was not there for them to close.
+  if (result && result->tls.peer_chain) {
+    if (auto good = worker_.tls().check_revocation(*result->tls.peer_chain, role); !good) result = std::unexpected(good.error());
+  }
   const std::string_view name = role == hbone::TlsRole::kClient ? "client" : "server";
   worker_.metrics().handshakes.get({name, result ? "ok" : reason_info(result.error().reason).name}).add();
   worker_.metrics().handshake_duration.get({name}).observe(std::chrono::duration<double>(Clock::now() - begun).count());

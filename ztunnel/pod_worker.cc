@@ -7,6 +7,7 @@
 namespace zt::ztunnel {
 
 namespace {
+log::Scope kLog("proxy");
 // How long a connection waits for its own workload to appear in the state (contract appendix A).
 constexpr std::chrono::seconds kLocalWorkloadWait{5};
 // How far the byte metrics of a long connection lag behind.
@@ -128,6 +129,22 @@ void PodWorker::kill_all(Reason reason, const std::string& text) {
   for (Connection* connection = first_; connection != nullptr; connection = connection->next) {
     if (connection->relay) connection->relay->kill(reason, text);
   }
+}
+
+void PodWorker::close_revoked() {
+  const auto revoked = [this](const hbone::Tunnel& tunnel) {
+    if (tunnel.closed() || !tunnel.peer_chain()) return false;
+    const bool server = tunnel.role() == hbone::Tunnel::Role::kServer;
+    const auto good = worker_.tls().check_revocation(*tunnel.peer_chain(), server ? hbone::TlsRole::kServer : hbone::TlsRole::kClient);
+    if (good) return false;
+    ZT_LOG(kLog, kInfo, "closing a tunnel", Field::string("peer", tunnel.peer_identity() ? tunnel.peer_identity()->to_string() : ""),
+           Field::string("cause", good.error().text));
+    return true;
+  };
+  for (const auto& inbound : inbound_tunnels_) {
+    if (revoked(*inbound->tunnel_)) inbound->tunnel_->close(Reason::kCertRevoked);
+  }
+  pool_.close_if(revoked, Reason::kCertRevoked);
 }
 
 PodConnections PodWorker::connections() const {

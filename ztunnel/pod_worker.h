@@ -51,6 +51,9 @@ class PodWorker {
   // Ends everything that is there: applications and peers see resets.
   void kill_all(Reason reason, const std::string& text);
 
+  // Closes the tunnels whose peer is revoked by now.
+  void close_revoked();
+
   [[nodiscard]] size_t connection_count() const { return count_; }
   [[nodiscard]] PodConnections connections() const;
 

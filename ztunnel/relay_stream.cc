@@ -141,6 +141,7 @@ void StreamRelay::on_closed(Reason reason, H2Error code) noexcept {
     return;
   }
   if (reason == Reason::kOk) return finish(Reason::kOk);
+  if (reason == Reason::kCertRevoked) return finish(reason, "connection closed: peer certificate revoked by CRL");
   if (reason == Reason::kStreamReset) {
     // Contract §2.7: NO_ERROR and CANCEL are how peers close; everything else is a reset, and stays one.
     if (code == H2Error::kNoError || code == H2Error::kCancel) return finish(Reason::kOk);

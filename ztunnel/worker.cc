@@ -66,6 +66,10 @@ Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity
         for (const auto& each : entry.credentials.trust->roots()) roots.push_back(each.get());
         hbone::TlsOptions options = worker_.settings().tls;
         options.verified_peers = verified_peers_;
+        // Whoever keeps chains does so for revocation.
+        if (options.keep_peer_chain) {
+          options.chain_check = [this, role](std::span<const identity::X509Ptr> chain) { return check_revocation(chain, role); };
+        }
         auto made = hbone::TlsContext::make(
             role, {.leaf = certificate.leaf(), .intermediates = intermediates, .key = certificate.private_key(), .roots = roots},
             options);
@@ -100,6 +104,13 @@ Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity
     Entry& answered = entries_[id];
     if (answered.error) co_return fail(answered.error->reason, "identity error: " + answered.error->text);
   }
+}
+
+Result<> TlsContexts::check_revocation(std::span<const identity::X509Ptr> chain, hbone::TlsRole role) {
+  const X509* const revoked = revocations_ ? revocations_->revoked_in(chain) : nullptr;
+  if (revoked == nullptr) return {};
+  worker_.metrics().crl_rejections.get({role == hbone::TlsRole::kServer ? "destination" : "source"}).add();
+  return fail(Reason::kCertRevoked, "peer certificate revoked by CRL: " + identity::revoked_text(revoked));
 }
 
 void TlsContexts::update(const identity::SpiffeId& id, const identity::Credentials& credentials) {

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -12,6 +13,7 @@
 #include "hbone/tls_context.h"
 #include "hbone/tunnel_pool.h"
 #include "hbone/worker_io.h"
+#include "identity/revocation.h"
 #include "identity/secret_manager.h"
 #include "workload_api/snapshot.h"
 #include "ztunnel/authorize.h"
@@ -62,6 +64,11 @@ class TlsContexts {
   // A certificate or the roots changed; empty credentials: forgotten or expired.
   void update(const identity::SpiffeId& id, const identity::Credentials& credentials);
 
+  // Revocation lists for handshakes from now on; tunnels that are there are DataPlane's to look at.
+  void set_revocations(identity::RevocationListsPtr lists) { revocations_ = std::move(lists); }
+  // kCertRevoked, with the certificate's serial number. Counts what it refuses.
+  Result<> check_revocation(std::span<const identity::X509Ptr> chain, hbone::TlsRole role);
+
  private:
   struct Entry {
     identity::Credentials credentials;
@@ -71,6 +78,7 @@ class TlsContexts {
   };
   Worker& worker_;
   CertificateRequest request_;
+  identity::RevocationListsPtr revocations_;
   const std::shared_ptr<hbone::VerifiedPeers> verified_peers_ = std::make_shared<hbone::VerifiedPeers>();
   std::unordered_map<identity::SpiffeId, Entry> entries_;
 };

@@ -78,6 +78,33 @@ TEST_CASE("a client takes a server that has one of the expected identities, and 
   }
 }
 
+TEST_CASE("a peer may have any name of our own trust domain, and no alias of another's") {
+  const std::vector<std::string> aliases{"old.example", "older.example"};
+  struct Row {
+    const char* name;
+    SpiffeId peer;
+    bool as_client, as_server;
+  };
+  const SpiffeId expected = id_of("web", "cluster.local");
+  const Row rows[] = {
+      {"our own name", id_of("web"), true, true},
+      {"an old name", id_of("web", "old.example"), true, true},
+      {"a name that is none", id_of("web", "new.example"), false, false},
+      {"another account under an old name", id_of("cart", "old.example"), true, false},
+  };
+  for (const Row& row : rows) {
+    INFO(row.name);
+    CHECK(check_client_identity({{row.peer}}, "cluster.local", aliases).has_value() == row.as_client);
+    CHECK(check_server_identity({{row.peer}}, {{expected}}, "cluster.local", aliases).has_value() ==
+          row.as_server);
+  }
+  // What the control plane calls by an old name may have got its new certificate already.
+  CHECK(check_server_identity({{id_of("web")}}, {{id_of("web", "older.example")}}, "cluster.local", aliases));
+  CHECK_FALSE(
+      check_server_identity({{id_of("web")}}, {{id_of("web", "third.example")}}, "cluster.local", aliases));
+  CHECK_FALSE(check_server_identity({{id_of("web", "old.example")}}, {}, "cluster.local", aliases));
+}
+
 TEST_CASE("credentials that cannot work are refused when the context is made, with what is wrong") {
   const Certificate root = make_root(), leaf = make_leaf(root, id_of("web")),
                     other = make_leaf(root, id_of("x"));

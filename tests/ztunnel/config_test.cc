@@ -463,6 +463,17 @@ TEST_CASE("dedicated mode names its workload and marks no packets") {
   CHECK_FALSE(config.socket.mark);
 }
 
+TEST_CASE("aliases of the trust domain are names between commas") {
+  CHECK(parse({}).tls.trust_domain_aliases.empty());
+  CHECK(parse({{"ZT_TRUST_DOMAIN_ALIASES", ""}}).tls.trust_domain_aliases.empty());
+  CHECK(parse({{"ZT_TRUST_DOMAIN_ALIASES", "old.example,td2"}}).tls.trust_domain_aliases ==
+        std::vector<std::string>{"old.example", "td2"});
+  for (const char* const wrong : {"a/b", "a,,b", "a,", "a b"}) {
+    INFO(wrong);
+    CHECK_THAT(error_of({{"ZT_TRUST_DOMAIN_ALIASES", wrong}}), Catch::Contains("is no trust domain"));
+  }
+}
+
 TEST_CASE("odd values that the peer tolerates are warnings") {
   using Row = std::tuple<const char*, const char*>;
   const auto [name, value] = GENERATE(
