@@ -42,7 +42,8 @@ void replace(std::vector<ServicePtr>& services, const Service* old, const Servic
       std::ranges::lower_bound(services, key, {}, [](const ServicePtr& other) { return other->key.view(); });
   const bool present = at != services.end() && (*at)->key == key;
   if (!service) {
-    if (present) services.erase(at);
+    // Not one that has come for the same key since: blocks that are written differently may be one block.
+    if (present && at->get() == old) services.erase(at);
   } else if (present) {
     *at = service;
   } else {
