@@ -167,7 +167,7 @@ gbit() { in_ns checkout iperf3 -c 10.244.2.3 -t 3 -J | awk -F'[:,]' '/"sum_recei
 # A chat with catalog: descriptor 5 goes to it, 6 comes from it.
 chat_open() {
   rm -f "$STATE/to" "$STATE/from"; mkfifo "$STATE/to" "$STATE/from"
-  in_ns_exec "$1" socat - TCP:10.244.2.3:7000 <"$STATE/to" >"$STATE/from" 2>"$STATE/chat.log" &
+  in_ns_exec "$1" socat -t 0.01 - TCP:10.244.2.3:7000 <"$STATE/to" >"$STATE/from" 2>"$STATE/chat.log" &
   exec 5>"$STATE/to" 6<"$STATE/from"
 }
 chat() { local said=; echo "$1" >&5; read -r -t 5 said <&6 || true; echo "$said"; }

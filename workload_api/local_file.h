@@ -25,7 +25,7 @@ namespace zt::workload_api {
 // Belongs to the loop's thread (the control thread). Files are read and parsed on a thread of their own.
 class LocalFile final : private Watcher {
  public:
-  static constexpr std::chrono::milliseconds kDebounce{100};
+  static constexpr std::chrono::milliseconds kDebounce{25};
   static constexpr std::chrono::seconds kPoll{5};
 
   using Apply = std::function<void(LocalConfig)>;

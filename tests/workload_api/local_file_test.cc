@@ -146,7 +146,7 @@ TEST_CASE("Going away during a read is safe") {
     f.write("mesh.yaml", config("first"));
     f.start();
     f.write("mesh.yaml", config("second"));
-    f.loop.run_until([] { return false; }, std::chrono::milliseconds(95 + i));
+    f.loop.run_until([] { return false; }, LocalFile::kDebounce - 5ms + std::chrono::milliseconds(i));
     f.file.reset();
     f.loop.run_once(0ms);
   }
