@@ -54,7 +54,9 @@ void Tunnel::read_input() {
   }
   // A full buffer: there is more, but the other connections come first. A short read of a stream socket means drained.
   if (static_cast<size_t>(n) == room || early) read_again_ = true;
-  if (read_again_ || nghttp2_session_want_write(session_) != 0 || opener_.key_update_due() || streams_changed_) io_.loop.defer(*this);
+  if (read_again_ || nghttp2_session_want_write(session_) != 0 || opener_.key_update_due() || opener_.should_request_key_update() || streams_changed_) {
+    io_.loop.defer(*this);
+  }
 }
 
 bool Tunnel::open_records(uint8_t* data, size_t size, size_t& used) {

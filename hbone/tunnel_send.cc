@@ -51,16 +51,18 @@ void Tunnel::unblock_streams() {
 void Tunnel::send_turn() {
   if (out_blocked_) return;
   for (int batch = 0; batch < kBatchesPerTurn; ++batch) {
-    if (nghttp2_session_want_write(session_) == 0 && ready_head_ == nullptr && !opener_.key_update_due()) break;
+    if (nghttp2_session_want_write(session_) == 0 && ready_head_ == nullptr && !opener_.key_update_due() && !opener_.should_request_key_update()) break;
     if (!out_) out_ = io_.buffers.borrow();
     out_begin_ = out_end_ = 0;
     if (!drain_session()) return;
-    if (opener_.key_update_due() || sealer_.needs_key_update()) {
+    const bool ask_peer = opener_.should_request_key_update();
+    if (ask_peer || opener_.key_update_due() || sealer_.needs_key_update()) {
       seal_control();
-      const auto sealed = sealer_.seal_key_update(std::span<uint8_t, kKeyUpdateRecord>(out_.data() + out_end_, kKeyUpdateRecord), false);
+      const auto sealed = sealer_.seal_key_update(std::span<uint8_t, kKeyUpdateRecord>(out_.data() + out_end_, kKeyUpdateRecord), ask_peer);
       if (!sealed) return fail_tunnel(sealed.error().reason, sealed.error().text);
       out_end_ += *sealed;
       opener_.key_update_answered();
+      if (ask_peer) opener_.key_update_requested();
     }
     while (ready_head_ != nullptr && out_end_ < batch_bytes_) {
       Stream& stream = *pop_ready();

@@ -15,8 +15,8 @@ constexpr int kAcceptsPerTurn = 64;
 constexpr std::chrono::milliseconds kExhaustedWait{100};
 }  // namespace
 
-Acceptor::Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted)
-    : loop_(loop), listener_(std::move(listener)), accepted_(std::move(accepted)), retry_(loop) {}
+Acceptor::Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors)
+    : loop_(loop), listener_(std::move(listener)), accepted_(std::move(accepted)), errors_(errors), retry_(loop) {}
 
 Acceptor::~Acceptor() {
   loop_.cancel_deferred(*this);
@@ -49,6 +49,7 @@ void Acceptor::accept_some() {
       case EPROTO:
         continue;
       default:
+        errors_.add();
         ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(errno)));
         retry_.start_after(kExhaustedWait, [this] { accept_some(); });
         return;

@@ -4,6 +4,7 @@
 
 #include "base/address.h"
 #include "base/event_loop.h"
+#include "ztunnel/metrics_families.h"
 #include "ztunnel/sockets.h"
 
 namespace zt::ztunnel {
@@ -16,7 +17,8 @@ class Acceptor final : private Watcher, private Deferred {
  public:
   using Accepted = std::function<void(UniqueFd fd, SocketAddress peer)>;
 
-  Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted);
+  // `errors` counts failures to accept.
+  Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors);
   ~Acceptor();
   Result<> start();
   [[nodiscard]] bool transparent() const { return listener_.transparent; }
@@ -29,6 +31,7 @@ class Acceptor final : private Watcher, private Deferred {
   EventLoop& loop_;
   ListenSocket listener_;
   Accepted accepted_;
+  Counter& errors_;
   Timer retry_;
 };
 

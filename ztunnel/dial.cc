@@ -11,6 +11,12 @@ namespace zt::ztunnel {
 using hbone::TlsHandshake;
 
 Task<Result<std::unique_ptr<hbone::Tunnel>>> PodWorker::dial(hbone::TunnelKey key, hbone::TunnelOwner& owner) {
+  auto result = co_await dial_uncounted(std::move(key), owner);
+  worker_.metrics().pool_dials.get({result ? "ok" : reason_info(result.error().reason).name}).add();
+  co_return result;
+}
+
+Task<Result<std::unique_ptr<hbone::Tunnel>>> PodWorker::dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner) {
   auto context = co_await worker_.tls().get(key.source, hbone::TlsRole::kClient);
   if (!context) co_return std::unexpected(context.error());
 

@@ -12,6 +12,18 @@ log::Scope kLog("proxy");
 constexpr std::chrono::seconds kLocalWorkloadWait{5};
 // How far the byte metrics of a long connection lag behind.
 constexpr std::chrono::seconds kCountInterval{5};
+
+std::string_view listener_name(ListenerKind kind) {
+  switch (kind) {
+    case ListenerKind::kOutbound:
+      return "outbound";
+    case ListenerKind::kInboundPlain:
+      return "inbound-plaintext";
+    case ListenerKind::kInboundTunnel:
+      return "inbound";
+  }
+  return "";
+}
 }  // namespace
 
 PodWorker::PodWorker(Worker& worker, std::string uid, PodName workload, SocketOptions sockets)
@@ -56,7 +68,8 @@ Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver han
       worker_.loop(), std::move(listener),
       [kind, transparent, hand_over = std::move(hand_over)](UniqueFd fd, SocketAddress client) {
         hand_over(kind, std::move(fd), client, transparent);
-      });
+      },
+      worker_.metrics().accept_errors.get({listener_name(kind)}));
   ZT_TRY(acceptor->start());
   acceptors_.push_back(std::move(acceptor));
   return {};

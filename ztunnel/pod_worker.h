@@ -76,6 +76,7 @@ class PodWorker {
 
   // dial.cc
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial(hbone::TunnelKey key, hbone::TunnelOwner& owner);
+  Task<Result<std::unique_ptr<hbone::Tunnel>>> dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner);
   struct Handshaken {
     hbone::TlsEstablished tls;
     std::vector<uint8_t> early;  // records that came with the last flight

@@ -43,15 +43,15 @@ struct Hostile {
   TunnelConfig config;
   ServerEnd server;
   UniqueFd fd;
-  TlsEstablished tls = established(false);
+  TlsEstablished tls;
   std::vector<uint8_t> raw;
   std::string received;  // decrypted
   bool ended = false;
 
-  Hostile() {
+  explicit Hostile(uint64_t records = 0) : tls(established(false, records)) {
     auto [a, b] = tcp_pair();
     fd = std::move(a);
-    auto started = Tunnel::start(io, Tunnel::Role::kServer, std::move(b), established(true), {}, config, server);
+    auto started = Tunnel::start(io, Tunnel::Role::kServer, std::move(b), established(true, records), {}, config, server);
     REQUIRE(started);
     server.tunnel = std::move(*started);
   }
@@ -265,6 +265,21 @@ TEST_CASE("a server's first frames are SETTINGS with the contract's values and t
   setting(6, 65536);       // MAX_HEADER_LIST_SIZE
   CHECK(peer.received.substr(0, 9 + settings.size()) == frame(kSettings, 0, 0, settings));
   CHECK(peer.received.find(frame(kWindowUpdate, 0, 0, std::string("\x00\xff\x00\x01", 4))) != std::string::npos);  // 16 MiB - 65535
+}
+
+TEST_CASE("a peer that has used its key for long is asked for a new one, once, and gets ours") {
+  Hostile peer(kKeyUpdateAfterRecords - 3);
+  peer.hello();
+  for (int i = 0; i < 10; ++i) peer.write(frame(kPing, 0, 0, "12345678"));
+  REQUIRE(peer.run([&] { return peer.count(kPing) == 10 && peer.tls.opener.key_update_due(); }));
+  peer.tls.opener.key_update_answered();
+  std::array<uint8_t, kKeyUpdateRecord> record;
+  REQUIRE(peer.tls.sealer.seal_key_update(record, false));
+  peer.write_raw({reinterpret_cast<char*>(record.data()), record.size()});
+  for (int i = 0; i < 10; ++i) peer.write(frame(kPing, 0, 0, "12345678"));
+  REQUIRE(peer.run([&] { return peer.count(kPing) == 20; }));
+  CHECK_FALSE(peer.tls.opener.key_update_due());
+  CHECK_FALSE(peer.ended);
 }
 
 TEST_CASE("a peer that trickles bytes is served like any other") {

@@ -38,7 +38,8 @@ inline std::pair<UniqueFd, UniqueFd> tcp_pair() {
   return {std::move(client), std::move(server)};
 }
 
-inline TlsEstablished established(bool server) {
+// One end of a finished handshake whose keys have protected `records` records each already.
+inline TlsEstablished established(bool server, uint64_t records = 0) {
   std::array<uint8_t, 32> client_secret, server_secret;
   client_secret.fill(1);
   server_secret.fill(2);
@@ -46,6 +47,7 @@ inline TlsEstablished established(bool server) {
   client_state.secret = TrafficSecret(client_secret);
   server_state.secret = TrafficSecret(server_secret);
   server_state.from_server = true;
+  client_state.sequence = server_state.sequence = records;
   auto sealer = RecordSealer::make(server ? server_state : client_state);
   auto opener = RecordOpener::make(server ? client_state : server_state);
   REQUIRE(sealer);
