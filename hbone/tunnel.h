@@ -163,6 +163,8 @@ class Tunnel final : private Watcher, private Deferred {
   size_t control_bytes_ = 0;  // content of the control record being built at out_end_
   size_t batch_bytes_;        // how much to seal per write: adapts to what the socket takes
   bool out_blocked_ = false;
+  int32_t last_pulled_ = -1;  // the stream that had the last turn, and how many it had in a row before that
+  uint32_t pulls_in_a_row_ = 0;
   std::vector<uint8_t> late_control_;  // control bytes that came up while a DATA frame was being built
 
   // The DATA frame being built

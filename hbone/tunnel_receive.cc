@@ -15,6 +15,9 @@ namespace {
 // A window worth growing to keeps this much on top of the path's bandwidth-delay product: a sender's whole batch.
 constexpr uint32_t kWindowFloorBytes = 1024 * 1024;
 constexpr auto kRttInterval = std::chrono::seconds(1);
+// The part of its window that a stream must use in one go. Many streams that share a tunnel get 64 KiB a turn each: were more
+// asked for, the first to have a larger window would be the last, and keep several times the others' share.
+constexpr uint32_t kUsedAtOnce = 32;
 // How many windows a sink must have taken before the window doubles. A node-local path is through them in a millisecond.
 constexpr uint32_t kProofOnShortPath = 8;
 constexpr uint32_t kProofOnLongPath = 2;
@@ -220,7 +223,7 @@ void Tunnel::credit(Stream& stream, size_t bytes) {
 // taken no more than its socket's buffers hold: a receiver that never reads looks fast until they are full.
 void Tunnel::grow_window(Stream& stream, size_t taken) {
   stream.taken_ += static_cast<uint32_t>(std::min<size_t>(taken, UINT32_MAX - stream.taken_));
-  if (stream.window_ >= config_.stream_window_max || taken < stream.window_ / 4 || io_.budget.tight()) return;
+  if (stream.window_ >= config_.stream_window_max || taken < stream.window_ / kUsedAtOnce || io_.budget.tight()) return;
   const auto now = io_.loop.now();
   if (now - rtt_measured_ > kRttInterval || rtt_.count() == 0) {
     tcp_info info{};

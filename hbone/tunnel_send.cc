@@ -16,6 +16,7 @@ constexpr size_t kMaxBatchBytes = kBatchRecords * kMaxPlaintext;
 constexpr int kBatchesPerTurn = 2;
 // What a stream that is not known to be bulk may fill at once: a small request needs one slot.
 constexpr size_t kFirstPullBytes = 64 * 1024;
+constexpr uint32_t kPullsToBeAlone = 8;
 }  // namespace
 
 void Tunnel::make_ready(Stream& stream) {
@@ -66,8 +67,11 @@ void Tunnel::send_turn() {
     }
     while (ready_head_ != nullptr && out_end_ < batch_bytes_) {
       Stream& stream = *pop_ready();
-      const bool alone = ready_head_ == nullptr;
-      emit_data(stream, alone ? kMaxBatchBytes : kFairQuantumBytes);
+      // Alone is who has been so for a while: among several that drain their sources at each visit, the queue is often empty,
+      // and whoever then took a whole batch would get several times the others' share.
+      pulls_in_a_row_ = stream.id() == last_pulled_ ? pulls_in_a_row_ + 1 : 0;
+      last_pulled_ = stream.id();
+      emit_data(stream, pulls_in_a_row_ >= kPullsToBeAlone ? kMaxBatchBytes : kFairQuantumBytes);
       if (closed_) return;
     }
     // Streams may have ended or been reset while they were pulled.
