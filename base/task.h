@@ -30,16 +30,25 @@ struct PromiseBase {
   // No exception crosses a module's edge; one that gets here is a bug or out of memory.
   [[noreturn]] void unhandled_exception() const noexcept { std::terminate(); }
 };
+template <class T>
+struct Promise : PromiseBase {
+  std::optional<T> value;
+  template <class U>
+  void return_value(U&& result) { value.emplace(std::forward<U>(result)); }
+  T take() { return std::move(*value); }
+};
+template <>
+struct Promise<void> : PromiseBase {
+  void return_void() const noexcept {}
+  void take() const noexcept {}
+};
 }  // namespace detail
 
 template <class T = void>
 class [[nodiscard]] Task {
  public:
-  struct promise_type : detail::PromiseBase {
-    std::optional<T> value;
+  struct promise_type : detail::Promise<T> {
     Task get_return_object() { return Task(std::coroutine_handle<promise_type>::from_promise(*this)); }
-    template <class U>
-    void return_value(U&& result) { value.emplace(std::forward<U>(result)); }
   };
   Task(Task&& other) noexcept : handle_(std::exchange(other.handle_, {})) {}
   Task& operator=(Task&& other) noexcept {
@@ -56,36 +65,7 @@ class [[nodiscard]] Task {
     handle_.promise().continuation = caller;
     return handle_;
   }
-  T await_resume() { return std::move(*handle_.promise().value); }
-
- private:
-  explicit Task(std::coroutine_handle<promise_type> handle) : handle_(handle) {}
-  std::coroutine_handle<promise_type> handle_;
-};
-
-template <>
-class [[nodiscard]] Task<void> {
- public:
-  struct promise_type : detail::PromiseBase {
-    Task get_return_object() { return Task(std::coroutine_handle<promise_type>::from_promise(*this)); }
-    void return_void() const noexcept {}
-  };
-  Task(Task&& other) noexcept : handle_(std::exchange(other.handle_, {})) {}
-  Task& operator=(Task&& other) noexcept {
-    if (this != &other) {
-      if (handle_) handle_.destroy();
-      handle_ = std::exchange(other.handle_, {});
-    }
-    return *this;
-  }
-  ~Task() { if (handle_) handle_.destroy(); }
-
-  [[nodiscard]] bool await_ready() const noexcept { return false; }
-  std::coroutine_handle<> await_suspend(std::coroutine_handle<> caller) noexcept {
-    handle_.promise().continuation = caller;
-    return handle_;
-  }
-  void await_resume() const noexcept {}
+  T await_resume() { return handle_.promise().take(); }
 
  private:
   friend class TaskScope;
