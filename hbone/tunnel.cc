@@ -262,7 +262,11 @@ Tunnel::Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const T
       role_(role),
       batch_bytes_(kMinBatchBytes),
       ping_timer_(io.loop),
-      last_received_(io.loop.now()) {}
+      last_received_(io.loop.now()) {
+  open_count().fetch_add(1, std::memory_order_relaxed);
+}
+
+std::atomic<uint32_t>& Tunnel::open_count() { return role_ == Role::kClient ? io_.client_tunnels : io_.server_tunnels; }
 
 Result<> Tunnel::start_session() {
   // The session copies what it needs.
@@ -303,6 +307,7 @@ Tunnel::~Tunnel() {
   if (fd_) io_.loop.unwatch(fd_.get(), *this);
   nghttp2_session_del(session_);
   while (all_ != nullptr) free_stream(*all_);
+  open_count().fetch_sub(1, std::memory_order_relaxed);
 }
 
 Stream& Tunnel::add_stream(int32_t id) {

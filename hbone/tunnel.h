@@ -98,6 +98,7 @@ class Tunnel final : private Watcher, private Deferred {
 
   Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const TunnelConfig& config, TunnelOwner& owner);
   Result<> start_session();
+  [[nodiscard]] std::atomic<uint32_t>& open_count();
 
   // Watcher, Deferred
   void on_ready(uint32_t events) noexcept override;

@@ -1,6 +1,7 @@
 #pragma once
 #include <sys/uio.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -20,7 +21,7 @@ class MemoryBudget {
     explicit Claim(MemoryBudget& budget) : budget_(budget) { budget_.append(*this); }
     Claim(const Claim&) = delete;
     virtual ~Claim() {
-      budget_.used_ -= bytes_;
+      budget_.hold(0 - bytes_);
       budget_.unlink(*this);
     }
     [[nodiscard]] size_t bytes() const { return bytes_; }
@@ -50,21 +51,22 @@ class MemoryBudget {
       unlink(claim);
       append(claim);
     }
-    used_ += bytes - claim.bytes_;
+    hold(bytes - claim.bytes_);
     claim.bytes_ = bytes;
-    while (used_ > limit_) {
+    while (used() > limit_) {
       Claim* victim = oldest_ != &claim ? oldest_ : claim.next_;
       victim->revoke();
     }
     return true;
   }
 
-  [[nodiscard]] size_t used() const { return used_; }
+  [[nodiscard]] size_t used() const { return used_.load(std::memory_order_relaxed); }  // any thread
   [[nodiscard]] size_t limit() const { return limit_; }
   // So much is held for stalled receivers that nobody should be promised more.
-  [[nodiscard]] bool tight() const { return used_ > limit_ / 2; }
+  [[nodiscard]] bool tight() const { return used() > limit_ / 2; }
 
  private:
+  void hold(size_t more) { used_.store(used() + more, std::memory_order_relaxed); }
   void append(Claim& claim) {
     claim.previous_ = newest_;
     claim.next_ = nullptr;
@@ -77,7 +79,7 @@ class MemoryBudget {
   }
 
   size_t limit_;
-  size_t used_ = 0;
+  std::atomic<size_t> used_{0};  // written by the worker, read by whoever reports it
   Claim* oldest_ = nullptr;
   Claim* newest_ = nullptr;
 };
@@ -98,6 +100,7 @@ struct WorkerIo {
   EventLoop& loop;
   BufferPool buffers;
   MemoryBudget budget;
+  std::atomic<uint32_t> client_tunnels{0}, server_tunnels{0};  // open now, for whoever reports it
 
   // Scratch for one turn of one tunnel: slices of received DATA, linked per stream.
   struct Slice {

@@ -338,7 +338,12 @@ void App::Impl::collect() {
   sample.policies = store.snapshot()->policy_count();
   sample.certificates = secrets->stats();
   if (xds) sample.xds = xds->stats();
-  for (const auto& worker : data_plane->workers()) sample.worker_connections.push_back(worker->connections.load(std::memory_order_relaxed));
+  for (const auto& worker : data_plane->workers()) {
+    sample.worker_connections.push_back(worker->connections.load(std::memory_order_relaxed));
+    sample.client_tunnels += worker->io().client_tunnels.load(std::memory_order_relaxed);
+    sample.server_tunnels += worker->io().server_tunnels.load(std::memory_order_relaxed);
+    sample.memory_held += worker->io().budget.used();
+  }
   runtime_metrics->publish(std::move(sample));
   collect_timer.start_after(kCollectInterval, [this] { collect(); });
 }

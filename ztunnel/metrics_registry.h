@@ -41,7 +41,6 @@ class Metrics {
   // Ours. `role`: client or server. `result`: ok, or the name of a Reason.
   CounterFamily handshakes;
   HistogramFamily handshake_duration;
-  GaugeFamily tunnels_open;
   CounterFamily pool_dials;  // `result`
   CounterFamily
       early_denials;  // `reporter`, `reason`: refused before anything was known; in no traffic metric

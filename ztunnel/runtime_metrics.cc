@@ -39,6 +39,17 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memo
         for (size_t i = 0; i < sample.worker_connections.size(); ++i)
           emit({std::to_string(i)}, sample.worker_connections[i]);
       });
+  add({"zt_tunnels_open", "Tunnels that are open.", "", {"role"}}, Type::kGauge,
+      [](const Sample& sample, const Emit& emit) {
+        emit({"client"}, static_cast<double>(sample.client_tunnels));
+        emit({"server"}, static_cast<double>(sample.server_tunnels));
+      });
+  add({"zt_memory_held_bytes",
+       "Bytes kept for receivers that do not take them; zt_memory_budget_bytes is the limit.",
+       "bytes",
+       {}},
+      Type::kGauge,
+      [](const Sample& sample, const Emit& emit) { emit({}, static_cast<double>(sample.memory_held)); });
   add({"zt_certificate_fetches", "Certificates asked for, by how that ended.", "", {"result"}},
       Type::kCounter, [](const Sample& sample, const Emit& emit) {
         const auto& certificates = sample.certificates;

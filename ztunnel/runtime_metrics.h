@@ -23,6 +23,8 @@ struct RuntimeSample {
   identity::SecretManagerStats certificates;
   std::optional<workload_api::XdsStats> xds;  // none: no control plane
   std::vector<uint32_t> worker_connections;   // now, by worker
+  size_t client_tunnels = 0, server_tunnels = 0;  // now
+  size_t memory_held = 0;                         // now, bytes kept for receivers that do not take them
 };
 
 // Takes the control thread's samples and answers scrapes from the newest, so that a scrape never waits for

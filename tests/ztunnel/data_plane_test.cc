@@ -229,6 +229,12 @@ TEST_CASE("many applications at once, over two workers each side, while state an
   }
   for (auto& app : apps) app.join();
   CHECK(good == 36);
+  CHECK(mesh.client->metrics.render().find("zt_pool_dials_total{result=\"ok\"}") != std::string::npos);
+  size_t client_tunnels = 0, server_tunnels = 0;
+  for (const auto& worker : mesh.client->data_plane->workers()) client_tunnels += worker->io().client_tunnels;
+  for (const auto& worker : mesh.server->data_plane->workers()) server_tunnels += worker->io().server_tunnels;
+  CHECK(client_tunnels > 0);
+  CHECK(server_tunnels > 0);
   CHECK(mesh.server->metrics.render().find("istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"unknown\"") != std::string::npos);
 }
 

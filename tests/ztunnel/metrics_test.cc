@@ -258,6 +258,9 @@ TEST_CASE("what the control thread publishes is what a scrape shows") {
   sample.certificates.fetch_failures = 3;
   sample.certificates.fetch_timeouts = 1;
   sample.certificates.expiries = {{"spiffe://cluster.local/ns/shop/sa/web", identity::WallTime(1795488559s)}};
+  sample.client_tunnels = 6;
+  sample.server_tunnels = 9;
+  sample.memory_held = 65536;
   runtime.publish(sample);
   const auto text = metrics.render();
   for (const char* line :
@@ -270,7 +273,8 @@ TEST_CASE("what the control thread publishes is what a scrape shows") {
         "zt_certificate_expiration_timestamp_seconds{identity=\"spiffe://cluster.local/ns/shop/sa/web\"} "
         "1795488559",
         "zt_record_layer_info{aead=\"vaes\"} 1", "# UNIT zt_memory_budget_bytes bytes",
-        "zt_memory_budget_bytes 268435456"}) {
+        "zt_memory_budget_bytes 268435456", "zt_memory_held_bytes 65536",
+        "zt_tunnels_open{role=\"client\"} 6", "zt_tunnels_open{role=\"server\"} 9"}) {
     INFO(line);
     CHECK_THAT(text, Catch::Contains(std::string(line) + "\n"));
   }
