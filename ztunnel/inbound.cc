@@ -97,6 +97,23 @@ Task<Verdict> PodWorker::authorize_inbound(const ConnectionInfo& info) {
   }
 }
 
+Task<Result<UniqueFd>> PodWorker::connect_if_allowed(const ConnectionInfo& info, bool transparent) {
+  const auto refused = [](const Verdict& verdict) {
+    return fail(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+  };
+  const Verdict before = co_await authorize_inbound(info);
+  if (!before.allowed()) co_return refused(before);
+  auto upstream = co_await connect_tcp(worker_.loop(), sockets_,
+                                       {.destination = info.upstream,
+                                        .source = transparent ? std::optional(info.source.ip) : std::nullopt,
+                                        .local_leg = true});
+  if (!upstream) co_return fail(upstream.error().reason, "connection failed: " + upstream.error().text);
+  const Verdict after = authorize(*worker_.snapshot(), *info.destination_workload, subject_of(info), worker_.settings().missing_policy);
+  if (after.allowed()) co_return upstream;
+  reset_and_close(std::move(*upstream));
+  co_return refused(after);
+}
+
 Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers) {
   // The tunnel may go while we wait; what is needed of it is copied here, and the relay is told by its stream.
   const auto begun = Clock::now();
@@ -174,24 +191,9 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
     relay.reset();
     remove(connection);
   };
-  Verdict verdict = co_await authorize_inbound(connection.record.info());
-  if (!verdict.allowed()) {
-    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
-    co_return;
-  }
-  auto upstream = co_await connect_tcp(worker_.loop(), sockets_,
-                                       {.destination = target->upstream,
-                                        .source = transparent ? std::optional(peer.ip) : std::nullopt,
-                                        .local_leg = true});
+  auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
   if (!upstream) {
-    refuse(upstream.error().reason, "connection failed: " + upstream.error().text);
-    co_return;
-  }
-  // Policies may have changed while the application was being reached.
-  verdict = authorize(*worker_.snapshot(), **workload, subject_of(connection.record.info()), worker_.settings().missing_policy);
-  if (!verdict.allowed()) {
-    reset_and_close(std::move(*upstream));
-    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+    refuse(upstream.error().reason, upstream.error().text);
     co_return;
   }
   hbone::Stream* open = relay->stream();
@@ -240,23 +242,9 @@ Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool tran
     reset_and_close(std::move(fd));
     remove(connection);
   };
-  Verdict verdict = co_await authorize_inbound(connection.record.info());
-  if (!verdict.allowed()) {
-    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
-    co_return;
-  }
-  auto upstream = co_await connect_tcp(worker_.loop(), sockets_,
-                                       {.destination = destination,
-                                        .source = transparent ? std::optional(client.ip) : std::nullopt,
-                                        .local_leg = true});
+  auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
   if (!upstream) {
-    refuse(upstream.error().reason, "connection failed: " + upstream.error().text);
-    co_return;
-  }
-  verdict = authorize(*worker_.snapshot(), **workload, subject_of(connection.record.info()), worker_.settings().missing_policy);
-  if (!verdict.allowed()) {
-    reset_and_close(std::move(*upstream));
-    refuse(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+    refuse(upstream.error().reason, upstream.error().text);
     co_return;
   }
   auto relay = std::make_unique<SpliceRelay>(worker_.io());

@@ -71,6 +71,8 @@ class PodWorker {
   Task<void> inbound_plain(UniqueFd fd, SocketAddress client, bool transparent);
   // Waits a moment for policies that the workload names and that have not come (then fails closed).
   Task<Verdict> authorize_inbound(const ConnectionInfo& info);
+  // Asks the policies, connects to the application, and asks again: they may have changed while it was being reached.
+  Task<Result<UniqueFd>> connect_if_allowed(const ConnectionInfo& info, bool transparent);
   void count_bytes();
   void recheck_policies(const workload_api::Snapshot& snapshot);
 
