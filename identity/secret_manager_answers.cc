@@ -65,6 +65,7 @@ void SecretManager::Impl::settle(const SpiffeId& id, uint64_t flight_number, Clo
 void SecretManager::Impl::succeeded(Entry& entry, Clock::time_point started, CertificatePtr certificate) {
   const WallTime wall_now = scheduler_.wall_now();
   entry.certificate = std::move(certificate);
+  entry.was_valid = entry.certificate->not_before() <= wall_now;
   entry.error.clear();
   entry.failures = 0;
   const auto delay =
@@ -98,11 +99,23 @@ void SecretManager::Impl::arm_expiry_timer(Entry& entry) {
       std::max(entry.certificate->not_after() - scheduler_.wall_now(), std::chrono::milliseconds::zero());
   entry.expiry_timer =
       scheduler_.after(std::min<std::chrono::milliseconds>(left, kClockRecheckInterval), [this, &entry] {
-        if (usable(entry)) return arm_expiry_timer(entry);
-        expire(entry);
+        if (usable(entry)) {
+          arm_expiry_timer(entry);
+          renew_if_not_yet_valid(entry);
+        } else {
+          expire(entry);
+        }
         pump();
         flush();
       });
+}
+
+// Our clock was ahead when the certificate was issued and has been put right: peers will refuse it for as
+// long as it was ahead. Not if it came that way: then our clock is behind the CA's, and another would be no
+// better.
+void SecretManager::Impl::renew_if_not_yet_valid(Entry& entry) {
+  if (!entry.was_valid || entry.certificate->not_before() <= scheduler_.wall_now()) return;
+  if (entry.phase == Phase::kWaiting && entry.failures == 0) enqueue(entry, priority_of(entry));
 }
 
 void SecretManager::Impl::expire(Entry& entry) {

@@ -47,6 +47,7 @@ class SecretManager::Impl : public std::enable_shared_from_this<Impl> {
   struct Entry {
     SpiffeId id;
     CertificatePtr certificate;  // dropped when it expires
+    bool was_valid = false;      // by our clock, when it came
     std::string error;           // of the last fetch, if that failed
     uint32_t failures = 0;       // in a row
     Phase phase = Phase::kWaiting;
@@ -89,6 +90,7 @@ class SecretManager::Impl : public std::enable_shared_from_this<Impl> {
   void failed(Entry& entry, std::string text);
   void expire(Entry& entry);
   void drop(Entry& entry, std::string why);
+  void renew_if_not_yet_valid(Entry& entry);
   // Why `certificate` must not be used, if it is revoked.
   std::optional<std::string> revoked(const WorkloadCertificate& certificate, const TrustBundle& roots) const;
   void apply_roots(Entry& entry, Clock::time_point started);

@@ -115,6 +115,9 @@ TEST_CASE("certificates rotate without a dropped connection, and new connections
       settle();                                                               // which is then answered
     }
   }
+  // A renewal may fall into the last hour.
+  const Connection last(must(manager.current(client)), must(manager.current(server)), scheduler.wall_now());
+  used.insert(last.server_serial());
   CHECK_FALSE(rotated.contains("none"));  // never a gap
   CHECK(rotated.size() >= kDays * 2 - 1);
   CHECK(used == rotated);

@@ -132,6 +132,36 @@ TEST_CASE_METHOD(ManagerFixture, "a stepped calendar clock is noticed within min
 }
 
 TEST_CASE_METHOD(ManagerFixture,
+                 "a clock that jumps an hour ahead and back costs renewals, and nothing expired is served") {
+  const auto first = available(kA, 30min);
+  scheduler.step_wall_clock(1h);
+  CHECK_FALSE(manager->current(kA));
+  const auto waiting = get(kA);
+  const auto ahead = answer(30min);
+  CHECK(waiting->front()->certificate == ahead);
+
+  scheduler.step_wall_clock(-1h);  // what was issued meanwhile is of the future
+  REQUIRE(ahead->not_before() > scheduler.wall_now());
+  scheduler.advance(kClockRecheckInterval);
+  REQUIRE(ca.requests.size() == 1);
+  CHECK(manager->current(kA)->certificate == ahead);  // better than none: peers may be ahead as well
+  const auto now_valid = answer();
+  CHECK(manager->current(kA)->certificate == now_valid);
+  scheduler.advance(2 * kClockRecheckInterval);
+  CHECK(ca.requests.empty());
+}
+
+TEST_CASE_METHOD(ManagerFixture, "a CA whose clock is ahead of ours is not asked again and again") {
+  const auto early = authority.issue(kA, kTtl, scheduler.wall_now() + 1h);
+  manager->prefetch(kA);
+  ca.take().done(early);
+  scheduler.run_posted();
+  scheduler.advance(30min);
+  CHECK(ca.requests.empty());
+  CHECK(manager->current(kA)->certificate == early);
+}
+
+TEST_CASE_METHOD(ManagerFixture,
                  "a connection that waits hastens the retry, but not below the minimum interval") {
   manager->prefetch(kA);
   refuse_times(7);  // the next would come after 64 s
