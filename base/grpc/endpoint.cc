@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdio>
 #include <mutex>
 
 #include "base/grpc/callback_queue.h"
@@ -34,6 +35,9 @@ bool legal_value(std::string_view value) {
 int milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
 
 void log_line(gpr_log_func_args* args) {
+  // gRPC ends the process after this one, before our log's writer would get to it.
+  if (std::string_view(args->message).starts_with("assertion failed"))
+    std::fprintf(stderr, "gRPC: %s:%d: %s\n", args->file, args->line, args->message);
   ZT_LOG(grpc_log, kDebug, args->message, Field::bare("file", args->file), Field::count("line", args->line));
 }
 

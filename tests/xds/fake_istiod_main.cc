@@ -5,8 +5,8 @@
 //
 // RESPONSE is a DeltaDiscoveryResponse, as bytes (*.binpb, such as tests/golden/xds/wildcard/*-resp-*.binpb)
 // or as protobuf JSON (*.json). What they hold is put together; later ones win. The mesh's root goes to
-// DIR/root-cert.pem: give it to the proxy as XDS_ROOT_CA and CA_ROOT_CA. Commands on standard input, a line
-// each:
+// DIR/root-cert.pem: give it to the proxy as XDS_ROOT_CA and CA_ROOT_CA. Commands on standard input, one a
+// line:
 //   push FILE      put a further response's content and send it
 //   end CODE       end all streams with this gRPC status
 //   refuse CODE    refuse new streams with it; 0 accepts them again
@@ -14,11 +14,10 @@
 //   down, up       stop and start serving
 //   silent, speak  accept streams and send nothing; the opposite
 //   token [TEXT]   refuse calls with another token; without TEXT every one is right
-//   ca FAULT       how requests for certificates are answered: good, other (another identity), empty,
-//   bad-pem,
+//   ca FAULT       answers to requests for certificates: good, other (another identity), empty, bad-pem,
 //                  expired, never, or the number of a gRPC status
 //   lifetime N     certificates live N seconds at most
-//   node NAME      on demand, workloads of this node are sent unasked
+//   node NAME      on demand, the workloads that there are on this node are sent unasked
 //   roots STEP     old, both, both-new-signs, new: a change of the mesh's root, step by step
 //   received       print the requests that came; certificates: print for whom certificates were asked
 //   streams        print how many streams there were

@@ -33,9 +33,8 @@ using LookupDone = std::function<void(LookupAnswer)>;
 // §6.4):
 // - it answers a key by a resource of that name, by one that has the key among its aliases, or by a removal;
 // - it does not answer a second subscription to the same key: a key is asked for once a stream, whoever asks
-// next joins
-//   those who wait, and one that has been answered is answered at once, because istiod keeps us informed
-//   about it;
+//   next joins those who wait, and one that has been answered is answered at once, because istiod keeps us
+//   informed about it;
 // - never unsubscribe.
 // Sans I/O; control thread. Callbacks run inside the calls and may look up again.
 class OnDemandKeys {

@@ -25,11 +25,9 @@ struct FakeStatus {
 // The ADS half of the fake istiod. Knows resources by type and name; answers as the real one does (golden
 // xds/):
 // - wildcard: everything whose version the client did not report, and removals of reported names that do not
-// exist; if
-//   there is neither, an empty response;
+//   exist; if there is neither, an empty response;
 // - on demand: at start what is marked as the client's own; a key by its resource with aliases, or a removal;
-// nothing for a
-//   key that is subscribed already; an unsubscription by the removal of all other subscribed names;
+//   nothing for a key that is subscribed already; an unsubscription by the removal of all other names;
 // - it pushes on without waiting for ACKs, and a NACK changes nothing.
 class FakeAds {
  public:
