@@ -190,6 +190,7 @@ Result<> App::Impl::start() {
   ZT_TRY(start_certificates());
   ZT_TRY(start_local_state());
   ZT_TRY(start_control_plane());
+  starting.done();
   collect();
   return {};
 }

@@ -13,13 +13,14 @@ namespace zt::ztunnel {
 // and its snapshot served; held again when it is lost).
 class Readiness {
  public:
-  // Holds a task until it is destroyed or done().
+  // Holds a task until done(). One that is destroyed without it (a start that failed, the end of the process) holds it for ever:
+  // whoever gives up does not make the proxy ready.
   class [[nodiscard]] Hold {
    public:
     Hold() = default;
     Hold(Hold&& other) noexcept;
-    Hold& operator=(Hold&& other) noexcept;
-    ~Hold() { done(); }
+    Hold& operator=(Hold&& other) noexcept;  // what it held before is done
+    ~Hold() = default;
     void done();
     [[nodiscard]] explicit operator bool() const { return owner_ != nullptr; }
 

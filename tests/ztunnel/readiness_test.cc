@@ -26,13 +26,18 @@ TEST_CASE("a proxy is ready when no task is held, and says what it waits for in 
 TEST_CASE("a task may be held again, and by several") {
   Readiness readiness;
   auto first = readiness.hold("proxy");
-  {
-    const auto second = readiness.hold("proxy");
-    first.done();
-    CHECK_FALSE(readiness.ready());
-  }
+  auto second = readiness.hold("proxy");
+  first.done();
+  CHECK_FALSE(readiness.ready());
+  second.done();
   CHECK(readiness.ready());
   const auto again = readiness.hold("proxy");
+  CHECK_FALSE(readiness.ready());
+}
+
+TEST_CASE("whoever gives up makes nothing ready") {
+  Readiness readiness;
+  { const auto given_up = readiness.hold("proxy"); }
   CHECK_FALSE(readiness.ready());
 }
 
@@ -54,8 +59,9 @@ TEST_CASE("tasks are held and done by many threads") {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&] {
       for (int i = 0; i < 100; ++i) {
-        const auto hold = readiness.hold("proxy");
+        auto hold = readiness.hold("proxy");
         (void)readiness.text();
+        hold.done();
       }
     });
   }
