@@ -19,6 +19,7 @@
 #include <unordered_set>
 
 #include "base/log.h"
+#include "ztunnel/sockets.h"
 
 namespace zt::ztunnel {
 namespace {
@@ -383,8 +384,7 @@ Result<SocketAddress> HttpServer::Core::listen_on(const std::string& component, 
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (error) {
-    return fail(Reason::kIo,
-                fmt::format("failed to bind to address {}: {}", address.to_string(), error.message()));
+    return fail(Reason::kIo, bind_failure(address, error.value()));
   }
   SocketAddress bound = address;
   bound.port = acceptor.local_endpoint(error).port();

@@ -71,12 +71,22 @@ constexpr int kTunnelNotSentLowat = 256 * 1024;
 
 }  // namespace
 
+std::string bind_failure(const SocketAddress& address, int error) {
+  std::string text = "failed to bind to address " + address.to_string() + ": " + errno_text(error);
+  if (error == EADDRINUSE) text += " (another process listens there)";
+  if (error == EAFNOSUPPORT && address.ip.is_v6()) text += " (this machine has no IPv6: set IPV6_ENABLED=false)";
+  return text;
+}
+
 Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddress& address, Transparency transparency, bool local_leg) {
   const auto failed = [&address](const std::string& why) {
     return fail(Reason::kIo, "failed to bind to address " + address.to_string() + ": " + why);
   };
   auto made = make_socket(options, address.ip.is_v4() ? AF_INET : AF_INET6);
-  if (!made) return failed(made.error().text);
+  if (!made) {
+    if (errno == EAFNOSUPPORT) return fail(Reason::kIo, bind_failure(address, EAFNOSUPPORT));
+    return failed(made.error().text);
+  }
   ListenSocket listener{std::move(*made)};
   const int fd = listener.fd.get();
   if (options.mark_listeners) {
@@ -108,10 +118,9 @@ Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddres
   sockaddr_storage storage;
   const socklen_t length = address.to_sockaddr(storage);
   if (::bind(fd, reinterpret_cast<const sockaddr*>(&storage), length) != 0) {
-    const int error = errno;
-    return failed(errno_text(error) + (error == EADDRINUSE ? " (another process listens there)" : ""));
+    return fail(Reason::kIo, bind_failure(address, errno));
   }
-  if (::listen(fd, kListenBacklog) != 0) return failed(errno_text(errno));
+  if (::listen(fd, kListenBacklog) != 0) return fail(Reason::kIo, bind_failure(address, errno));
   return listener;
 }
 

@@ -44,6 +44,9 @@ struct ListenSocket {
 // the node and inherit its congestion control and buffer limits; they inherit NODELAY and keepalive in any case. The text names address and cause.
 Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddress& address, Transparency transparency, bool local_leg);
 
+// What to say when a listener cannot be had: the address, the error, and what to do about the usual ones.
+[[nodiscard]] std::string bind_failure(const SocketAddress& address, int error);
+
 // A connecting socket, non-blocking. With `source` set (and not the destination's own address) the connection comes from that
 // address: contract §1.3; failing to do so is not fatal, as at the peer.
 struct ConnectTarget {

@@ -228,7 +228,7 @@ TEST_CASE("a taken address is an error that names it") {
   const auto second = server.listen("again", address, false, echo());
   REQUIRE_FALSE(second);
   CHECK(second.error().text ==
-        "failed to bind to address " + address.to_string() + ": Address already in use");
+        "failed to bind to address " + address.to_string() + ": Address already in use (another process listens there)");
 }
 
 TEST_CASE("wildcard takes both families, loopback has an address of each") {
