@@ -60,19 +60,22 @@ def test_fips_without_a_validated_module_is_warned_of(node):
 
 
 def test_a_crash_leaves_no_core_file_with_keys(node, tmp_path):
-    def crash(name, command, env, started):
+    def dumps_core(name, command, env, started):
         folder = tmp_path / name
         folder.mkdir()
         process = Process(name, ["prlimit", "--core=unlimited", *command], env, node.netns, cwd=folder)
         node.mesh.processes.append(process)
         started(process)
-        process.signal(signal.SIGSEGV)
-        assert process.wait_exit() == -signal.SIGSEGV
-        return os.listdir(folder)
+        process.signal(signal.SIGABRT)  # sanitizers catch SIGSEGV
+        how = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert how.si_status == signal.SIGABRT
+        return how.si_code == os.CLD_DUMPED
 
-    if not crash("control", ["sh", "-c", "echo up; exec sleep 100"], {}, lambda p: p.wait_line("up")):
-        pytest.skip("this machine makes no core files in the working directory")
-    assert crash("ztunnel", [program("ztunnel"), "proxy"], node.proxy_env(), lambda p: p.wait_line("record layer ready")) == []
+    # Where the machine writes cores at all, an ordinary program's is written; otherwise the second check alone proves little.
+    with open("/proc/sys/kernel/core_pattern") as pattern:
+        if pattern.read().strip()[:1] not in ("", "|"):
+            assert dumps_core("control", ["sh", "-c", "echo up; exec sleep 100"], {}, lambda p: p.wait_line("up"))
+    assert not dumps_core("ztunnel", [program("ztunnel"), "proxy"], node.proxy_env(), lambda p: p.wait_line("record layer ready"))
 
 
 def test_a_missing_workload_file_is_named(node):
