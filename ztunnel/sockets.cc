@@ -198,8 +198,10 @@ SocketAddress original_destination(int fd) {
 void limit_receive_buffer(int fd, int bytes) { set_int(fd, SOL_SOCKET, SO_RCVBUF, bytes); }
 
 void unlimit_receive_buffer(int fd) {
-  // Hands it back to the kernel's own tuning. Before Linux 5.14 that cannot be; net.core.rmem_max is the most there is then.
-  if (!set_int(fd, SOL_SOCKET, SO_BUF_LOCK, 0)) set_int(fd, SOL_SOCKET, SO_RCVBUF, INT_MAX / 2);
+  // As large as net.core.rmem_max allows at once, then back to the kernel's own tuning, which would take its time to grow from
+  // the small one. Before Linux 5.14 it cannot be given back.
+  set_int(fd, SOL_SOCKET, SO_RCVBUF, INT_MAX / 2);
+  set_int(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
 }
 
 void reset_and_close(UniqueFd fd) {
