@@ -100,7 +100,8 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   bool sink_blocked_ : 1 = false;
   bool sink_ended_ : 1 = false;     // END_STREAM was passed on as FIN
   bool early_end_ : 1 = false;      // END_STREAM before start()
-  bool proven_ : 1 = false;         // has moved enough for an unlimited receive buffer
+  bool source_proven_ : 1 = false;  // has given enough for an unlimited receive buffer
+  bool sink_proven_ : 1 = false;    // has taken enough for a larger send buffer
 };
 
 // Two TCP sockets, by splice: bytes stay in the kernel and are counted all the same.

@@ -14,10 +14,12 @@ using hbone::H2Error;
 using hbone::PullResult;
 
 namespace {
-// A source is read as far as its stream has credit. What the kernel takes from it beyond that is memory which no budget of ours
-// sees, and of which a thousand connections with stalled receivers would exhaust tcp_mem for everybody. So a source is given
-// a small buffer until it has moved enough to show that its receiver goes on; then the kernel's own tuning is better.
-constexpr int kFirstReceiveBuffer = 64 * 1024;
+// A source is read as far as its stream has credit, and a sink is given what it takes. What the kernel buffers beside that is
+// memory which no budget of ours sees, and of which a thousand connections with stalled receivers would exhaust tcp_mem for
+// everybody. So a socket has small buffers until it has moved enough to show that its receiver goes on.
+constexpr int kFirstReceiveBuffer = 32 * 1024;
+constexpr int kFirstUnsent = 64 * 1024;
+constexpr int kProvenUnsent = 256 * 1024;
 constexpr uint64_t kProvenBytes = 4 * 1024 * 1024;
 }  // namespace
 
@@ -33,6 +35,7 @@ Result<> StreamRelay::start(UniqueFd socket, Done done) {
   done_ = std::move(done);
   started_ = true;
   limit_receive_buffer(socket_.get(), kFirstReceiveBuffer);
+  limit_unsent(socket_.get(), kFirstUnsent);
   answer_.reset();
   if (stream_ == nullptr) {
     finish(Reason::kStreamReset, "stream closed before the relay began");
@@ -61,8 +64,8 @@ PullResult StreamRelay::pull(std::span<const iovec> slots) noexcept {
   if (n > 0) {
     const auto bytes = static_cast<size_t>(n);
     from_socket() += bytes;
-    if (!proven_ && from_socket() >= kProvenBytes) {
-      proven_ = true;
+    if (!source_proven_ && from_socket() >= kProvenBytes) {
+      source_proven_ = true;
       unlimit_receive_buffer(socket_.get());
     }
     // A short read of a stream socket means drained, unless its end is known to follow.
@@ -108,6 +111,10 @@ size_t StreamRelay::on_data(std::span<const iovec> data) noexcept {
     }
     taken += static_cast<size_t>(n);
     to_socket() += static_cast<uint64_t>(n);
+    if (!sink_proven_ && to_socket() >= kProvenBytes) {
+      sink_proven_ = true;
+      limit_unsent(socket_.get(), kProvenUnsent);
+    }
     // After a short write the loop asks once more: only EAGAIN arms the edge that says when there is room again.
     size_t skip = static_cast<size_t>(n);
     for (size_t i = 0; i < count; ++i) {

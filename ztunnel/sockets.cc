@@ -57,7 +57,7 @@ constexpr int kAcceptedSegment = 3'400;    // its route is the pod's interface, 
 constexpr int kConnectedSegment = 15'000;  // truly over the loopback
 
 void set_local_leg(int fd, const SocketOptions& options, int segment) {
-  set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kLocalNotSentLowat);
+  limit_unsent(fd, kLocalNotSentLowat);
   set_int(fd, IPPROTO_TCP, TCP_MAXSEG, segment);
   // Pacing (BBR) splits the bursts of such a leg and doubles its cost; where the system's default is one that paces, the
   // local legs get another. A name the kernel does not have is ignored: the system's stays.
@@ -196,6 +196,8 @@ SocketAddress original_destination(int fd) {
 }
 
 void limit_receive_buffer(int fd, int bytes) { set_int(fd, SOL_SOCKET, SO_RCVBUF, bytes); }
+
+void limit_unsent(int fd, int bytes) { set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes); }
 
 void unlimit_receive_buffer(int fd) {
   // As large as net.core.rmem_max allows at once, then back to the kernel's own tuning, which would take its time to grow from

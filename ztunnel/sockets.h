@@ -67,6 +67,8 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
 // How much the kernel may receive ahead of us (it counts its own overhead: about twice the payload).
 void limit_receive_buffer(int fd, int bytes);
 void unlimit_receive_buffer(int fd);
+// How much may wait unsent in the kernel.
+void limit_unsent(int fd, int bytes);
 
 // Closes with RST: the application learns that the connection failed, instead of an end that looks orderly.
 void reset_and_close(UniqueFd fd);
