@@ -63,7 +63,7 @@ struct Chain {
     auto [server_socket, server_app] = tcp_pair();
     client.fd = std::move(client_app);
     server.fd = std::move(server_app);
-    const auto done = [this](std::optional<RelayEnd>& end, RelayBytes& counted) {
+    const auto done = [](std::optional<RelayEnd>& end, RelayBytes& counted) {
       return [&end, &counted](Relay& relay) {
         end = relay.end();
         counted = relay.bytes();
