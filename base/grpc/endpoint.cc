@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <grpc/support/log.h>
 #include <grpcpp/create_channel.h>
+#include <grpcpp/resource_quota.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/security/tls_certificate_provider.h>
 #include <grpcpp/security/tls_credentials_options.h>
@@ -31,6 +32,9 @@ bool legal_name(std::string_view name) {
 bool legal_value(std::string_view value) {
   return std::ranges::all_of(value, [](char c) { return c >= 0x20 && c < 0x7f; });
 }
+
+// What a connection needs besides the message that it receives.
+constexpr size_t kQuotaBase = 8u << 20;
 
 int milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
 
@@ -77,7 +81,13 @@ std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_p
   tls.set_certificate_verifier(make_host_verifier(std::move(names)));
   tls.set_check_call_host(false);  // the verifier has checked it, with the alternative name
 
+  // gRPC compares a message with its limit only once it has all of it, and a message may claim 4 GiB. The
+  // quota makes it drop the connection before that.
+  grpc::ResourceQuota quota(authority_);
+  quota.Resize(options_.max_message_bytes + options_.max_message_bytes / 2 + kQuotaBase);
+
   grpc::ChannelArguments arguments;
+  arguments.SetResourceQuota(quota);
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
   arguments.SetMaxSendMessageSize(-1);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds(kKeepaliveInterval));

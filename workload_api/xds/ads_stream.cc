@@ -6,6 +6,7 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/client_callback.h>
+#include <malloc.h>
 
 #include <array>
 #include <condition_variable>
@@ -25,6 +26,21 @@ constexpr const char* kMethod =
 constexpr std::array<std::string_view, 6> kConnectionClosed{
     "transport is closing", "received prior goaway",    "GOAWAY received",
     "Socket closed",        "Connection reset by peer", "Broken pipe"};
+
+// gRPC's words when what it receives outgrows the quota of the channel, which a message within the limit does
+// not (Endpoint::open_channel).
+constexpr std::string_view kQuotaUsedUp = "Buffers full";
+
+// A message of this size leaves memory behind in gRPC's threads that malloc would keep for good.
+constexpr size_t kTrimAbove = 16u << 20;
+
+std::string text_of(const grpc::Status& status) {
+  const bool too_large =
+      status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && status.error_message() == kQuotaUsedUp;
+  return fmt::format("status: {}, message: \"{}\"", rpc::status_name(status.error_code()),
+                     too_large ? fmt::format("Received message larger than max ({})", kMaxResponseBytes)
+                               : status.error_message());
+}
 
 std::vector<std::string_view> pieces_of(const std::vector<grpc::Slice>& slices) {
   std::vector<std::string_view> pieces;
@@ -133,7 +149,10 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
         dumped.ok() ? decode_response(pieces_of(slices))
                     : fail(Reason::kInvalidInput, "cannot decompress: " + dumped.error_message());
     slices.clear();
+    const size_t bytes = buffer.Length();
     buffer.Clear();
+    if (bytes >= kTrimAbove)
+      background_.post([] { ::malloc_trim(0); });  // when this job has let go of its copy
     post([response = std::move(response)](Call& self) mutable {
       self.handler_.response(std::move(response));
     });
@@ -165,10 +184,8 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
 
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<Call> self = std::move(held_by_grpc_);  // nobody else looks at it any more
-    const int code = status.error_code();
     const std::lock_guard lock(mutex_);
-    end({classify_end(code, status.error_message(), answered_),
-         fmt::format("status: {}, message: \"{}\"", rpc::status_name(code), status.error_message())});
+    end({classify_end(status.error_code(), status.error_message(), answered_), text_of(status)});
   }
 
  private:

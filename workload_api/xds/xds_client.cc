@@ -1,6 +1,7 @@
 #include "workload_api/xds/xds_client.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <optional>
@@ -99,8 +100,10 @@ class XdsClient::Impl {
     if (stable) backoff_.reset();
     const auto delay = backoff_.next();
     report(end, unusable ? *unusable : ended.text, delay);
-    retry_.start_after(delay, [this] {
+    retry_.start_after(delay, [this, end] {
       stream_.reset();
+      // It may have been a message above the limit, and then most of it has come.
+      if (end == StreamEnd::kError) background_.post([] { ::malloc_trim(0); });
       open();
     });
   }
