@@ -1,12 +1,16 @@
 """Certificate revocation (contract §2.11): lists that the openssl program makes, given to one node's proxy while connections live."""
 
+import fcntl
 import json
 import os
+import ssl
+import struct
 import subprocess
+import termios
 
 import pytest
 
-from harness import apps
+from harness import apps, hbone
 from harness.mesh import write_file
 from harness.process import eventually
 
@@ -48,17 +52,18 @@ def shop(mesh):
     return mesh
 
 
-def start(mesh, *checking):
+def start(mesh, *checking, **environment):
     """Everything up; the proxies of the nodes in `checking` look at the lists."""
     mesh.write()
     for node in mesh.nodes:
         node.write_pods()
         node.start_agent()
-        node.start_ztunnel(CRL_PATH=mesh.revocations.path if node in checking else None)
+        node.start_ztunnel(CRL_PATH=mesh.revocations.path if node in checking else None, **environment)
     for node in mesh.nodes:
         node.wait_ready()
     for pod in mesh.pods:
-        pod.wait_captured()
+        if pod.captured:
+            pod.wait_captured()
 
 
 def serial(pod):
@@ -144,3 +149,65 @@ def test_a_proxy_replaces_its_own_certificate_that_is_revoked(shop):
     node.ztunnel.wait_line("a certificate of ours is revoked; asking for another", since=mark)
     eventually(lambda: serial(shop.client) not in ("", old), "another certificate")
     eventually(lambda: allowed(shop.client, shop.web), "the client to get through with its new certificate")
+
+
+def all_but_the_last_record(sock, context, server_side):
+    """Shakes hands as far as our Finished, which is returned unsent: the other side has our certificate and waits for its end."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=server_side)
+    while True:
+        try:
+            tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            done = False
+        flight = outgoing.read()
+        if done or (server_side and flight):
+            break
+        sock.sendall(flight)
+        incoming.write(sock.recv(65536))
+    records = []
+    while flight:
+        end = 5 + int.from_bytes(flight[3:5], "big")
+        records.append(flight[:end])
+        flight = flight[end:]
+    sock.sendall(b"".join(records[:-1]))
+    return records[-1]
+
+
+def has_read_everything(netns, sock):
+    """Whether the other end of `sock`, which is in `netns`, has taken all that was sent."""
+    ours, theirs = sock.getsockname()[1], sock.getpeername()[1]
+    unsent = struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0]
+    return not unsent and all(unread == 0 for _, local, peer, unread in netns.tcp_sockets() if (local, peer) == (theirs, ours))
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_a_peer_that_is_revoked_while_it_shakes_hands_gets_no_tunnel(shop, side):
+    """The list comes when the chain has been verified and there is no tunnel yet that it could close."""
+    checking, elsewhere = (shop.nodes[1], shop.nodes[0]) if side == "server" else shop.nodes
+    slow = elsewhere.pod("slow", captured=False)
+    slow.speaks_hbone = True
+    start(shop, checking, ZTUNNEL_WORKER_THREADS="1")
+    leaf, key = hbone.certificate(shop.folder, shop.ca_folder, slow.identity)
+    number = subprocess.run(["openssl", "x509", "-in", leaf, "-noout", "-serial"], check=True, capture_output=True, text=True).stdout
+    live = talk(shop.client, shop.web)  # its end tells that the worker has the lists
+
+    if side == "server":
+        slowly, there, other = slow.connect(shop.web.ip, 15008), shop.web, shop.client
+    else:
+        with slow.netns.socket() as listener:
+            listener.bind((slow.ip, 15008))
+            listener.listen()
+            app = shop.client.connect(slow.ip, 9000)
+            slowly, there, other = listener.accept()[0], shop.client, shop.web
+    finished = all_but_the_last_record(slowly, hbone.tls_context(shop.ca_folder, leaf, key, server=side == "client"), side == "client")
+    eventually(lambda: has_read_everything(there.netns, slowly), "the certificate to be read")
+    shop.revocations.revoke(serial(other), number.strip().removeprefix("serial="))
+    assert is_cut(live)
+    slowly.sendall(finished)
+    if side == "server":
+        assert apps.read_to_end(slowly)[0] == b"", "not even its SETTINGS"
+    else:
+        assert apps.how_it_ends(app) == apps.RST
+    checking.ztunnel.wait_line(r"error: peer certificate revoked by CRL: certificate .*, serial number")

@@ -30,6 +30,9 @@ def _setns(fd):
         raise OSError(error, f"setns: {os.strerror(error)}")
 
 
+LISTEN = "0A"  # as /proc/net/tcp says it
+
+
 class Netns:
     """One network namespace with lo up. `with ns.entered():` puts the calling thread into it; sockets made there stay there."""
 
@@ -83,17 +86,23 @@ class Netns:
         with self.entered():
             return socket.socket(family, kind)
 
-    def listening_ports(self):
-        """TCP ports that something listens on in here."""
+    def tcp_sockets(self):
+        """(state, local port, peer's port, unread bytes) of every TCP socket in here; of a listener, connections not accepted yet."""
         with self.entered():
-            ports = set()
+            sockets = []
             for table in ("tcp", "tcp6"):
                 with open(f"/proc/thread-self/net/{table}") as file:
                     for line in list(file)[1:]:
-                        fields = line.split()
-                        if fields[3] == "0A":
-                            ports.add(int(fields[1].rsplit(":", 1)[1], 16))
-            return ports
+                        _, local, peer, state, queues, *_ = line.split()
+                        sockets.append((state, *(int(text.rsplit(":", 1)[1], 16) for text in (local, peer, queues))))
+            return sockets
+
+    def listening_ports(self):
+        """TCP ports that something listens on in here."""
+        return {port for state, port, _, _ in self.tcp_sockets() if state == LISTEN}
+
+    def waiting_to_be_accepted(self, port):
+        return sum(unread for state, local, _, unread in self.tcp_sockets() if state == LISTEN and local == port)
 
     def delete(self):
         subprocess.run(["ip", "netns", "del", self.name], capture_output=True)
