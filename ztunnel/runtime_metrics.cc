@@ -70,6 +70,8 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memo
   add({"zt_certificate_expiration_timestamp_seconds",
        "When the certificate of an identity runs out.",
        "seconds",
+  add_one("zt_certificates_revoked", "Certificates of ours that a revocation list was found to name.",
+          Type::kCounter, [](const Sample& sample) { return sample.certificates.revocations; });
        {"identity"}},
       Type::kGauge, [](const Sample& sample, const Emit& emit) {
         for (const auto& [identity, not_after] : sample.certificates.expiries) {

@@ -132,6 +132,7 @@ def test_a_server_cuts_and_refuses_a_client_whose_certificate_is_revoked(shop):
     check_edits(shop, node, (shop.client, shop.web))
     metric = next(l for l in node.http(15020, "/metrics")[1].splitlines() if l.startswith("istio_crl_policy_rejections_total"))
     assert 'reporter="destination"' in metric and float(metric.split()[-1]) >= 2
+    assert 'istio_crl_untracked_connections_total{reporter="destination"} 0' in node.http(15020, "/metrics")[1]
 
 
 def test_a_client_cuts_and_leaves_a_server_whose_certificate_is_revoked(shop):
@@ -149,6 +150,7 @@ def test_a_proxy_replaces_its_own_certificate_that_is_revoked(shop):
     node.ztunnel.wait_line("a certificate of ours is revoked; asking for another", since=mark)
     eventually(lambda: serial(shop.client) not in ("", old), "another certificate")
     eventually(lambda: allowed(shop.client, shop.web), "the client to get through with its new certificate")
+    eventually(lambda: "\nzt_certificates_revoked_total 1\n" in node.http(15020, "/metrics")[1], "the metric")
 
 
 def all_but_the_last_record(sock, context, server_side):
