@@ -63,6 +63,8 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memo
           Type::kCounter, [](const Sample& sample) { return sample.certificates.wait_timeouts; });
   add_one("zt_certificates_expired", "Certificates that ran out with no successor.", Type::kCounter,
           [](const Sample& sample) { return sample.certificates.expirations; });
+  add_one("zt_certificates_revoked", "Certificates of ours that a revocation list was found to name.",
+          Type::kCounter, [](const Sample& sample) { return sample.certificates.revocations; });
   add_one("zt_trust_root_changes", "Changes of the trusted roots.", Type::kCounter,
           [](const Sample& sample) { return sample.certificates.root_changes; });
   add_one("zt_identities", "Identities of this node's workloads.", Type::kGauge,
@@ -70,8 +72,6 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memo
   add({"zt_certificate_expiration_timestamp_seconds",
        "When the certificate of an identity runs out.",
        "seconds",
-  add_one("zt_certificates_revoked", "Certificates of ours that a revocation list was found to name.",
-          Type::kCounter, [](const Sample& sample) { return sample.certificates.revocations; });
        {"identity"}},
       Type::kGauge, [](const Sample& sample, const Emit& emit) {
         for (const auto& [identity, not_after] : sample.certificates.expiries) {
