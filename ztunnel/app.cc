@@ -337,9 +337,10 @@ void App::Impl::collect() {
   sample.active_proxies = data_plane->pod_count();
   sample.proxies_started = data_plane->pods_started();
   sample.proxies_stopped = data_plane->pods_stopped();
-  sample.workloads = store.snapshot()->workload_count();
-  sample.services = store.snapshot()->service_count();
-  sample.policies = store.snapshot()->policy_count();
+  sample.mesh = store.snapshot();
+  sample.workloads = sample.mesh->workload_count();
+  sample.services = sample.mesh->service_count();
+  sample.policies = sample.mesh->policy_count();
   sample.certificates = secrets->stats();
   if (xds) sample.xds = xds->stats();
   for (const auto& worker : data_plane->workers()) {

@@ -302,7 +302,7 @@ constexpr Setting kSettings[] = {
     {"RUST_LOG", "info", "log levels: comma list of level and target=level"},
     {"ZT_METRICS_SERIES_LIMIT", "10000", "label sets of traffic metrics; more are counted together",
      set_number<ZT_FIELD(telemetry.series_limit), 100, 10'000'000>},
-    {"ZT_METRICS_SERIES_IDLE", "15m", "forget series of connections that ended this long ago; 0: never",
+    {"ZT_METRICS_SERIES_IDLE", "15m", "forget series that were idle for so long and whose workload is gone; 0: never",
      set_duration<ZT_FIELD(telemetry.series_idle), 0, kYearMs>},
 };
 

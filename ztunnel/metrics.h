@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -157,9 +158,18 @@ class TrafficMetrics {
  public:
   using Cell = TrafficCell;
   using Clock = std::chrono::steady_clock;
-  // Does a workload (by namespace and workload name) still exist? Asked for idle series only, on the scraping
-  // thread.
-  using WorkloadExists = std::function<bool(std::string_view ns, std::string_view workload)>;
+  // A workload as labels name it.
+  struct WorkloadName {
+    std::string_view ns, workload;
+    friend bool operator==(const WorkloadName&, const WorkloadName&) = default;
+  };
+  struct WorkloadNameHash {
+    size_t operator()(const WorkloadName& name) const;
+  };
+  using WorkloadNames = std::unordered_set<WorkloadName, WorkloadNameHash>;
+  // Takes those that exist out of `names`, which are of idle series. Called on the scraping thread, not more
+  // often than every sixteenth of TrafficLimits::idle: it may look through all workloads.
+  using EraseExisting = std::function<void(WorkloadNames& names)>;
 
   TrafficMetrics(size_t workers, const TrafficLimits& limits);
   ~TrafficMetrics();  // after the workers have ended
@@ -170,8 +180,9 @@ class TrafficMetrics {
   [[nodiscard]] size_t series_count() const { return series_count_.load(std::memory_order_relaxed); }
   [[nodiscard]] uint64_t overflows() const { return overflows_.load(std::memory_order_relaxed); }
 
-  // With it, idle series go only if one of their workloads is gone. Before the first scrape.
-  void set_workload_exists(WorkloadExists exists) { workload_exists_ = std::move(exists); }
+  // With it, idle series go only if one of their workloads is gone, or if half of the limit is reached: whoever
+  // takes rates would miss the calls of a workload that is only seldom called. Before the first scrape.
+  void keep_existing(EraseExisting erase_existing) { erase_existing_ = std::move(erase_existing); }
 
   // Appends the traffic families in OpenMetrics text, all of the same moment: to `first` from connections
   // opened to bytes sent, to `second` failed connections and open sockets (the peer has another family in
@@ -182,7 +193,7 @@ class TrafficMetrics {
   friend class TrafficCell;
   void collect(Clock::time_point now);
   void evict_idle(Clock::time_point now);
-  [[nodiscard]] bool may_evict(const SeriesTotal& total, Clock::time_point now) const;
+  [[nodiscard]] bool is_idle(const SeriesTotal& total, Clock::time_point now) const;
   void unlink_retired(Cell& cell);
 
   const TrafficLimits limits_;
@@ -192,7 +203,8 @@ class TrafficMetrics {
 
   std::mutex scrape_;  // guards what follows
   std::unordered_map<std::string_view, std::unique_ptr<SeriesTotal>> totals_;
-  WorkloadExists workload_exists_;
+  EraseExisting erase_existing_;
+  Clock::time_point last_asked_;  // erase_existing_ was
 };
 
 }  // namespace zt::ztunnel

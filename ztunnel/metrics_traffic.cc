@@ -76,7 +76,17 @@ std::string_view label_in(std::string_view text, std::string_view name) {
   return text.substr(begin, text.find('"', begin) - begin);
 }
 
+std::array<TrafficMetrics::WorkloadName, 2> workloads_of(std::string_view text) {
+  return {{{label_in(text, ",source_workload_namespace=\""), label_in(text, ",source_workload=\"")},
+           {label_in(text, ",destination_workload_namespace=\""), label_in(text, ",destination_workload=\"")}}};
+}
+
 }  // namespace
+
+size_t TrafficMetrics::WorkloadNameHash::operator()(const WorkloadName& name) const {
+  const std::hash<std::string_view> hash;
+  return hash(name.ns) * 31 + hash(name.workload);
+}
 
 struct SeriesLabels {
   std::string text;    // "{reporter=…}" without the response flag
@@ -267,24 +277,33 @@ void TrafficMetrics::collect(Clock::time_point now) {
   }
 }
 
-bool TrafficMetrics::may_evict(const SeriesTotal& total, Clock::time_point now) const {
-  if (limits_.idle.count() == 0 || total.in_use || now - total.last_change < limits_.idle) return false;
-  if (!workload_exists_) return true;
-  const std::string_view text = total.labels->text;
-  const auto gone = [&](std::string_view ns_label, std::string_view workload_label) {
-    const auto workload = label_in(text, workload_label);
-    return workload != kUnknown && !workload_exists_(label_in(text, ns_label), workload);
-  };
-  return gone(",source_workload_namespace=\"", ",source_workload=\"") ||
-         gone(",destination_workload_namespace=\"", ",destination_workload=\"");
+bool TrafficMetrics::is_idle(const SeriesTotal& total, Clock::time_point now) const {
+  return !total.in_use && now - total.last_change >= limits_.idle;
 }
 
 // Called after rendering, so the last values have been seen; what was counted since then is kept.
 void TrafficMetrics::evict_idle(Clock::time_point now) {
+  if (limits_.idle.count() == 0) return;
+  WorkloadNames gone;
+  const bool ask = erase_existing_ && series_count() < limits_.series / 2;
+  if (ask) {
+    if (now - last_asked_ < limits_.idle / 16) return;
+    for (const auto& [text, total] : totals_) {
+      if (!is_idle(*total, now)) continue;
+      for (const WorkloadName& name : workloads_of(text))
+        if (name.workload != kUnknown) gone.insert(name);
+    }
+    if (gone.empty()) return;
+    last_asked_ = now;
+    erase_existing_(gone);
+  }
+  const auto stays = [&](std::string_view text) {
+    return ask && std::ranges::none_of(workloads_of(text), [&](const auto& name) { return gone.contains(name); });
+  };
   bool any = false;
   for (auto entry = totals_.begin(); entry != totals_.end();) {
     SeriesTotal& total = *entry->second;
-    if (may_evict(total, now)) {
+    if (is_idle(total, now) && !stays(entry->first)) {
       std::erase_if(total.series, [&](TrafficSeries* series) {
         int32_t idle = 0;
         if (!series->users.compare_exchange_strong(idle, kRetired, std::memory_order_acq_rel)) return false;

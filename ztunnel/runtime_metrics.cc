@@ -25,6 +25,13 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memo
       emit({}, static_cast<double>(value(sample)));
     });
   };
+  metrics_.traffic.keep_existing([latest = latest_](TrafficMetrics::WorkloadNames& names) {
+    const auto sample = latest->get();
+    if (!sample->mesh) return names.clear();
+    sample->mesh->for_each_workload([&](const workload_api::Workload& workload) {
+      names.erase({workload.ns.view(), workload.workload_name.view()});
+    });
+  });
   using Sample = RuntimeSample;
   add_one("zt_agent_connected", "Whether the node agent is connected.", Type::kGauge,
           [](const Sample& sample) { return sample.agent_connected ? 1 : 0; });

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "identity/secret_manager.h"
+#include "workload_api/snapshot.h"
 #include "workload_api/xds/xds_stats.h"
 #include "ztunnel/metrics_registry.h"
 
@@ -20,6 +21,7 @@ struct RuntimeSample {
   uint64_t proxies_stopped = 0;
   bool agent_connected = false;
   size_t workloads = 0, services = 0, policies = 0;  // now
+  workload_api::SnapshotPtr mesh;  // the newest; null until there is one
   identity::SecretManagerStats certificates;
   std::optional<workload_api::XdsStats> xds;  // none: no control plane
   std::vector<uint32_t> worker_connections;   // now, by worker

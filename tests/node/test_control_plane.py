@@ -302,6 +302,18 @@ def test_on_demand_what_a_connection_needs_is_asked_for_when_it_needs_it(shop):
     assert shop.metric("zt_xds_lookups_waiting") == 0
 
 
+def test_metrics_of_workloads_that_are_gone_go_and_others_stay(shop):
+    gone = shop.node.pod("gone")
+    shop.istiod.addresses(control.workload(gone))
+    shop.start(ZT_METRICS_SERIES_IDLE="1s")
+    assert talks(shop.client, shop.web.ip) and talks(gone, shop.web.ip)
+    opened = "istio_tcp_connections_opened_total"
+    assert shop.metric(opened, source_workload="client") == shop.metric(opened, source_workload="gone") == 2
+    shop.istiod.addresses(removed=["Kubernetes//Pod/shop/gone"])
+    shop.wait_metric(lambda n: n is None, opened, source_workload="gone")
+    assert shop.metric(opened, source_workload="client") == 2
+
+
 def test_a_local_file_and_the_control_plane_work_side_by_side(shop):
     extra = shop.node.pod("extra")
     extra.serve(8081)

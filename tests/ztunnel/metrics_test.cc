@@ -367,25 +367,43 @@ TEST_CASE("idle series go, once a scrape has shown their last value") {
   }
 }
 
-TEST_CASE("idle series of workloads that still exist stay") {
-  TrafficMetrics metrics(1, {.series = 100, .idle = 60s});
-  std::vector<std::string> asked;
-  metrics.set_workload_exists([&](std::string_view ns, std::string_view workload) {
-    asked.push_back(std::string(ns) + "/" + std::string(workload));
-    return workload == "here";
+TEST_CASE("idle series of workloads that still exist stay, and are not asked about at every scrape") {
+  TrafficMetrics metrics(1, {.series = 100, .idle = 160s});
+  std::set<std::string> asked, exist{"shop/here", "shop/later-gone"};
+  int times = 0;
+  metrics.keep_existing([&](TrafficMetrics::WorkloadNames& names) {
+    ++times;
+    std::erase_if(names, [&](const auto& name) {
+      const auto text = std::string(name.ns) + "/" + std::string(name.workload);
+      asked.insert(text);
+      return exist.contains(text);
+    });
   });
   const auto start = Clock::now();
-  metrics.cell(0).open(simple("here")).close(Reason::kOk);
-  metrics.cell(0).open(simple("gone")).close(Reason::kOk);
+  const auto opened_at = [&](auto after, const std::string& workload) {
+    return value_of(scrape(metrics, start + after), "istio_tcp_connections_opened_total", '"' + workload + '"');
+  };
+  for (const char* name : {"here", "gone", "later-gone"}) metrics.cell(0).open(simple(name)).close(Reason::kOk);
   scrape(metrics, start);
-  scrape(metrics, start + 61s);
-  CHECK(metrics.series_count() == 1);
-  CHECK(std::set<std::string>(asked.begin(), asked.end()) == std::set<std::string>{"shop/here", "shop/gone"});
-  CHECK(value_of(scrape(metrics, start + 62s), "istio_tcp_connections_opened_total", "\"here\"") == 1);
+  scrape(metrics, start + 159s);
+  CHECK(times == 0);
+  scrape(metrics, start + 161s);
+  CHECK(asked == std::set<std::string>{"shop/here", "shop/gone", "shop/later-gone"});
+  CHECK(opened_at(162s, "gone") == 0);
+  CHECK(opened_at(162s, "here") == 1);
+  CHECK(metrics.series_count() == 2);
+  exist.erase("shop/later-gone");
+  scrape(metrics, start + 165s);
+  CHECK(times == 1);
+  scrape(metrics, start + 171s);
+  CHECK(times == 2);
+  CHECK(opened_at(172s, "later-gone") == 0);
+  CHECK(opened_at(172s, "here") == 1);
 }
 
-TEST_CASE("eviction makes room under the limit") {
+TEST_CASE("eviction makes room under the limit, whether the workloads exist or not") {
   TrafficMetrics metrics(1, {.series = 2, .idle = 1s});
+  if (GENERATE(false, true)) metrics.keep_existing([](TrafficMetrics::WorkloadNames& names) { names.clear(); });
   auto now = Clock::now();
   for (int round = 0; round < 50; ++round) {
     for (const char* name : {"a", "b"})
