@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <optional>
 
 #include "base/event_loop.h"
 #include "base/log.h"
@@ -130,6 +131,7 @@ struct App::Impl {
   std::unique_ptr<identity::CaClient> ca;
   std::unique_ptr<identity::SecretManager> secrets;
   std::unique_ptr<DataPlane> data_plane;
+  std::optional<DataPlane::BoundPod> dedicated;  // until it is served
   std::unique_ptr<identity::CrlFile> crl;
   workload_api::Store::Subscription subscription;
   std::unique_ptr<workload_api::LocalFile> local_file;
@@ -241,8 +243,12 @@ Result<> App::Impl::start_local_state() {
 }
 
 // Nothing is accepted before the state is complete: traffic would be judged without the policies that are still on their way
-// (contract §0.2).
+// (contract §0.2). A dedicated proxy binds before it, as the peer does (§12.1): a taken port is told at once, and who connects
+// early waits in the queue for the state instead of being refused.
 Result<> App::Impl::start_control_plane() {
+  if (config.general.mode == ProxyMode::kDedicated) {
+    ZT_ASSIGN(dedicated, data_plane->bind_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload));
+  }
   ZT_ASSIGN(xds, make_xds_client(loop, store, config));
   if (xds) {
     xds->start([this] { on_state_ready(); });
@@ -277,8 +283,10 @@ void App::Impl::on_changes(const workload_api::SnapshotPtr& snapshot, const work
 }
 
 Result<> App::Impl::start_proxy() {
-  if (config.general.mode == ProxyMode::kDedicated) {
-    return data_plane->start_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload);
+  if (dedicated) {
+    data_plane->serve(std::move(*dedicated));
+    dedicated.reset();
+    return {};
   }
   if (config.general.own_pod) ZT_TRY(data_plane->start_self(*config.general.own_pod));
   zds = std::make_unique<redirection::ZdsClient>(loop, *data_plane,
@@ -362,6 +370,7 @@ void App::Impl::drain(std::string_view why) {
   if (std::exchange(draining, true)) return;
   ZT_LOG(kLog, kInfo, "shutting down", Field::string("reason", why));
   if (zds) zds->shutdown();
+  dedicated.reset();
   data_plane->shutdown(config.general.drain_deadline, [this] {
     http->drain();
     ZT_LOG(kLog, kInfo, "shutdown complete");

@@ -54,11 +54,11 @@ void DataPlane::set_revocations(const identity::RevocationListsPtr& lists) {
   }
 }
 
-Result<> DataPlane::start_dedicated(const std::string& uid, const PodName& workload) {
+Result<DataPlane::BoundPod> DataPlane::bind_dedicated(const std::string& uid, const PodName& workload) const {
   SocketOptions sockets = settings_.sockets;
   sockets.mark_listeners = false;
   sockets.reuse_port = false;
-  return bind_and_serve(uid, workload, std::move(sockets), settings_.transparency);
+  return bind(uid, workload, std::move(sockets), settings_.transparency);
 }
 
 Result<> DataPlane::start_self(const PodName& pod) {
@@ -67,45 +67,52 @@ Result<> DataPlane::start_self(const PodName& pod) {
   sockets.mark_listeners = false;
   // An upgrade's two proxies have different pods, so no port is shared here.
   sockets.reuse_port = false;
-  return bind_and_serve("self", pod, std::move(sockets), Transparency::kNever, true);
-}
-
-void DataPlane::start(const std::string& uid, const redirection::WorkloadInfo& info, std::shared_ptr<const redirection::Netns> netns,
-                      StartDone done) {
-  SocketOptions sockets = settings_.sockets;
-  sockets.netns = std::move(netns);
-  done(bind_and_serve(uid, {info.name, info.namespace_name, info.service_account}, std::move(sockets), settings_.transparency));
+  ZT_ASSIGN(auto bound, bind("self", pod, std::move(sockets), Transparency::kNever, true));
+  serve(std::move(bound));
+  return {};
 }
 
 // Binding happens here, at once: the answer to the agent says that the listeners are up. Connections that arrive before the
 // workers have them wait in the sockets' queues.
-Result<> DataPlane::bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
-                                   bool tunnel_only) {
-  struct Bound {
-    ListenerKind kind;
-    ListenSocket listener;
-  };
-  std::vector<Bound> bound;
+void DataPlane::start(const std::string& uid, const redirection::WorkloadInfo& info, std::shared_ptr<const redirection::Netns> netns,
+                      StartDone done) {
+  SocketOptions sockets = settings_.sockets;
+  sockets.netns = std::move(netns);
+  auto bound = bind(uid, {info.name, info.namespace_name, info.service_account}, std::move(sockets), settings_.transparency);
+  if (!bound) return done(std::unexpected(std::move(bound).error()));
+  serve(std::move(*bound));
+  done({});
+}
+
+Result<DataPlane::BoundPod> DataPlane::bind(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
+                                            bool tunnel_only) const {
+  BoundPod pod{.uid = uid, .workload = std::move(workload), .sockets = std::move(sockets), .listeners = {}};
   for (const auto& [kind, address, local_leg] :
        {std::tuple{ListenerKind::kOutbound, listen_.outbound, true}, std::tuple{ListenerKind::kInboundPlain, listen_.inbound_plaintext, false},
         std::tuple{ListenerKind::kInboundTunnel, listen_.inbound, false}}) {
     if (tunnel_only && kind != ListenerKind::kInboundTunnel) continue;
-    ZT_ASSIGN(auto listener, listen_tcp(sockets, address, transparency, local_leg));
-    bound.push_back({kind, std::move(listener)});
+    ZT_ASSIGN(auto socket, listen_tcp(pod.sockets, address, transparency, local_leg));
+    pod.listeners.push_back({kind, std::move(socket)});
   }
+  return pod;
+}
+
+void DataPlane::serve(BoundPod pod) {
   const size_t acceptor = next_acceptor_++ % workers_.size();
-  pods_[uid] = {.acceptor_worker = acceptor};
+  pods_[pod.uid] = {.acceptor_worker = acceptor};
   ++started_;
+  ZT_LOG(kLog, kInfo, "pod started", Field::string("uid", pod.uid), Field::string("name", pod.workload.name),
+         Field::string("namespace", pod.workload.ns));
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->post([this, i, uid, workload, sockets] {
+    workers_[i]->post([this, i, uid = pod.uid, workload = pod.workload, sockets = pod.sockets] {
       worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets);
     });
   }
-  workers_[acceptor]->post([this, acceptor, uid, bound = std::move(bound)]() mutable {
-    const auto pod = worker_pods_[acceptor]->pods.find(uid);
-    if (pod == worker_pods_[acceptor]->pods.end()) return;
-    for (auto& [kind, listener] : bound) {
-      auto served = pod->second->serve(kind, std::move(listener), [this, acceptor, uid](ListenerKind accepted, UniqueFd fd, SocketAddress client, bool transparent) {
+  workers_[acceptor]->post([this, acceptor, uid = pod.uid, listeners = std::move(pod.listeners)]() mutable {
+    const auto found = worker_pods_[acceptor]->pods.find(uid);
+    if (found == worker_pods_[acceptor]->pods.end()) return;
+    for (auto& [kind, listener] : listeners) {
+      auto served = found->second->serve(kind, std::move(listener), [this, acceptor, uid](ListenerKind accepted, UniqueFd fd, SocketAddress client, bool transparent) {
         // The least loaded worker gets it, once and for all.
         size_t best = acceptor;
         for (size_t i = 0; i < workers_.size(); ++i) {
@@ -115,8 +122,8 @@ Result<> DataPlane::bind_and_serve(const std::string& uid, PodName workload, Soc
         }
         const auto take = [this, uid, accepted, client, transparent](size_t worker, UniqueFd socket) {
           auto& pods = worker_pods_[worker]->pods;
-          if (const auto found = pods.find(uid); found != pods.end()) {
-            found->second->accept(accepted, std::move(socket), client, transparent);
+          if (const auto pod_worker = pods.find(uid); pod_worker != pods.end()) {
+            pod_worker->second->accept(accepted, std::move(socket), client, transparent);
           }
         };
         if (best == acceptor) return take(best, std::move(fd));
@@ -125,8 +132,6 @@ Result<> DataPlane::bind_and_serve(const std::string& uid, PodName workload, Soc
       if (!served) ZT_LOG(kLog, kError, "cannot serve a listener", Field::string("error", served.error().text));
     }
   });
-  ZT_LOG(kLog, kInfo, "pod started", Field::string("uid", uid), Field::string("name", workload.name), Field::string("namespace", workload.ns));
-  return {};
 }
 
 void DataPlane::stop(const std::string& uid) {

@@ -27,8 +27,21 @@ class DataPlane final : public redirection::PodManager {
   // For new handshakes, and tunnels whose peer is revoked by these are closed (contract §2.11).
   void set_revocations(const identity::RevocationListsPtr& lists);
 
+  // A pod whose listeners hold their ports. Nothing is accepted before serve(): who connects waits in their queues, and
+  // is reset if this is destroyed instead.
+  struct BoundPod {
+    struct Listener {
+      ListenerKind kind;
+      ListenSocket socket;
+    };
+    std::string uid;
+    PodName workload;
+    SocketOptions sockets;  // of its connections
+    std::vector<Listener> listeners;
+  };
   // Dedicated mode: one workload in our own network namespace, known as `uid`. The error names the address that is taken.
-  Result<> start_dedicated(const std::string& uid, const PodName& workload);
+  [[nodiscard]] Result<BoundPod> bind_dedicated(const std::string& uid, const PodName& workload) const;
+  void serve(BoundPod pod);
 
   // The proxy's own pod (contract §1.4): peers reach our metrics over a tunnel. Only 15008, no source preservation, no mark.
   Result<> start_self(const PodName& pod);
@@ -60,8 +73,8 @@ class DataPlane final : public redirection::PodManager {
     std::unordered_map<std::string, std::unique_ptr<PodWorker>> pods;
   };
 
-  Result<> bind_and_serve(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
-                          bool tunnel_only = false);
+  [[nodiscard]] Result<BoundPod> bind(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
+                                      bool tunnel_only = false) const;
   void wait_for_end(Clock::time_point deadline);
 
   EventLoop& control_;

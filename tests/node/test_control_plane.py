@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from harness import apps, istiod as control
+from harness import apps, dedicated, istiod as control
 from harness.istiod import ControlledMesh
 from harness.mesh import CAPTURE_PORTS, write_file
 from harness.process import eventually
@@ -329,18 +329,63 @@ def test_a_local_file_and_the_control_plane_work_side_by_side(shop):
     assert "extra" not in names and "web" in names
 
 
-def test_a_dedicated_proxy_asks_for_itself_and_takes_no_traffic_before_its_state(shop):
-    shop.istiod.say("down")
-    shop.node.start_ztunnel(**shop.environment, PROXY_MODE="dedicated", PROXY_WORKLOAD_INFO="shop/web/web")
-    shop.node.ztunnel.wait_line("XDS client connection error")
-    assert not CAPTURE_PORTS & shop.node.netns.listening_ports()
-    shop.istiod.say("up")
+def start_dedicated(shop, **changes):
+    """A proxy of the pod web in the node's own namespace."""
+    shop.node.start_ztunnel(**shop.environment, PROXY_MODE="dedicated", PROXY_WORKLOAD_INFO="shop/web/web", **changes)
+    return shop.node.ztunnel
+
+
+def test_a_dedicated_proxy_asks_for_its_certificate_on_nobodys_behalf(shop):
+    start_dedicated(shop)
     shop.node.wait_ready()
     with shop.node.netns.entered():
         sock = socket.create_connection(("127.0.0.1", 15008))  # whoever knocks makes it need its certificate
     with sock:
         eventually(lambda: certificate(shop, shop.web)["state"] == "Available", "its certificate")
-    assert shop.istiod.say("certificates") == [""], "on nobody's behalf"
+    assert shop.istiod.say("certificates") == [""]
+
+
+def test_who_connects_to_a_dedicated_proxy_before_its_state_waits_for_the_policies(shop):
+    outside, node = shop.node.pod("outside", captured=False), shop.node.netns
+    gateway, servers = "169.254.1.1", {port: apps.Server(node, port, apps.echo) for port in (8080, 8081)}
+    dedicated.redirect(node)
+    shop.istiod.policies(NO_8080)
+    shop.istiod.say("down")
+    start_dedicated(shop, PACKET_MARK="1337").wait_line("XDS client connection error")
+    assert CAPTURE_PORTS <= node.listening_ports(), "bound at once"
+    denied, allowed = (outside.connect(gateway, port) for port in servers)
+    with denied, allowed:
+        for sock in (denied, allowed):
+            sock.sendall(b"x")
+        assert node.waiting_to_be_accepted(15006) == 2
+        shop.istiod.say("up")
+        assert apps.read_exactly(allowed, 1) == b"x"
+        assert apps.how_it_ends(denied) == apps.RST
+    assert not servers[8080].peers and servers[8081].peers[0][0] == outside.ip
+    for server in servers.values():
+        server.close()
+
+
+def test_a_dedicated_proxy_that_ends_before_its_state_resets_who_waits(shop):
+    shop.istiod.say("down")
+    ztunnel = start_dedicated(shop)
+    ztunnel.wait_line("XDS client connection error")
+    with shop.node.netns.entered():
+        sock = socket.create_connection(("127.0.0.1", 15006), timeout=apps.TIMEOUT)
+    with sock:
+        ztunnel.signal(signal.SIGTERM)
+        assert apps.how_it_ends(sock) == apps.RST
+    assert ztunnel.wait_exit() == 0
+
+
+def test_a_taken_port_ends_a_dedicated_proxy_though_its_control_plane_is_silent(shop):
+    shop.istiod.say("silent")
+    with shop.node.netns.socket(socket.AF_INET6) as taken:
+        taken.bind(("::", 15006))
+        taken.listen()
+        ztunnel = start_dedicated(shop)
+        assert ztunnel.wait_exit() == 1
+    assert ":15006" in ztunnel.text() and "in use" in ztunnel.text()
 
 
 @pytest.mark.parametrize("state", ["connected", "down", "silent", "never signs"])

@@ -101,7 +101,9 @@ struct Node {
     subscription = store.subscribe([this](const auto& snapshot, const auto&) { data_plane->publish(snapshot); });
   }
   void run(const PodName& workload) {
-    REQUIRE(data_plane->start_dedicated("dedicated", workload));
+    auto bound = data_plane->bind_dedicated("dedicated", workload);
+    REQUIRE(bound);
+    data_plane->serve(std::move(*bound));
     thread = std::thread([this] { loop.run(); });
   }
   // On the control thread, and waits for it.
