@@ -142,6 +142,8 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
     deny(request.error());
     co_return;
   }
+  const bool from_gateway = request->from_network && *request->from_network != settings.network;
+  if (worker_.on_demand() && !from_gateway) co_await worker_.find_source(peer.ip);
   auto workload = co_await local_workload();
   if (!workload) {
     deny(workload.error());
@@ -179,7 +181,6 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
   info.mutual_tls = true;
   info.peer = identity;
   info.begun = begun;
-  const bool from_gateway = request->from_network && *request->from_network != settings.network;
   if (!from_gateway) info.source_workload = workload_api::WorkloadPtr(snapshot->workload(settings.network, peer.ip));
   if (settings.response_baggage && request->baggage) info.baggage = std::make_unique<hbone::Baggage>(std::move(*request->baggage));
 
@@ -223,6 +224,7 @@ Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool tran
     deny({Reason::kRecursiveCall, "attempted recursive call to ourselves"});
     co_return;
   }
+  if (worker_.on_demand()) co_await worker_.find_source(client.ip);
   auto workload = co_await local_workload();
   if (!workload) {
     deny(workload.error());

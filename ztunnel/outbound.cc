@@ -32,8 +32,7 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
                                 .network = worker_.settings().network,
                                 .illegal_ports = worker_.settings().illegal_ports,
                                 .number = number_};
-  if (worker_.on_demand()) co_await fetch_unknown(request);
-  Route chosen = route(*worker_.snapshot(), request);
+  Route chosen = worker_.on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
   ConnectionInfo info;
   info.direction = Direction::kOutbound;
   info.source = client;
@@ -54,19 +53,15 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
   }
 }
 
-Task<void> PodWorker::fetch_unknown(const OutboundRequest& request) {
+Task<Route> PodWorker::route_on_demand(const OutboundRequest& request) {
   const auto deadline = Clock::now() + workload_api::kLookupLimit;
   std::set<std::string> asked;
   for (;;) {
-    std::optional<std::string> next;
-    for (auto& key : unknown_on_route(*worker_.snapshot(), request))
-      if (asked.insert(key).second) {
-        next = std::move(key);
-        break;
-      }
+    Route way = route(*worker_.snapshot(), request);
+    auto unknown = unknown_on_route(*worker_.snapshot(), request, way);
     const auto left = deadline - Clock::now();
-    if (!next || left <= Clock::duration::zero()) co_return;
-    co_await worker_.look_up(std::move(*next), left);
+    if (!unknown || left <= Clock::duration::zero() || !asked.insert(*unknown).second) co_return way;
+    co_await worker_.look_up(std::move(*unknown), left);
   }
 }
 

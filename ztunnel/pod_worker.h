@@ -87,8 +87,8 @@ class PodWorker {
   Task<Result<Handshaken>> shake_hands(int fd, hbone::TlsHandshake handshake, Clock::time_point deadline);
 
   Task<Result<workload_api::WorkloadPtr>> local_workload();
-  // On demand: asks for what `request` needs, each key once, all within one limit.
-  Task<void> fetch_unknown(const OutboundRequest& request);
+  // On demand: the route once the control plane was asked for what it needs, each key once, all within one limit.
+  Task<Route> route_on_demand(const OutboundRequest& request);
   Connection& adopt(std::unique_ptr<Connection> connection);
   void remove(Connection& connection);
   Relay::Done when_done(Connection& connection);

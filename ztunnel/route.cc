@@ -196,6 +196,11 @@ Route with_address(const Upstream& upstream, Kind kind, uint16_t authority_port)
                          std::move(kind)};
 }
 
+Deny unknown(Reason reason, std::string_view what, const GatewayAddress& reference) {
+  std::string key = reference.destination_text();
+  return {reason, fmt::format("unknown {}: {}", what, key), std::move(key)};
+}
+
 // ---- Ways
 
 Route through_waypoint(const Upstream& waypoint, const SocketAddress& dialled, const Service* service) {
@@ -214,8 +219,7 @@ Route through_gateway(const Snapshot& snapshot, const Workload& remote, const Se
   const auto gateway =
       find_gateway(snapshot, *remote.network_gateway, client, dialled, ResolutionMode::kStandard);
   if (!gateway)
-    return Deny{Reason::kUnknownGateway,
-                fmt::format("unknown network gateway: {}", remote.network_gateway->destination_text())};
+    return unknown(Reason::kUnknownGateway, "network gateway", *remote.network_gateway);
   return with_address(*gateway,
                       DoubleHbone{.dial = {{}, gateway->port},
                                   .authority = fmt::format("{}:{}", service.hostname.view(), dialled.port),
@@ -272,8 +276,7 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
     if (const GatewayAddress* reference = service_waypoint(service, request.number)) {
       const auto waypoint = find_gateway(snapshot, *reference, client, dialled, ResolutionMode::kWaypoint);
       if (!waypoint)
-        return Deny{Reason::kUnknownWaypoint,
-                    fmt::format("unknown waypoint: {}", reference->destination_text())};
+        return unknown(Reason::kUnknownWaypoint, "waypoint", *reference);
       if (waypoint->workload->network != source.network)
         return through_gateway(snapshot, *waypoint->workload, service, client, dialled);
       return through_waypoint(*waypoint, dialled, &service);
@@ -301,8 +304,7 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
     const auto waypoint =
         find_gateway(snapshot, *workload.waypoint, client, dialled, ResolutionMode::kWaypoint);
     if (!waypoint)
-      return Deny{Reason::kUnknownWaypoint,
-                  fmt::format("unknown waypoint: {}", workload.waypoint->destination_text())};
+      return unknown(Reason::kUnknownWaypoint, "waypoint", *workload.waypoint);
     return through_waypoint(*waypoint, dialled, upstream.service);
   }
   return direct(upstream);

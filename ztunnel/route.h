@@ -55,6 +55,7 @@ struct Destination {
 struct Deny {
   Reason reason;
   std::string text;
+  std::string unknown{};  // what nobody knows of, as XdsClient::look_up takes it: a waypoint, a gateway; else empty
 };
 
 // TCP as it is.
@@ -94,10 +95,11 @@ using Route = std::variant<Deny, Plain, Hbone, DoubleHbone, NeedsResolution>;
 
 [[nodiscard]] Route route(const workload_api::Snapshot& snapshot, const OutboundRequest& request);
 
-// On demand: what to ask the control plane for, because the way needs it and the snapshot does not have it: the
-// destination, else its waypoint and gateway. Keys as XdsClient::look_up takes them.
-[[nodiscard]] std::vector<std::string> unknown_on_route(const workload_api::Snapshot& snapshot,
-                                                        const OutboundRequest& request);
+// On demand: what to ask the control plane for before `way`, which came of this snapshot, is taken: the
+// destination, or the waypoint or gateway that `way` lacks. After the answer the way is another one, which may
+// lack something else. A key as XdsClient::look_up takes it.
+[[nodiscard]] std::optional<std::string> unknown_on_route(const workload_api::Snapshot& snapshot,
+                                                          const OutboundRequest& request, const Route& way);
 
 // Fills in one of the addresses that the hostname resolved to: of the preferred family if there is one;
 // `number` picks among them. No address is a Deny.

@@ -8,7 +8,13 @@ namespace zt::ztunnel {
 
 namespace {
 log::Scope kLog("proxy");
-}
+// find_source(): no policy depends on the answer (they look at the address and at what TLS proved), so it is worth the round
+// trip to a control plane that is well, once, and not a time-out (WorkerSettings::source_wait; the peer waits without limit).
+// Whoever can send from many addresses makes us ask, and each key costs the control plane a subscription: what it does not
+// know it is not asked again for a while, and only so many are asked for.
+constexpr std::chrono::seconds kAskSourceAgain{60};
+constexpr size_t kMaxAskedSources = 256;
+}  // namespace
 
 Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,
                LookupRequest lookups)
@@ -43,6 +49,26 @@ Task<void> Worker::look_up(std::string key, Clock::duration limit) {
   const auto answered = std::make_shared<Event>();
   lookups_(std::move(key), [this, answered] { post([answered] { answered->set(); }); });
   co_await answered->wait(loop_, limit);
+}
+
+Task<void> Worker::find_source(IpAddress ip) {
+  const auto known = [&] { return snapshot_->workload(settings_.network, ip) != nullptr; };
+  if (known()) co_return;
+  const auto now = Clock::now();
+  const auto is_old = [now](const auto& entry) { return now - entry.second.when >= kAskSourceAgain; };
+  auto asked = asked_sources_.find(ip);
+  if (asked == asked_sources_.end() || is_old(*asked)) {
+    if (asked_sources_.size() >= kMaxAskedSources) std::erase_if(asked_sources_, is_old);
+    if (asked_sources_.size() >= kMaxAskedSources) co_return;
+    asked = asked_sources_.insert_or_assign(ip, AskedSource{now, std::make_shared<Event>()}).first;
+    lookups_(settings_.network + "/" + ip.to_string(),
+             [this, answered = asked->second.answered] { post([answered] { answered->set(); }); });
+  }
+  // Those who come from there meanwhile wait for the same answer, and no longer than the first.
+  const auto [when, answered] = asked->second;
+  if (const auto left = when + settings_.source_wait - now; left > Clock::duration::zero()) co_await answered->wait(loop_, left);
+  // From here on the control plane tells us about it unasked.
+  if (known()) asked_sources_.erase(ip);
 }
 
 void Worker::take_snapshot(workload_api::SnapshotPtr snapshot) {

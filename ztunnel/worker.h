@@ -36,6 +36,7 @@ struct WorkerSettings {
   Clock::duration certificate_timeout;
   Clock::duration policy_wait;
   MissingPolicy missing_policy = MissingPolicy::kUndecided;
+  Clock::duration source_wait = std::chrono::milliseconds(250);  // Worker::find_source()
   bool response_baggage = true;
   bool localhost_app_tunnel = true;
   bool policy_info_logging = false;
@@ -114,6 +115,9 @@ class Worker {
   // Only on demand: waits until the control plane has said what it knows of `key`, or `limit` has passed; what it
   // said is in snapshot() then.
   Task<void> look_up(std::string key, Clock::duration limit);
+  // Only on demand: waits for a moment until the control plane has said who has this address, if nobody knows. For the
+  // source of a connection that has come, which is named in metrics and logs by what snapshot() says then.
+  Task<void> find_source(IpAddress ip);
   // Told of every new snapshot, on this thread.
   void on_snapshot(void* key, std::function<void(const workload_api::Snapshot&)> fn) { listeners_[key] = std::move(fn); }
   void forget_listener(void* key) { listeners_.erase(key); }
@@ -123,6 +127,10 @@ class Worker {
   [[nodiscard]] size_t index() const { return index_; }
 
  private:
+  struct AskedSource {
+    Clock::time_point when;
+    std::shared_ptr<Event> answered;
+  };
   void take_snapshot(workload_api::SnapshotPtr snapshot);
 
   const size_t index_;
@@ -132,6 +140,7 @@ class Worker {
   hbone::WorkerIo io_;
   TlsContexts tls_;
   const LookupRequest lookups_;
+  std::unordered_map<IpAddress, AskedSource> asked_sources_;
   workload_api::SnapshotPtr snapshot_;
   std::shared_ptr<Event> snapshot_changed_ = std::make_shared<Event>();
   std::unordered_map<void*, std::function<void(const workload_api::Snapshot&)>> listeners_;

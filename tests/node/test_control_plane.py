@@ -302,6 +302,47 @@ def test_on_demand_what_a_connection_needs_is_asked_for_when_it_needs_it(shop):
     assert shop.metric("zt_xds_lookups_waiting") == 0
 
 
+def test_on_demand_the_source_of_a_connection_is_asked_for_once_and_never_waited_for_long(shop):
+    def described(pod):
+        name, message = control.workload(pod)
+        message["workload"]["node"] = "another"  # so that nobody is told of it unasked
+        shop.istiod.addresses((name, message), aliases={name: [f"/{pod.ip}"]})
+        return pod
+
+    def opened(source):
+        return shop.metric("istio_tcp_connections_opened_total", reporter="destination", source_workload=source)
+
+    shop.istiod.say("node", shop.node.name)
+    caller, late, stranger = described(shop.node.pod("caller", captured=False)), *(shop.node.pod(n, captured=False) for n in ("late", "stranger"))
+    shop.start(XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false")
+    for _ in range(3):
+        assert talks(caller, shop.web.ip) and talks(stranger, shop.web.ip)
+    assert 'src.workload="caller" src.namespace="shop"' in shop.node.ztunnel.wait_line(rf"connection complete.*src.addr={caller.ip}:")
+    shop.wait_metric(lambda n: n == 3, "istio_tcp_connections_opened_total", reporter="destination", source_workload="caller")
+    assert opened("unknown") == 3
+
+    shop.istiod.say("silent")
+    begun = time.monotonic()
+    assert talks(late, shop.web.ip) and talks(late, shop.web.ip)
+    assert time.monotonic() - begun < 2, "5 s is the limit of what a route needs"
+    assert opened("unknown") == 5
+    asked = [key for r in shop.istiod.say("received") for key in re.findall(r'resource_names_subscribe: "/([0-9.]+)"', r)]
+    assert sorted(asked) == sorted(pod.ip for pod in (caller, stranger, late))
+
+
+def test_on_demand_the_gateway_to_another_network_is_asked_for(shop):
+    far = ("far", {"workload": {
+        "uid": "far", "name": "far", "namespace": "shop", "network": "elsewhere", "services": {WEB: {"ports": [{"servicePort": 80, "targetPort": 8080}]}},
+        "networkGateway": {"hostname": {"namespace": "istio-system", "hostname": "gateway.example"}, "hboneMtlsPort": 15008}}})
+    shop.istiod.addresses(far, control.workload(shop.web), control.service("web", VIP, {80: 8080}),
+                          aliases={WEB: [f"/{VIP}"], "far": [f"/{VIP}"]}, version="v2")
+    shop.istiod.say("node", shop.node.name)
+    shop.start(XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false")
+    assert not talks(shop.client, VIP, 80)
+    shop.node.ztunnel.wait_line("unknown network gateway: istio-system/gateway.example")
+    assert any('resource_names_subscribe: "istio-system/gateway.example"' in r for r in shop.istiod.say("received"))
+
+
 def test_metrics_of_workloads_that_are_gone_go_and_others_stay(shop):
     gone = shop.node.pod("gone")
     shop.istiod.addresses(control.workload(gone))

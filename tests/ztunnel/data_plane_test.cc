@@ -9,6 +9,7 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <set>
 #include <thread>
 
 #include "identity/embedded_ca.h"
@@ -80,12 +81,15 @@ struct Node {
   workload_api::Store::Subscription subscription;
   std::thread thread;
 
-  Node(const std::string& ip, const std::filesystem::path& ca_folder, uint16_t outbound_port) {
+  Node(const std::string& ip, const std::filesystem::path& ca_folder, uint16_t outbound_port, LookupRequest lookups = {},
+       Clock::duration source_wait = {}) {
     listen.outbound = at(ip, outbound_port);
     listen.inbound_plaintext = at(ip, 15006);
     listen.inbound = at(ip, 15008);
     settings.handshake_timeout = settings.connect_answer_timeout = settings.certificate_timeout = 20s;
     settings.policy_wait = 1s;
+    settings.source_wait = source_wait;
+    settings.response_baggage = lookups == nullptr;  // with it the client says by itself who it is
     settings.illegal_ports = {15001, 15006, 15008};
     settings.memory_budget_per_worker = 16 << 20;
     settings.transparency = Transparency::kNever;
@@ -96,7 +100,8 @@ struct Node {
     data_plane = std::make_unique<DataPlane>(loop, settings, listen, 2, metrics,
                                              [this](const identity::SpiffeId& id, identity::SecretManager::Waiter done) {
                                                loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
-                                             });
+                                             },
+                                             std::move(lookups));
     secrets->subscribe([this](const auto& id, const auto& credentials) { data_plane->certificate_changed(id, credentials); });
     subscription = store.subscribe([this](const auto& snapshot, const auto&) { data_plane->publish(snapshot); });
   }
@@ -132,16 +137,20 @@ struct Node {
 struct Mesh {
   std::filesystem::path folder = std::filesystem::temp_directory_path() / ("zt-data-plane-" + std::to_string(getpid()));
   std::string client_ip = address(1), server_ip = address(2), vip = address(3);
+  static constexpr const char* kClientAsSeen = "127.0.0.1";  // by the server
   static constexpr uint16_t kVipPort = 18000, kAppPort = 18080;
   std::unique_ptr<Node> client, server;
   std::unique_ptr<EchoServer> app;
 
-  Mesh() {
+  bool server_knows_client;  // of the server's control thread
+
+  // `lookups`: the server's, which is on demand then, and does not know the client at first.
+  explicit Mesh(LookupRequest lookups = {}, Clock::duration source_wait = {}) : server_knows_client(lookups == nullptr) {
     std::filesystem::remove_all(folder);
     std::filesystem::create_directory(folder);
     app = std::make_unique<EchoServer>(at(server_ip, kAppPort));
     client = std::make_unique<Node>(vip, folder / "ca", kVipPort);  // captures what goes to the VIP by being there
-    server = std::make_unique<Node>(server_ip, folder / "ca", 15001);
+    server = std::make_unique<Node>(server_ip, folder / "ca", 15001, std::move(lookups), source_wait);
     apply("");
     client->run({"client", "shop", "client"});
     server->run({"server", "shop", "server"});
@@ -154,18 +163,9 @@ struct Mesh {
   }
   // The state with these policies, on both nodes. Before run(): at once.
   void apply(const std::string& policies) {
-    const std::string text = R"(
-workloads:
-- {uid: c, name: client, namespace: shop, serviceAccount: client, workloadIps: [)" + client_ip + R"(], protocol: HBONE, services: {}}
-- {uid: s, name: server, namespace: shop, serviceAccount: server, workloadIps: [)" + server_ip + R"(], protocol: HBONE, services: {shop/s.shop: {18000: 18080}}}
-services:
-- {name: s, namespace: shop, hostname: s.shop, vips: [/)" + vip + R"(], ports: {18000: 18080}}
-)" + policies;
     for (Node* node : {client.get(), server.get()}) {
-      auto parsed = workload_api::parse_local_config(text, "test.yaml");
-      REQUIRE(parsed);
       bool taken = false;
-      const auto replace = [&] { taken = node->store.replace_local(std::move(*parsed)).empty(); };
+      const auto replace = [&] { taken = take(*node, policies); };
       if (node->thread.joinable()) {
         node->on_control(replace);
       } else {
@@ -173,6 +173,17 @@ services:
       }
       REQUIRE(taken);
     }
+  }
+  // On the node's control thread.
+  bool take(Node& node, const std::string& policies) {
+    const std::string client_workload = "- {uid: c, name: client, workloadName: client, namespace: shop, serviceAccount: client, workloadIps: [" +
+                                        client_ip + ", " + kClientAsSeen + "], protocol: HBONE, services: {}}\n";
+    auto parsed = workload_api::parse_local_config("workloads:\n" + (&node == client.get() || server_knows_client ? client_workload : "") + R"(
+- {uid: s, name: server, namespace: shop, serviceAccount: server, workloadIps: [)" + server_ip + R"(], protocol: HBONE, services: {shop/s.shop: {18000: 18080}}}
+services:
+- {name: s, namespace: shop, hostname: s.shop, vips: [/)" + vip + R"(], ports: {18000: 18080}}
+)" + policies, "test.yaml");
+    return parsed && node.store.replace_local(std::move(*parsed)).empty();
   }
   // Of any thread: checks nothing itself. Empty if it fails.
   UniqueFd dial() const {
@@ -237,7 +248,54 @@ TEST_CASE("many applications at once, over two workers each side, while state an
   for (const auto& worker : mesh.server->data_plane->workers()) server_tunnels += worker->io().server_tunnels;
   CHECK(client_tunnels > 0);
   CHECK(server_tunnels > 0);
-  CHECK(mesh.server->metrics.render().find("istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"unknown\"") != std::string::npos);
+  CHECK(mesh.server->metrics.render().find("istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"client\"") != std::string::npos);
+}
+
+TEST_CASE("on demand, a source is asked for once by each worker, and all who come from there are named by the answer") {
+  std::atomic<int> asked{0};
+  std::set<std::string> keys;  // of the server's control thread
+  std::atomic<Mesh*> where{nullptr};
+  const auto answer = [&](std::string key, std::function<void()> done) {
+    ++asked;
+    Mesh& mesh = *where.load();
+    mesh.server->loop.post([&, key = std::move(key), done = std::move(done)] {
+      keys.insert(key);
+      mesh.server_knows_client = true;
+      mesh.take(*mesh.server, "");
+      done();
+    });
+  };
+  Mesh mesh(answer, 20s);
+  where = &mesh;
+  std::vector<std::thread> apps;
+  std::atomic<int> good{0};
+  for (int i = 0; i < 12; ++i) {
+    apps.emplace_back([&] {
+      UniqueFd fd = mesh.dial();
+      if (fd && echo(fd.get(), 100) == 100) ++good;
+    });
+  }
+  for (auto& app : apps) app.join();
+  CHECK(good == 12);
+  CHECK(asked >= 1);
+  CHECK(asked <= 2);
+  mesh.server->on_control([&] { CHECK(keys == std::set<std::string>{std::string("/") + Mesh::kClientAsSeen}); });
+  const std::string metrics = mesh.server->metrics.render();
+  CHECK(metrics.find("opened_total{reporter=\"destination\",source_workload=\"client\"") != std::string::npos);
+  CHECK(metrics.find("opened_total{reporter=\"destination\",source_workload=\"unknown\"") == std::string::npos);
+}
+
+TEST_CASE("on demand, no answer about a source costs one short wait") {
+  std::atomic<int> asked{0};
+  Mesh mesh([&](const std::string&, const std::function<void()>&) { ++asked; }, 10ms);
+  for (int i = 0; i < 10; ++i) {
+    UniqueFd fd = mesh.dial();
+    REQUIRE(fd);
+    CHECK(echo(fd.get(), 100) == 100);
+  }
+  CHECK(asked >= 1);
+  CHECK(asked <= 2);
+  CHECK(mesh.server->metrics.render().find("source_workload=\"unknown\"") != std::string::npos);
 }
 
 TEST_CASE("a policy that comes cuts the connections it denies, on whichever worker they are") {

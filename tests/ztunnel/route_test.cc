@@ -415,38 +415,52 @@ workloads:
 - {uid: wp, namespace: shop, workloadIps: [10.0.2.1], network: n1, services: {}}
 - {uid: known-wp, namespace: shop, workloadIps: [10.0.1.2], network: n1, waypoint: {destination: n1/10.0.2.1}, services: {}}
 - {uid: lost-wp, namespace: shop, workloadIps: [10.0.1.3], network: n1, waypoint: {destination: n1/10.0.2.9}, services: {}}
-- {uid: lost-gw, namespace: shop, workloadIps: [10.0.1.4], network: n1, networkGateway: {destination: shop/gw.example}, services: {}}
+- {uid: gw, namespace: shop, workloadIps: [10.0.2.2], network: n1, services: {}}
+- {uid: abroad, namespace: shop, workloadIps: [], network: n2, networkGateway: {destination: shop/gw.example}, services: {shop/c: {}}}
+- {uid: near-gw, namespace: shop, workloadIps: [], network: n2, networkGateway: {destination: n1/10.0.2.2}, services: {shop/d: {}}}
+- {uid: wp-abroad, namespace: shop, workloadIps: [], network: n2, networkGateway: {destination: n2/10.7.0.1}, services: {shop/wp-abroad: {}}}
 services:
 - {hostname: a, namespace: shop, vips: [n1/10.1.0.1], ports: {80: 8080}}
-- {hostname: b, namespace: shop, vips: [n1/10.1.0.2], ports: {80: 8080}, waypoint: {destination: shop/wp.example},
-   weightedWaypoints: [{destination: {destination: shop/x}, weight: 1}, {destination: {destination: shop/y}, weight: 0}, {destination: {destination: shop/a}, weight: 1}]}
+- {hostname: b, namespace: shop, vips: [n1/10.1.0.2], ports: {80: 8080}, waypoint: {destination: shop/wp.example}}
+- {hostname: c, namespace: shop, vips: [n1/10.1.0.3], ports: {80: 8080}}
+- {hostname: d, namespace: shop, vips: [n1/10.1.0.4], ports: {80: 8080}}
+- {hostname: wp-abroad, namespace: shop, vips: [n1/10.1.0.5], ports: {15008: 15008}}
+- {hostname: e, namespace: shop, vips: [n1/10.1.0.6], ports: {80: 8080}, waypoint: {destination: shop/wp-abroad, hboneMtlsPort: 15008}}
+- {hostname: f, namespace: shop, vips: [n1/10.1.0.7], ports: {80: 8080},
+   weightedWaypoints: [{destination: {destination: shop/x}, weight: 1}, {destination: {destination: shop/y}, weight: 0}]}
 )");
   struct Row {
     const char* name;
     const char* destination;
-    std::vector<std::string> expected;
+    std::optional<std::string> expected;
   };
   const Row rows[] = {
-      {"an address of nobody", "10.9.9.9:80", {"n1/10.9.9.9"}},
-      {"of IPv6", "[2001:db8::9]:80", {"n1/2001:db8::9"}},
+      {"an address of nobody", "10.9.9.9:80", "n1/10.9.9.9"},
+      {"of IPv6", "[2001:db8::9]:80", "n1/2001:db8::9"},
       {"a workload", "10.0.1.1:80", {}},
-      {"a service", "10.1.0.1:80", {}},
+      {"a service, though nobody serves it", "10.1.0.1:80", {}},
       {"a waypoint that is known", "10.0.1.2:80", {}},
-      {"a waypoint by address", "10.0.1.3:80", {"n1/10.0.2.9"}},
-      {"a gateway by name", "10.0.1.4:80", {"shop/gw.example"}},
-      {"a service's waypoints, those without weight aside", "10.1.0.2:80", {"shop/wp.example", "shop/x"}},
+      {"a waypoint by address", "10.0.1.3:80", "n1/10.0.2.9"},
+      {"a service's waypoint", "10.1.0.2:80", "shop/wp.example"},
+      {"one that has a weight", "10.1.0.7:80", "shop/x"},
+      {"the gateway to an endpoint", "10.1.0.3:80", "shop/gw.example"},
+      {"a gateway that is known", "10.1.0.4:80", {}},
+      {"the gateway to a waypoint that is known", "10.1.0.6:80", "n2/10.7.0.1"},
       {"our own loopback", "127.0.0.1:80", {}},
   };
   const Workload& client = *snapshot->workload("client");
   const NumberFor count = [](const Service&) { return 0; };
   for (const Row& row : rows) {
     INFO(row.name);
-    CHECK(unknown_on_route(*snapshot, {.source = client,
-                                       .client_ip = ip("10.0.0.1"),
-                                       .destination = *SocketAddress::parse(row.destination),
-                                       .network = "n1",
-                                       .illegal_ports = kIllegal,
-                                       .number = count}) == row.expected);
+    const OutboundRequest request{.source = client,
+                                  .client_ip = ip("10.0.0.1"),
+                                  .destination = *SocketAddress::parse(row.destination),
+                                  .network = "n1",
+                                  .illegal_ports = kIllegal,
+                                  .number = count};
+    const Route way = route(*snapshot, request);
+    INFO(describe(way));
+    CHECK(unknown_on_route(*snapshot, request, way) == row.expected);
   }
 }
 
