@@ -83,11 +83,15 @@ Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool tra
   inbound_tunnels_.push_back(std::move(owner));
 }
 
+Verdict PodWorker::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const {
+  const auto* now = snapshot.local_workload({workload_.name, workload_.ns, workload_.service_account});
+  return authorize(snapshot, now != nullptr ? *now : *info.destination_workload, subject_of(info), worker_.settings().missing_policy);
+}
+
 Task<Verdict> PodWorker::authorize_inbound(const ConnectionInfo& info) {
   const auto deadline = Clock::now() + worker_.settings().policy_wait;
   for (;;) {
-    const auto snapshot = worker_.snapshot();
-    Verdict verdict = authorize(*snapshot, *info.destination_workload, subject_of(info), worker_.settings().missing_policy);
+    Verdict verdict = judge(*worker_.snapshot(), info);
     const auto left = deadline - Clock::now();
     if (verdict.decision != Verdict::Decision::kUnknownPolicy || left <= Clock::duration::zero()) {
       log_verdict(worker_.settings(), info, verdict);
@@ -108,7 +112,7 @@ Task<Result<UniqueFd>> PodWorker::connect_if_allowed(const ConnectionInfo& info,
                                         .source = transparent ? std::optional(info.source.ip) : std::nullopt,
                                         .local_leg = true});
   if (!upstream) co_return fail(upstream.error().reason, "connection failed: " + upstream.error().text);
-  const Verdict after = authorize(*worker_.snapshot(), *info.destination_workload, subject_of(info), worker_.settings().missing_policy);
+  const Verdict after = judge(*worker_.snapshot(), info);
   if (after.allowed()) co_return upstream;
   reset_and_close(std::move(*upstream));
   co_return refused(after);
@@ -261,12 +265,10 @@ Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool tran
 // A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer
 // this also follows a change of the workload's own policy list).
 void PodWorker::recheck_policies(const workload_api::Snapshot& snapshot) {
-  const workload_api::WorkloadInfo info{workload_.name, workload_.ns, workload_.service_account};
-  const workload_api::Workload* now = snapshot.local_workload(info);
   for (Connection* connection = first_; connection != nullptr; connection = connection->next) {
     const ConnectionInfo& known = connection->record.info();
     if (known.direction != Direction::kInbound || !connection->relay) continue;
-    const Verdict verdict = authorize(snapshot, now != nullptr ? *now : *known.destination_workload, subject_of(known), worker_.settings().missing_policy);
+    const Verdict verdict = judge(snapshot, known);
     // A policy that has only been named does not cut what was let in before.
     if (verdict.decision != Verdict::Decision::kDeny) continue;
     ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),

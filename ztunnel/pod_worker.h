@@ -69,6 +69,9 @@ class PodWorker {
   Task<void> inbound_tunnel(UniqueFd fd, SocketAddress client, bool transparent);
   Task<void> inbound_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers);
   Task<void> inbound_plain(UniqueFd fd, SocketAddress client, bool transparent);
+  // What the policies say, with our workload as it is in `snapshot`: its own list of policies may have changed since the
+  // connection came.
+  [[nodiscard]] Verdict judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const;
   // Waits a moment for policies that the workload names and that have not come (then fails closed).
   Task<Verdict> authorize_inbound(const ConnectionInfo& info);
   // Asks the policies, connects to the application, and asks again: they may have changed while it was being reached.

@@ -97,6 +97,17 @@ def test_a_policy_that_a_workload_names_is_waited_for_and_its_absence_denies(sho
     eventually(lambda: talks(shop.client, shop.web.ip), "the policy to let in")
 
 
+def test_a_connection_that_waits_for_a_policy_is_judged_by_the_list_that_its_workload_has_then(shop):
+    shop.istiod.addresses(control.workload(shop.web, policies=["shop/late"]))
+    shop.start(ZT_POLICY_WAIT="30s")
+    mark = shop.node.ztunnel.mark()
+    with shop.client.connect(shop.web.ip, 8080) as sock:
+        sock.sendall(b"x")
+        shop.node.ztunnel.wait_line('connection opened.*direction="inbound"', since=mark)
+        shop.istiod.addresses(control.workload(shop.web), version="v2")
+        assert apps.read_exactly(sock, 1) == b"x"
+
+
 def test_without_a_first_state_nothing_is_accepted_and_nothing_goes_around_the_proxy(shop):
     shop.start()
     assert talks(shop.client, shop.web.ip)
