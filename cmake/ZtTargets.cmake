@@ -23,10 +23,9 @@ function(zt_program name)
   target_link_libraries(${name} PRIVATE zt_options ${A_DEPS})
 endfunction()
 
-# zt_test(name DEPS … [LABELS …]): one Catch2 executable of every *_test.cc in tests/<name>/. Its tests are listed by ctest
-# one by one. Folders whose tests need root carry the label "root".
+# zt_test(name DEPS …): one Catch2 executable of every *_test.cc in tests/<name>/. Its tests are listed by ctest one by one.
 function(zt_test name)
-  cmake_parse_arguments(A "" "TIMEOUT" "DEPS;LABELS" ${ARGN})
+  cmake_parse_arguments(A "" "TIMEOUT" "DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*_test.cc)
   if(NOT sources)
     return()
@@ -45,6 +44,6 @@ function(zt_test name)
   target_link_libraries(${name}_test PRIVATE zt_options zt_catch_main zt_test_support ${A_DEPS})
   target_compile_definitions(${name}_test PRIVATE ZT_GOLDEN_DIR="${CMAKE_SOURCE_DIR}/tests/golden" ZT_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
   set(CATCH_TEST_PREFIX "${name}: ")
-  catch_discover_tests(${name}_test TEST_PREFIX "${name}: " PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}"
+  catch_discover_tests(${name}_test TEST_PREFIX "${name}: " PROPERTIES TIMEOUT ${A_TIMEOUT}
     FAIL_REGULAR_EXPRESSION "No test cases matched")
 endfunction()
