@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "hbone/aead_backends.h"
+#include "hbone/tls_library.h"
 
 namespace zt::hbone {
 namespace {
@@ -113,6 +114,7 @@ bool aead_backend_available(AeadBackend backend) { return maker_of(backend) != n
 
 Result<AeadBackend> select_aead_backend(std::string_view name, bool fips) {
   AeadBackend chosen = AeadBackend::kEvp;
+  fips = fips || fips_module_active();
   if (name == "auto") {
     if (!fips) chosen = choose_automatically();
   } else {

@@ -61,11 +61,12 @@ Result<std::unique_ptr<AeadKey>> make_aead_key(AeadBackend backend, AeadAlgorith
 
 [[nodiscard]] bool aead_backend_available(AeadBackend backend);  // built in, and this CPU can run it
 
-// Chooses the process's backend by its configured name: "auto", "evp", "ipsec-mb" or "vaes". `fips` allows
-// only auto and evp, and both mean evp. auto: AVX-512 + VAES -> ipsec-mb, AVX2 + VAES + VPCLMULQDQ -> vaes,
-// else evp. The choice has to compute known answers correctly before it is used: with auto a backend that
-// fails is passed over, one that was asked for by name is an error. Errors (kInvalidInput) name the choices.
-// Call at start-up, before the workers run; without a call the first key selects "auto".
+// Chooses the process's backend by its configured name: "auto", "evp", "ipsec-mb" or "vaes". `fips`, or an
+// openssl.cnf that makes a validated module the default, allows only auto and evp, and both mean evp. auto:
+// AVX-512 + VAES -> ipsec-mb, AVX2 + VAES + VPCLMULQDQ -> vaes, else evp. The choice has to compute known
+// answers correctly before it is used: with auto a backend that fails is passed over, one that was asked for
+// by name is an error. Errors (kInvalidInput) name the choices. Call at start-up, before the workers run;
+// without a call the first key selects "auto".
 Result<AeadBackend> select_aead_backend(std::string_view name, bool fips);
 [[nodiscard]] AeadBackend current_aead_backend();
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <openssl/err.h>
-#include <openssl/provider.h>
 #include <openssl/x509_vfy.h>
 
 #include <algorithm>
@@ -117,11 +116,6 @@ Result<> check_tls_options(const TlsOptions& options) {
   return {};
 }
 
-bool fips_module_active() {
-  return EVP_default_properties_is_fips_enabled(nullptr) == 1 &&
-         OSSL_PROVIDER_available(nullptr, "fips") == 1;
-}
-
 Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const TlsCredentials& credentials,
                                                            const TlsOptions& options) {
   ZT_TRY(check_tls_options(options));
@@ -130,7 +124,10 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
   const bool server = role == TlsRole::kServer;
   made->role_ = role;
   made->options_ = options;
-  made->ctx_.reset(SSL_CTX_new_ex(options.fips ? nullptr : handshake_library(), nullptr,
+  // A validated module that openssl.cnf makes the default does no X25519, whether FIPS was asked for here or
+  // not.
+  made->options_.fips = options.fips || fips_module_active();
+  made->ctx_.reset(SSL_CTX_new_ex(made->options_.fips ? nullptr : handshake_library(), nullptr,
                                   server ? TLS_server_method() : TLS_client_method()));
   SSL_CTX* const ctx = made->ctx_.get();
   if (ctx == nullptr) return refused("cannot make a TLS context");
@@ -140,7 +137,7 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
     return refused("cannot restrict TLS to version 1.3");
   if (SSL_CTX_set_ciphersuites(ctx, options.prefer_aes128 ? kAes128First : kAes256First) != 1)
     return refused("cannot set cipher suites");
-  const std::string groups = groups_for(options);
+  const std::string groups = groups_for(made->options_);
   if (SSL_CTX_set1_groups_list(ctx, groups.c_str()) != 1) return refused("cannot set groups " + groups);
 
   SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);

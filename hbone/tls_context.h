@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "hbone/tls_library.h"
 #include "hbone/verified_peers.h"
 #include "identity/openssl_ptr.h"
 #include "identity/spiffe_id.h"
@@ -45,7 +46,7 @@ struct TlsOptions {
   // true offers it first as a client, and as a server takes it whenever the client can.
   bool prefer_aes128 = false;
   bool pqc_only = false;  // COMPLIANCE_POLICY=pqc: X25519MLKEM768 and nothing else
-  bool fips = false;      // P-256 and P-384 only
+  bool fips = false;      // P-256 and P-384 only; set by itself where fips_module_active()
   // Other names of our own trust domain, while a mesh is being renamed: a peer's certificate may have any of
   // them. The peers know no such thing (contract §14 #25).
   std::vector<std::string> trust_domain_aliases{};
@@ -101,8 +102,5 @@ Result<> check_server_identity(std::span<const identity::SpiffeId> peer,
 // For the start of the process, before anything waits for a tunnel. kInvalidInput: what `options` ask for
 // that this OpenSSL cannot do, and what would.
 Result<> check_tls_options(const TlsOptions& options);
-// Whether openssl.cnf has brought in a validated module and made it the default (fips=yes). TlsOptions::fips
-// alone restricts what we choose, not who computes it.
-[[nodiscard]] bool fips_module_active();
 
 }  // namespace zt::hbone

@@ -132,6 +132,11 @@ OSSL_LIB_CTX* make_library() {
 
 }  // namespace
 
+bool fips_module_active() {
+  return EVP_default_properties_is_fips_enabled(nullptr) == 1 &&
+         OSSL_PROVIDER_available(nullptr, "fips") == 1;
+}
+
 OSSL_LIB_CTX* handshake_library() {
   static OSSL_LIB_CTX* const library = make_library();
   return library;

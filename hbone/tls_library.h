@@ -1,7 +1,7 @@
 #pragma once
 #include <openssl/types.h>
 
-// The OpenSSL library context that handshakes run in.
+// Which of OpenSSL's providers work for us: the library context that handshakes run in, and FIPS.
 namespace zt::hbone {
 
 // OpenSSL 3.0 and 3.1 put together anew, for each certificate that they parse, a chain of all decoders of all
@@ -14,5 +14,10 @@ namespace zt::hbone {
 // (FIPS, a token), because what the operator configured decides then. One for the process, made by the first
 // call, never freed. Any thread.
 [[nodiscard]] OSSL_LIB_CTX* handshake_library();
+
+// Whether openssl.cnf has brought in a validated module and made it the default (fips=yes). Then it does all
+// that it can and nothing of ours is put in its place. TlsOptions::fips alone restricts what we choose, not
+// who computes it. Any thread.
+[[nodiscard]] bool fips_module_active();
 
 }  // namespace zt::hbone
