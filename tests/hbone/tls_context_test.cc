@@ -1,7 +1,5 @@
 #include "hbone/tls_context.h"
 
-#include <openssl/ssl.h>
-
 #include <catch2/catch.hpp>
 
 #include "tls_pki.h"
@@ -136,21 +134,6 @@ TEST_CASE("credentials that cannot work are refused when the context is made, wi
       CHECK(made.error().reason == Reason::kInvalidInput);
       CHECK_THAT(made.error().text, Catch::Contains(row.text));
     }
-  }
-}
-
-TEST_CASE("post-quantum only is a start-up error where OpenSSL cannot do it, and says which version can") {
-  const Certificate root = make_root(), leaf = make_leaf(root, id_of("web"));
-  X509* const roots[] = {root.x509.get()};
-  const auto made = TlsContext::make(
-      TlsRole::kServer, {.leaf = leaf.x509.get(), .intermediates = {}, .key = leaf.key.get(), .roots = roots},
-      {.pqc_only = true});
-  CHECK(made.has_value() == have_x25519_mlkem768());
-  CHECK(have_x25519_mlkem768() == (OPENSSL_version_major() * 100 + OPENSSL_version_minor() >= 305));
-  if (!made) {
-    CHECK(made.error().reason == Reason::kInvalidInput);
-    CHECK_THAT(made.error().text,
-               Catch::Contains("needs OpenSSL 3.5 or later") && Catch::Contains("X25519MLKEM768"));
   }
 }
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstring>
-#include <map>
 #include <random>
 
 #include "tls_pki.h"
@@ -16,24 +15,6 @@ namespace {
 
 using namespace testing;
 using Status = TlsHandshake::Status;
-
-// A mesh of one root with a client "cart" and a server "web".
-struct Mesh {
-  Certificate root = make_root();
-  Certificate cart = make_leaf(root, id_of("cart")), web = make_leaf(root, id_of("web"));
-
-  [[nodiscard]] std::shared_ptr<const TlsContext> client(const TlsOptions& options = {}) const {
-    return make_context(TlsRole::kClient, cart, root, options);
-  }
-  [[nodiscard]] std::shared_ptr<const TlsContext> server(const TlsOptions& options = {}) const {
-    return make_context(TlsRole::kServer, web, root, options);
-  }
-};
-
-const Mesh& mesh() {
-  static const Mesh made;
-  return made;
-}
 
 // Sends `text` through one direction of two established ends.
 std::string send(TlsEstablished& from, TlsEstablished& to, const std::string& text) {
@@ -104,65 +85,6 @@ TEST_CASE("records that come with the last flight are left to the caller") {
   const auto opened = server->opener.open(std::span(pair.to_server).subspan(consumed));
   REQUIRE(opened);
   CHECK(std::string(opened->data.begin(), opened->data.end()) == text);
-}
-
-// The parts of a ClientHello (RFC 8446 §4.1.2), in one record.
-struct Hello {
-  std::string suites;
-  std::map<unsigned, std::string> extensions;  // number to content, in hex
-};
-Hello parse_hello(std::span<const uint8_t> record) {
-  Hello hello;
-  size_t at = 5 + 4 + 2 + 32;  // record, message, version, random
-  const auto take = [&](size_t count) {
-    REQUIRE(at + count <= record.size());
-    const auto piece = record.subspan(at, count);
-    at += count;
-    return piece;
-  };
-  const auto number = [&](size_t bytes) {
-    size_t value = 0;
-    for (const uint8_t byte : take(bytes)) value = value << 8 | byte;
-    return value;
-  };
-  take(number(1));  // session id
-  hello.suites = hex(take(number(2)));
-  take(number(1));  // compression
-  number(2);
-  while (at < record.size()) {
-    const auto type = static_cast<unsigned>(number(2));
-    hello.extensions[type] = hex(take(number(2)));
-  }
-  return hello;
-}
-
-TEST_CASE("our ClientHello offers what the contract says and nothing else") {
-  struct Row {
-    const char* name;
-    TlsOptions options;
-    const char* suites;
-    const char* groups;
-  };
-  const std::string hybrid = have_x25519_mlkem768() ? "11ec" : "";
-  for (const Row& row : {Row{"default", {}, "13021301", "001d00170018"},
-                         Row{"AES-128 first", {.prefer_aes128 = true}, "13011302", "001d00170018"},
-                         Row{"FIPS", {.fips = true}, "13021301", "00170018"}}) {
-    INFO(row.name);
-    auto client = TlsHandshake::make_client(mesh().client(row.options), {id_of("web")});
-    REQUIRE(client);
-    size_t consumed = 0;
-    REQUIRE(client->advance({}, consumed) == Status::kWantsInput);
-    const Hello hello = parse_hello(client->output());
-    CHECK(hello.suites == row.suites + std::string("00ff"));  // OpenSSL always adds the renegotiation signal
-    const std::string groups = row.groups + (row.options.fips ? "" : hybrid);
-    CHECK(hello.extensions.at(10) == hex(Bytes{0, static_cast<uint8_t>(groups.size() / 2)}) + groups);
-    CHECK(hello.extensions.at(16) == "0003026832");  // ALPN: h2
-    CHECK(hello.extensions.at(43) == "020304");      // TLS 1.3
-    CHECK_FALSE(hello.extensions.contains(0));       // no server name
-    CHECK_FALSE(hello.extensions.contains(41));      // no session to resume
-    CHECK_FALSE(hello.extensions.contains(42));      // no early data
-    CHECK(hello.extensions.at(51).starts_with(row.options.fips ? "00450017" : "0024001d"));  // one key share
-  }
 }
 
 // ---- refusals ----
@@ -445,36 +367,6 @@ TEST_CASE("the chain check sees the verified chain and can refuse it on either s
       CHECK_THAT(refused_end_says(pair, on_client), Catch::Contains(alert));
     }
   }
-}
-
-TEST_CASE("FIPS leaves the NIST curves, and a client of X25519 only is refused") {
-  HandshakePair pair =
-      make_pair(mesh().client({.fips = true}), mesh().server({.fips = true}), {id_of("web")});
-  pair.run();
-  REQUIRE(pair.done());
-  CHECK(pair.client.take()->group == "secp256r1");
-
-  auto server = TlsHandshake::make_server(mesh().server({.fips = true}));
-  REQUIRE(server);
-  const SslCtxPtr ctx(SSL_CTX_new(TLS_client_method()));
-  SSL_CTX_set1_groups_list(ctx.get(), "X25519");
-  OpensslEnd client(ctx.get(), false);
-  client.talk_to(*server);
-  CHECK(client.server_status == Status::kFailed);
-  CHECK_THAT(server->error().text, Catch::Contains("no key exchange group that we use"));
-}
-
-TEST_CASE("a client whose first group we do not have is asked to try again (HelloRetryRequest)") {
-  auto server = TlsHandshake::make_server(mesh().server());
-  REQUIRE(server);
-  const SslCtxPtr ctx(SSL_CTX_new(TLS_client_method()));
-  SSL_CTX_use_certificate(ctx.get(), mesh().cart.x509.get());
-  SSL_CTX_use_PrivateKey(ctx.get(), mesh().cart.key.get());
-  SSL_CTX_set1_groups_list(ctx.get(), "P-521:P-384");
-  OpensslEnd client(ctx.get(), false);
-  client.talk_to(*server);
-  REQUIRE(client.server_status == Status::kDone);
-  CHECK(server->take()->group == "secp384r1");
 }
 
 // ---- hostile bytes ----

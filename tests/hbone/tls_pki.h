@@ -110,6 +110,24 @@ inline std::shared_ptr<const TlsContext> make_context(TlsRole role, const Certif
   return *made;
 }
 
+// A mesh of one root, with a client "cart" and a server "web".
+struct Mesh {
+  Certificate root = make_root();
+  Certificate cart = make_leaf(root, id_of("cart")), web = make_leaf(root, id_of("web"));
+
+  [[nodiscard]] std::shared_ptr<const TlsContext> client(const TlsOptions& options = {}) const {
+    return make_context(TlsRole::kClient, cart, root, options);
+  }
+  [[nodiscard]] std::shared_ptr<const TlsContext> server(const TlsOptions& options = {}) const {
+    return make_context(TlsRole::kServer, web, root, options);
+  }
+};
+
+inline const Mesh& mesh() {
+  static const Mesh made;
+  return made;
+}
+
 // Both ends of a handshake, and what is under way between them.
 struct HandshakePair {
   TlsHandshake client, server;
