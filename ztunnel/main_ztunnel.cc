@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <string_view>
 
+#include "base/grpc/endpoint.h"
 #include "base/log.h"
 #include "ztunnel/app.h"
 #include "ztunnel/environment.h"
@@ -22,6 +23,7 @@ int complain(std::string_view what) {
 }
 
 int run_proxy(int argc, char** argv) {
+  rpc::use_system_resolver();
   auto config = parse_config(Environment::of_process(argc, argv));
   if (!config) return complain(config.error().text);
   if (const auto missing = unsupported(*config, kBuildFeatures); !missing.empty()) {

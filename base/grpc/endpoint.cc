@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <mutex>
 
 #include "base/grpc/callback_queue.h"
@@ -96,7 +97,6 @@ std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_p
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, milliseconds(kConnectLimit));  // that is its meaning
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, milliseconds(kReconnectPauseMin));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, milliseconds(kReconnectPauseMax));
-  arguments.SetInt(GRPC_ARG_DNS_ARES_QUERY_TIMEOUT_MS, milliseconds(kConnectLimit));
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL,
                    1);  // else an older channel's connection would be shared
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
@@ -105,6 +105,8 @@ std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_p
   return grpc::CreateCustomChannel("dns:///" + authority_, grpc::experimental::TlsCredentials(tls),
                                    arguments);
 }
+
+void use_system_resolver() { ::setenv("GRPC_DNS_RESOLVER", "native", 0); }
 
 void adopt_grpc_log() {
   static std::once_flag once;

@@ -85,6 +85,11 @@ class Endpoint {
   std::string authority_;  // host:port
 };
 
+// Names are resolved by the system's resolver (nsswitch, /etc/hosts, search domains) instead of gRPC's own, which asks
+// name servers for an AAAA record even where /etc/hosts has the address: 5 s before each first call where no name server
+// answers. The choice is read from the environment when gRPC starts, so: at the start of main(), before other threads.
+void use_system_resolver();
+
 // Sends gRPC's own log lines to the scope "grpc" at level debug; by default they would go to stderr. Once per
 // process.
 void adopt_grpc_log();
