@@ -180,8 +180,9 @@ class TrafficMetrics {
   [[nodiscard]] size_t series_count() const { return series_count_.load(std::memory_order_relaxed); }
   [[nodiscard]] uint64_t overflows() const { return overflows_.load(std::memory_order_relaxed); }
 
-  // With it, idle series go only if one of their workloads is gone, or if half of the limit is reached: whoever
-  // takes rates would miss the calls of a workload that is only seldom called. Before the first scrape.
+  // With it, idle series go only if one of their workloads is gone, or if half of the limit is reached:
+  // whoever takes rates would miss the calls of a workload that is only seldom called. Before the first
+  // scrape.
   void keep_existing(EraseExisting erase_existing) { erase_existing_ = std::move(erase_existing); }
 
   // Appends the traffic families in OpenMetrics text, all of the same moment: to `first` from connections

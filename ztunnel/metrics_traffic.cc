@@ -77,8 +77,9 @@ std::string_view label_in(std::string_view text, std::string_view name) {
 }
 
 std::array<TrafficMetrics::WorkloadName, 2> workloads_of(std::string_view text) {
-  return {{{label_in(text, ",source_workload_namespace=\""), label_in(text, ",source_workload=\"")},
-           {label_in(text, ",destination_workload_namespace=\""), label_in(text, ",destination_workload=\"")}}};
+  return {
+      {{label_in(text, ",source_workload_namespace=\""), label_in(text, ",source_workload=\"")},
+       {label_in(text, ",destination_workload_namespace=\""), label_in(text, ",destination_workload=\"")}}};
 }
 
 }  // namespace
@@ -298,7 +299,8 @@ void TrafficMetrics::evict_idle(Clock::time_point now) {
     erase_existing_(gone);
   }
   const auto stays = [&](std::string_view text) {
-    return ask && std::ranges::none_of(workloads_of(text), [&](const auto& name) { return gone.contains(name); });
+    return ask &&
+           std::ranges::none_of(workloads_of(text), [&](const auto& name) { return gone.contains(name); });
   };
   bool any = false;
   for (auto entry = totals_.begin(); entry != totals_.end();) {

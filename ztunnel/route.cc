@@ -218,8 +218,7 @@ Route through_gateway(const Snapshot& snapshot, const Workload& remote, const Se
   if (!remote.network_gateway) return no_destination(remote);
   const auto gateway =
       find_gateway(snapshot, *remote.network_gateway, client, dialled, ResolutionMode::kStandard);
-  if (!gateway)
-    return unknown(Reason::kUnknownGateway, "network gateway", *remote.network_gateway);
+  if (!gateway) return unknown(Reason::kUnknownGateway, "network gateway", *remote.network_gateway);
   return with_address(*gateway,
                       DoubleHbone{.dial = {{}, gateway->port},
                                   .authority = fmt::format("{}:{}", service.hostname.view(), dialled.port),
@@ -275,8 +274,7 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
     const Service& service = meant->service();
     if (const GatewayAddress* reference = service_waypoint(service, request.number)) {
       const auto waypoint = find_gateway(snapshot, *reference, client, dialled, ResolutionMode::kWaypoint);
-      if (!waypoint)
-        return unknown(Reason::kUnknownWaypoint, "waypoint", *reference);
+      if (!waypoint) return unknown(Reason::kUnknownWaypoint, "waypoint", *reference);
       if (waypoint->workload->network != source.network)
         return through_gateway(snapshot, *waypoint->workload, service, client, dialled);
       return through_waypoint(*waypoint, dialled, &service);
@@ -303,8 +301,7 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
       !is_waypoint_of(snapshot, workload, source, request.client_ip)) {
     const auto waypoint =
         find_gateway(snapshot, *workload.waypoint, client, dialled, ResolutionMode::kWaypoint);
-    if (!waypoint)
-      return unknown(Reason::kUnknownWaypoint, "waypoint", *workload.waypoint);
+    if (!waypoint) return unknown(Reason::kUnknownWaypoint, "waypoint", *workload.waypoint);
     return through_waypoint(*waypoint, dialled, upstream.service);
   }
   return direct(upstream);

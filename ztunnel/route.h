@@ -55,7 +55,7 @@ struct Destination {
 struct Deny {
   Reason reason;
   std::string text;
-  std::string unknown{};  // what nobody knows of, as XdsClient::look_up takes it: a waypoint, a gateway; else empty
+  std::string unknown{};  // the waypoint or gateway that nobody knows: a key for XdsClient::look_up
 };
 
 // TCP as it is.
@@ -96,8 +96,8 @@ using Route = std::variant<Deny, Plain, Hbone, DoubleHbone, NeedsResolution>;
 [[nodiscard]] Route route(const workload_api::Snapshot& snapshot, const OutboundRequest& request);
 
 // On demand: what to ask the control plane for before `way`, which came of this snapshot, is taken: the
-// destination, or the waypoint or gateway that `way` lacks. After the answer the way is another one, which may
-// lack something else. A key as XdsClient::look_up takes it.
+// destination, or the waypoint or gateway that `way` lacks. After the answer the way is another one, which
+// may lack something else. A key as XdsClient::look_up takes it.
 [[nodiscard]] std::optional<std::string> unknown_on_route(const workload_api::Snapshot& snapshot,
                                                           const OutboundRequest& request, const Route& way);
 

@@ -3,7 +3,8 @@
 
 namespace zt::ztunnel {
 
-// Waypoints and gateways are named by the route that lacks them, not sought here: only it knows which endpoint was chosen.
+// Waypoints and gateways are named by the route that lacks them, not sought here: only it knows which
+// endpoint was chosen.
 std::optional<std::string> unknown_on_route(const workload_api::Snapshot& snapshot,
                                             const OutboundRequest& request, const Route& way) {
   const IpAddress& ip = request.destination.ip;

@@ -11,9 +11,8 @@ log::Scope kLog("proxy");
 // find_source(): no policy depends on the answer (they look at the address and at what TLS proved), so it is worth the round
 // trip to a control plane that is well, once, and not a time-out (WorkerSettings::source_wait; the peer waits without limit).
 // Whoever can send from many addresses makes us ask, and each key costs the control plane a subscription: what it does not
-// know it is not asked again for a while, and only so many are asked for.
+// know it is not asked again for a while, and only so many are asked for (kMaxAskedSources).
 constexpr std::chrono::seconds kAskSourceAgain{60};
-constexpr size_t kMaxAskedSources = 256;
 }  // namespace
 
 Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,

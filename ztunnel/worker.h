@@ -118,6 +118,7 @@ class Worker {
   // Only on demand: waits for a moment until the control plane has said who has this address, if nobody knows. For the
   // source of a connection that has come, which is named in metrics and logs by what snapshot() says then.
   Task<void> find_source(IpAddress ip);
+  static constexpr size_t kMaxAskedSources = 256;  // whom the control plane does not know, remembered for a minute
   // Told of every new snapshot, on this thread.
   void on_snapshot(void* key, std::function<void(const workload_api::Snapshot&)> fn) { listeners_[key] = std::move(fn); }
   void forget_listener(void* key) { listeners_.erase(key); }

@@ -298,6 +298,26 @@ TEST_CASE("on demand, no answer about a source costs one short wait") {
   CHECK(mesh.server->metrics.render().find("source_workload=\"unknown\"") != std::string::npos);
 }
 
+TEST_CASE("on demand, who sends from many addresses makes us ask for a bounded number of them") {
+  Metrics metrics{1, {}, "test"};
+  WorkerSettings settings;
+  settings.source_wait = 0s;
+  std::set<std::string> asked;
+  Worker worker(0, settings, metrics, {}, [&](std::string key, const std::function<void()>&) { asked.insert(std::move(key)); });
+  worker.start();
+  std::atomic<bool> done{false};
+  worker.post([&] {
+    TaskScope tasks(worker.loop());
+    for (size_t i = 0; i < 2 * Worker::kMaxAskedSources; ++i) {
+      tasks.spawn(worker.find_source(*IpAddress::parse("2001:db8::" + std::to_string(i))));
+    }
+    done = true;
+    done.notify_one();
+  });
+  done.wait(false);
+  CHECK(asked.size() == Worker::kMaxAskedSources);
+}
+
 TEST_CASE("a policy that comes cuts the connections it denies, on whichever worker they are") {
   Mesh mesh;
   std::vector<UniqueFd> open;

@@ -381,9 +381,11 @@ TEST_CASE("idle series of workloads that still exist stay, and are not asked abo
   });
   const auto start = Clock::now();
   const auto opened_at = [&](auto after, const std::string& workload) {
-    return value_of(scrape(metrics, start + after), "istio_tcp_connections_opened_total", '"' + workload + '"');
+    return value_of(scrape(metrics, start + after), "istio_tcp_connections_opened_total",
+                    '"' + workload + '"');
   };
-  for (const char* name : {"here", "gone", "later-gone"}) metrics.cell(0).open(simple(name)).close(Reason::kOk);
+  for (const char* name : {"here", "gone", "later-gone"})
+    metrics.cell(0).open(simple(name)).close(Reason::kOk);
   scrape(metrics, start);
   scrape(metrics, start + 159s);
   CHECK(times == 0);
@@ -403,7 +405,8 @@ TEST_CASE("idle series of workloads that still exist stay, and are not asked abo
 
 TEST_CASE("eviction makes room under the limit, whether the workloads exist or not") {
   TrafficMetrics metrics(1, {.series = 2, .idle = 1s});
-  if (GENERATE(false, true)) metrics.keep_existing([](TrafficMetrics::WorkloadNames& names) { names.clear(); });
+  if (GENERATE(false, true))
+    metrics.keep_existing([](TrafficMetrics::WorkloadNames& names) { names.clear(); });
   auto now = Clock::now();
   for (int round = 0; round < 50; ++round) {
     for (const char* name : {"a", "b"})
