@@ -10,6 +10,8 @@ namespace zt::ztunnel {
 namespace {
 
 log::Scope kRbac("rbac");
+// Open connections for which the policies are asked again before the clock is looked at.
+constexpr size_t kRecheckedAtOnce = 64;
 
 bool is_illegal(const WorkerSettings& settings, uint16_t port) {
   return std::find(settings.illegal_ports.begin(), settings.illegal_ports.end(), port) != settings.illegal_ports.end();
@@ -264,17 +266,19 @@ Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool tran
 
 // A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer
 // this also follows a change of the workload's own policy list).
-void PodWorker::recheck_policies(const workload_api::Snapshot& snapshot) {
-  for (Connection* connection = first_; connection != nullptr; connection = connection->next) {
-    const ConnectionInfo& known = connection->record.info();
-    if (known.direction != Direction::kInbound || !connection->relay) continue;
+bool PodWorker::recheck_policies(const workload_api::Snapshot& snapshot) {
+  for (size_t left = kRecheckedAtOnce; left > 0 && recheck_next_ != nullptr; --left) {
+    Connection& connection = *std::exchange(recheck_next_, recheck_next_->next);
+    const ConnectionInfo& known = connection.record.info();
+    if (known.direction != Direction::kInbound || !connection.relay) continue;
     const Verdict verdict = judge(snapshot, known);
     // A policy that has only been named does not cut what was let in before.
     if (verdict.decision != Verdict::Decision::kDeny) continue;
     ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),
            Field::string("policy", verdict.policy.view()));
-    connection->relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
+    connection.relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
   }
+  return recheck_next_ == nullptr;
 }
 
 }  // namespace zt::ztunnel

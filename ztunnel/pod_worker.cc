@@ -38,15 +38,21 @@ PodWorker::PodWorker(Worker& worker, std::string uid, PodName workload, SocketOp
       pool_(worker.loop(), worker.settings().pool,
             [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); }),
       tasks_(worker.loop()) {
-  worker_.on_snapshot(this, [this](const workload_api::Snapshot& snapshot) {
-    if (snapshot.policy_generation() != std::exchange(policy_generation_, snapshot.policy_generation())) recheck_policies(snapshot);
-    // A tunnel to an address whose workload is gone would fail whoever uses it next, or reach a stranger.
-    pool_.retire([&](const hbone::TunnelKey& key) {
-      const auto* owner = snapshot.workload(worker_.settings().network, key.destination.ip);
-      if (owner == nullptr) return true;
-      const auto owner_id = identity_of(*owner);
-      return std::find(key.expected.begin(), key.expected.end(), owner_id) == key.expected.end();
-    });
+  worker_.on_snapshot(this, [this](const workload_api::Snapshot& snapshot, bool anew) {
+    if (anew) {
+      retire_tunnels(snapshot);
+      if (snapshot.policy_generation() != std::exchange(policy_generation_, snapshot.policy_generation())) recheck_next_ = first_;
+    }
+    return recheck_policies(snapshot);
+  });
+}
+
+// A tunnel to an address whose workload is gone would fail whoever uses it next, or reach a stranger.
+void PodWorker::retire_tunnels(const workload_api::Snapshot& snapshot) {
+  pool_.retire([&](const hbone::TunnelKey& key) {
+    const auto* owner = snapshot.workload(worker_.settings().network, key.destination.ip);
+    if (owner == nullptr) return true;
+    return std::ranges::find(key.expected, identity_of(*owner)) == key.expected.end();
   });
 }
 
@@ -120,6 +126,7 @@ void PodWorker::remove(Connection& connection) {
   if (connection.previous != nullptr) connection.previous->next = connection.next;
   if (connection.next != nullptr) connection.next->previous = connection.previous;
   if (first_ == &connection) first_ = connection.next;
+  if (recheck_next_ == &connection) recheck_next_ = connection.next;
   --count_;
   worker_.connections.fetch_sub(1, std::memory_order_relaxed);
   delete &connection;

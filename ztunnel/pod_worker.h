@@ -77,7 +77,8 @@ class PodWorker {
   // Asks the policies, connects to the application, and asks again: they may have changed while it was being reached.
   Task<Result<UniqueFd>> connect_if_allowed(const ConnectionInfo& info, bool transparent);
   void count_bytes();
-  void recheck_policies(const workload_api::Snapshot& snapshot);
+  // Asks the policies again for some more of the connections that are open; true when all have been asked.
+  bool recheck_policies(const workload_api::Snapshot& snapshot);
 
   // dial.cc
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial(hbone::TunnelKey key, hbone::TunnelOwner& owner);
@@ -95,6 +96,7 @@ class PodWorker {
   Connection& adopt(std::unique_ptr<Connection> connection);
   void remove(Connection& connection);
   Relay::Done when_done(Connection& connection);
+  void retire_tunnels(const workload_api::Snapshot& snapshot);
 
   Worker& worker_;
   const std::string uid_;
@@ -107,7 +109,8 @@ class PodWorker {
   Timer count_timer_;
 
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
-  Connection* first_ = nullptr;
+  Connection* first_ = nullptr;  // new ones come in front: they were judged by the snapshot of their time
+  Connection* recheck_next_ = nullptr;
   size_t count_ = 0;
   std::list<std::unique_ptr<InboundTunnel>> inbound_tunnels_;
   hbone::TunnelPool pool_;

@@ -8,6 +8,8 @@ namespace zt::ztunnel {
 
 namespace {
 log::Scope kLog("proxy");
+// How long one turn goes on holding a new snapshot against what is open.
+constexpr std::chrono::microseconds kSweepTurn{200};
 // find_source(): no policy depends on the answer (they look at the address and at what TLS proved), so it is worth the round
 // trip to a control plane that is well, once, and not a time-out (WorkerSettings::source_wait; the peer waits without limit).
 // Whoever can send from many addresses makes us ask, and each key costs the control plane a subscription: what it does not
@@ -75,7 +77,35 @@ void Worker::take_snapshot(workload_api::SnapshotPtr snapshot) {
   // Waiters may wait again at once: they get a new event.
   auto changed = std::exchange(snapshot_changed_, std::make_shared<Event>());
   changed->set();
-  for (auto& [key, listener] : listeners_) listener(*snapshot_);
+  for (auto& [key, listener] : listeners_) {
+    if (!std::exchange(listener.queued, true)) {
+      sweep_.push_back(key);
+    } else if (listener.begun) {
+      listener.again = true;  // after the others: snapshots that come fast must not keep the last of them from its turn
+    }
+  }
+  sweep();
+}
+
+void Worker::sweep() {
+  const auto until = Clock::now() + kSweepTurn;
+  while (!sweep_.empty()) {
+    SnapshotListener& listener = listeners_.at(sweep_.front());
+    if (listener.step(*snapshot_, !std::exchange(listener.begun, true))) {
+      void* const key = sweep_.front();
+      sweep_.pop_front();
+      listener.begun = false;
+      listener.queued = std::exchange(listener.again, false);
+      if (listener.queued) sweep_.push_back(key);
+    }
+    if (Clock::now() >= until) break;
+  }
+  if (!sweep_.empty()) sweep_timer_.start_after(Clock::duration::zero(), [this] { sweep(); });
+}
+
+void Worker::forget_listener(void* key) {
+  listeners_.erase(key);
+  std::erase(sweep_, key);
 }
 
 Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity::SpiffeId id, hbone::TlsRole role) {

@@ -1,5 +1,6 @@
 #pragma once
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -119,9 +120,12 @@ class Worker {
   // source of a connection that has come, which is named in metrics and logs by what snapshot() says then.
   Task<void> find_source(IpAddress ip);
   static constexpr size_t kMaxAskedSources = 256;  // whom the control plane does not know, remembered for a minute
-  // Told of every new snapshot, on this thread.
-  void on_snapshot(void* key, std::function<void(const workload_api::Snapshot&)> fn) { listeners_[key] = std::move(fn); }
-  void forget_listener(void* key) { listeners_.erase(key); }
+  // What a new snapshot asks of a pod, a piece a call, so that ten thousand connections that are judged anew keep nobody
+  // waiting: `anew` begins from the start; returns whether nothing is left. The snapshot of a later piece may be newer than
+  // that of the first; the pod is then gone through once more.
+  using SnapshotStep = std::function<bool(const workload_api::Snapshot&, bool anew)>;
+  void on_snapshot(void* key, SnapshotStep step) { listeners_[key].step = std::move(step); }
+  void forget_listener(void* key);
 
   // Connections that live here; read by whoever accepts, to find the least loaded.
   std::atomic<uint32_t> connections{0};
@@ -132,7 +136,14 @@ class Worker {
     Clock::time_point when;
     std::shared_ptr<Event> answered;
   };
+  struct SnapshotListener {
+    SnapshotStep step;
+    bool queued = false;  // in sweep_
+    bool begun = false;   // its first piece is done
+    bool again = false;   // a newer snapshot came since
+  };
   void take_snapshot(workload_api::SnapshotPtr snapshot);
+  void sweep();
 
   const size_t index_;
   const WorkerSettings& settings_;
@@ -144,7 +155,9 @@ class Worker {
   std::unordered_map<IpAddress, AskedSource> asked_sources_;
   workload_api::SnapshotPtr snapshot_;
   std::shared_ptr<Event> snapshot_changed_ = std::make_shared<Event>();
-  std::unordered_map<void*, std::function<void(const workload_api::Snapshot&)>> listeners_;
+  std::unordered_map<void*, SnapshotListener> listeners_;
+  std::deque<void*> sweep_;  // listeners that have not yet gone through the snapshot
+  Timer sweep_timer_{loop_};
   std::thread thread_;
 };
 
