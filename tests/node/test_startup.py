@@ -44,21 +44,6 @@ def test_a_wrong_value_of_what_is_only_for_people_is_warned_of(node, name, value
     assert value in node.ztunnel.wait_line(rf"\twarn\t.*{name}")
 
 
-def test_a_policy_that_this_openssl_cannot_keep_is_refused(node):
-    version = subprocess.run(["openssl", "version"], check=True, capture_output=True, text=True).stdout.split()[1]
-    if tuple(int(n) for n in version.split(".")[:2]) >= (3, 5):
-        node.start_ztunnel(COMPLIANCE_POLICY="pqc")
-        node.wait_ready()
-        return
-    said = fails(node, COMPLIANCE_POLICY="pqc")
-    assert "COMPLIANCE_POLICY=pqc needs OpenSSL 3.5 or later" in said and "X25519MLKEM768" in said
-
-
-def test_fips_without_a_validated_module_is_warned_of(node):
-    node.start_ztunnel(COMPLIANCE_POLICY="fips-140-2")
-    node.ztunnel.wait_line(r"\twarn\t.*validated module is not active.*openssl.cnf")
-
-
 def test_a_crash_leaves_no_core_file_with_keys(node, tmp_path):
     def dumps_core(name, command, env, started):
         folder = tmp_path / name
