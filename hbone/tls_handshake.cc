@@ -20,6 +20,17 @@ using SslPtr = std::unique_ptr<SSL, identity::OpensslFree<SSL_free>>;
 // SSL_R_… of an alert that came is this plus the alert.
 constexpr int kAlertReason = SSL_AD_REASON_OFFSET;
 
+// Whose certificate was refused. With its validity if that is the reason: beside the log's own time, it tells
+// whose clock is wrong.
+std::string describe(const X509* certificate, int why) {
+  std::string text = identity::subject_of(certificate);
+  if (why != X509_V_ERR_CERT_NOT_YET_VALID && why != X509_V_ERR_CERT_HAS_EXPIRED) return text;
+  if (const auto validity = identity::validity_of(certificate))
+    text += fmt::format(", valid from {} until {}", identity::rfc3339_seconds(validity->not_before),
+                        identity::rfc3339_seconds(validity->not_after));
+  return text;
+}
+
 }  // namespace
 
 struct TlsHandshakeState {
@@ -211,8 +222,8 @@ Result<> TlsHandshakeState::verify_chain(X509_STORE_CTX* store, VerifiedPeer& fo
     if (code == X509_V_OK) X509_STORE_CTX_set_error(store, X509_V_ERR_UNSPECIFIED);
     const X509* const at = X509_STORE_CTX_get_current_cert(store);
     return fail(Reason::kTlsFailed,
-                fmt::format("peer's certificate is not valid: {}{}{}", X509_verify_cert_error_string(code),
-                            at != nullptr ? ": " : "", at != nullptr ? identity::subject_of(at) : ""));
+                fmt::format("peer's certificate is not valid: {}{}", X509_verify_cert_error_string(code),
+                            at != nullptr ? ": " + describe(at, code) : ""));
   }
   found.ids = identity::spiffe_sans(X509_STORE_CTX_get0_cert(store));
   found.not_before = identity::WallTime::min();

@@ -75,7 +75,10 @@ std::string subject_of(const X509* certificate) {
   if (!bio || X509_NAME_print_ex(bio.get(), X509_get_subject_name(certificate), 0, XN_FLAG_RFC2253) < 0)
     return "(unreadable subject)";
   std::string text = bio_text(bio.get());
-  if (text.empty()) return "(no subject)";
+  if (text.empty()) {
+    const auto uris = uri_sans(certificate);
+    text = uris.empty() ? "(no subject)" : uris.front();
+  }
   if (text.size() > kMaxSubjectBytes) text.resize(kMaxSubjectBytes);
   return text;
 }

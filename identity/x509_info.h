@@ -27,7 +27,8 @@ struct Validity {
 };
 [[nodiscard]] Result<Validity> validity_of(const X509* certificate);
 
-// One line "CN=…, O=…" (RFC 2253 style) for error texts, at most 200 bytes; "(no subject)" for an empty name.
+// Whose certificate it is, for error texts, at most 200 bytes: "CN=…, O=…" (RFC 2253 style), or the first URI
+// where there is no such name, as in workloads' certificates, or "(no subject)".
 [[nodiscard]] std::string subject_of(const X509* certificate);
 
 [[nodiscard]] std::string serial_decimal(const X509* certificate);
