@@ -5,17 +5,20 @@
 //
 // RESPONSE is a DeltaDiscoveryResponse, as bytes (*.binpb, such as tests/golden/xds/wildcard/*-resp-*.binpb)
 // or as protobuf JSON (*.json). What they hold is put together; later ones win. The mesh's root goes to
-// DIR/root-cert.pem: give it to the proxy as XDS_ROOT_CA and CA_ROOT_CA. Commands on standard input, one a
-// line:
+// DIR/root-cert.pem: give it to the proxy as XDS_ROOT_CA and CA_ROOT_CA; DIR/next-root-cert.pem is another
+// one. Commands on standard input, one a line:
 //   push FILE      put a further response's content and send it
 //   end CODE       end all streams with this gRPC status
 //   refuse CODE    refuse new streams with it; 0 accepts them again
-//   raw FILE       send these bytes, whatever they are
+//   raw FILE [N]   send what is in it, keeping nothing: the response of a *.json, else the bytes as they are;
+//                  N times over in one message
 //   down, up       stop and start serving
+//   serve ROOT     old, next: which of the two roots the server's certificate leads to from the next up on
 //   silent, speak  accept streams and send nothing; the opposite
 //   token [TEXT]   refuse calls with another token; without TEXT every one is right
-//   ca FAULT       answers to requests for certificates: good, other (another identity), empty, bad-pem,
-//                  expired, never, or the number of a gRPC status
+//   ca FAULT [A]   answers to requests for certificates, of service account A only: other (another identity),
+//                  empty, bad-pem, garbage, expired, never, or the number of a gRPC status; good: as they
+//                  should be, for all
 //   lifetime N     certificates live N seconds at most
 //   node NAME      on demand, the workloads that there are on this node are sent unasked
 //   roots STEP     old, both, both-new-signs, new: a change of the mesh's root, step by step
@@ -24,6 +27,7 @@
 #include <google/protobuf/util/json_util.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -55,20 +59,28 @@ Answer leaf_for(const FakeIstiod& istiod, const Call& call, const std::string& i
   return {{}, {istiod.pki().sign(call.request.csr(), identity, ttl), istiod.pki().root_pem()}};
 }
 
-void certificates(FakeIstiod& istiod, const std::string& fault) {
+Answer wrong(const FakeIstiod& istiod, const std::string& fault, const Call& call) {
+  if (fault == "other")
+    return leaf_for(istiod, call, "spiffe://cluster.local/ns/other/sa/other", std::chrono::hours(1));
+  if (fault == "expired") return leaf_for(istiod, call, call.impersonated(), std::chrono::hours(-1));
+  if (fault == "empty") return {{}, {}};
+  if (fault == "bad-pem")
+    return {{},
+            {"-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n", istiod.pki().root_pem()}};
+  if (fault == "garbage") return {.raw = "\xff\xff\xff"};
+  if (fault == "never") return {.never = true};
+  return {{std::atoi(fault.c_str()), "by hand"}, {}};
+}
+
+// `account` may be empty: all.
+void certificates(FakeIstiod& istiod, const std::string& fault, const std::string& account) {
   if (fault == "good") return istiod.answer_certificates({});
-  istiod.answer_certificates([&istiod, fault](const Call& call) -> Answer {
-    if (fault == "other")
-      return leaf_for(istiod, call, "spiffe://cluster.local/ns/other/sa/other", std::chrono::hours(1));
-    if (fault == "expired") return leaf_for(istiod, call, call.impersonated(), std::chrono::hours(-1));
-    if (fault == "empty") return {{}, {}};
-    if (fault == "bad-pem")
-      return {
-          {},
-          {"-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n", istiod.pki().root_pem()}};
-    if (fault == "never") return {.never = true};
-    return {{std::atoi(fault.c_str()), "by hand"}, {}};
-  });
+  istiod.answer_certificates(
+      [&istiod, fault, account, others = istiod.answers()](const Call& call) -> Answer {
+        if (account.empty() || call.impersonated().ends_with("/sa/" + account))
+          return wrong(istiod, fault, call);
+        return others ? others(call) : istiod.sign(call);
+      });
 }
 
 void roots(FakeIstiod& istiod, const std::string& step) {
@@ -108,10 +120,19 @@ void push(FakeIstiod& istiod, const Response& response) {
   istiod.ads().change(change);
 }
 
+void raw(FakeIstiod& istiod, const std::string& path, size_t times) {
+  auto bytes = read(path);
+  if (path.ends_with(".json")) {
+    const auto response = response_of(path);
+    bytes = response ? std::optional(response->SerializeAsString()) : std::nullopt;
+  }
+  if (bytes) istiod.ads().send_raw(*bytes, times);
+}
+
 void command(FakeIstiod& istiod, const std::string& line) {
   std::istringstream words(line);
-  std::string verb, argument;
-  words >> verb >> argument;
+  std::string verb, argument, second;
+  words >> verb >> argument >> second;
   const int code = std::atoi(argument.c_str());
   if (verb == "push") {
     if (const auto response = response_of(argument)) push(istiod, *response);
@@ -120,17 +141,19 @@ void command(FakeIstiod& istiod, const std::string& line) {
   } else if (verb == "refuse") {
     istiod.ads().refuse_streams(code == 0 ? std::nullopt : std::optional(FakeStatus{code, "by hand"}));
   } else if (verb == "raw") {
-    if (const auto bytes = read(argument)) istiod.ads().send_raw(*bytes);
+    raw(istiod, argument, static_cast<size_t>(std::max(std::atoi(second.c_str()), 1)));
   } else if (verb == "down") {
     istiod.stop();
   } else if (verb == "up") {
     istiod.start();
+  } else if (verb == "serve") {
+    istiod.serve_under(argument == "next" ? istiod.next_pki() : istiod.pki());
   } else if (verb == "silent" || verb == "speak") {
     istiod.ads().answer(verb == "speak");
   } else if (verb == "token") {
     istiod.require_token(argument.empty() ? std::nullopt : std::optional(argument));
   } else if (verb == "ca") {
-    certificates(istiod, argument);
+    certificates(istiod, argument, second);
   } else if (verb == "lifetime") {
     istiod.limit_lifetime(std::chrono::seconds(code));
   } else if (verb == "node") {
@@ -179,6 +202,7 @@ int main(int argc, char** argv) {
     istiod.ads().load(response->SerializeAsString());
   }
   std::ofstream(roots + "/root-cert.pem") << istiod.pki().root_pem();
+  std::ofstream(roots + "/next-root-cert.pem") << istiod.next_pki().root_pem();
   std::printf("serving %s\n", istiod.address().c_str());
   std::fflush(stdout);
   for (std::string line; std::getline(std::cin, line);) command(istiod, line);

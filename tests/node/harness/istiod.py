@@ -51,8 +51,9 @@ def policy(name, matches, action="ALLOW", scope="NAMESPACE", namespace="shop"):
 
 
 def response(type_url, resources=(), removed=(), version="v1", aliases=None):
+    """A message may have an "@type" of its own."""
     return json.dumps({
-        "typeUrl": type_url, "removedResources": list(removed),
+        "typeUrl": type_url, "nonce": "by-hand", "removedResources": list(removed),
         "resources": [{"name": name, "version": version, "aliases": (aliases or {}).get(name, []),
                        "resource": {"@type": type_url, **message}} for name, message in resources]})
 
@@ -65,6 +66,7 @@ class Istiod(Process):
                          netns=node.netns, takes_input=True)
         self.wait_line("serving")
         self.root = os.path.join(folder, "root-cert.pem")
+        self.next_root = os.path.join(folder, "next-root-cert.pem")
 
     def say(self, *words):
         """One command; returns the lines that it answered with."""
@@ -86,11 +88,12 @@ class Istiod(Process):
     def policies(self, *resources, removed=(), **more):
         self.publish(AUTHORIZATION, resources, removed, **more)
 
-    def raw(self, content):
-        path = os.path.join(self.folder, "raw")
+    def raw(self, content, times=1):
+        """One message of these bytes, so many times over; or a response(), sent as it is and not kept."""
+        path = os.path.join(self.folder, "raw" + (".json" if isinstance(content, str) else ""))
         with open(path, "wb") as file:
-            file.write(content)
-        self.say("raw", path)
+            file.write(content.encode() if isinstance(content, str) else content)
+        self.say("raw", path, str(times))
 
     def streams(self):
         return int(self.say("streams")[0])
@@ -138,6 +141,11 @@ class ControlledMesh(Mesh):
     def wait_metric(self, check, name, timeout=10.0, **labels):
         """Scrapes lag behind by a second."""
         eventually(lambda: check(self.metric(name, **labels)), f"{name}{labels or ''} (now {self.metric(name, **labels)})", timeout, 0.1)
+
+    def certificate(self, pod):
+        """As the dump shows it."""
+        known = {c["identity"]: c for c in self.dump()["certificates"]}
+        return known.get(pod.identity, {"state": "none", "certChain": []})
 
     def dump(self):
         return json.loads(self.node.http(15000, "/config_dump")[1])

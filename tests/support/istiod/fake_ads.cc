@@ -79,9 +79,9 @@ void FakeAds::load(const std::string& response_bytes) {
 
 // ---- faults
 
-void FakeAds::send_raw(const std::string& bytes) {
+void FakeAds::send_raw(const std::string& bytes, size_t times) {
   const std::lock_guard lock(mutex_);
-  for (const auto& [stream, state] : streams_) stream->send(bytes);
+  for (const auto& [stream, state] : streams_) stream->send_repeated(bytes, times);
 }
 void FakeAds::end_streams(const FakeStatus& status) {
   const std::lock_guard lock(mutex_);
@@ -148,7 +148,7 @@ void FakeAds::request(Stream* stream, const std::string& bytes) {
     later(subscription, stream, request);
   else if (request.has_node())
     first(subscription, stream, request);
-  else
+  else if (request.response_nonce().empty())  // else it answers what send_raw() sent
     stream->end({3, "missing node information"});
 }
 

@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "workload_api/xds/proto/discovery.pb.h"
@@ -55,7 +56,8 @@ class FakeAds {
   void load(const std::string& response_bytes);  // puts what a (recorded) response holds, without pushing
 
   // ---- faults
-  void send_raw(const std::string& bytes);                // to all streams, whatever it is
+  // To all streams, whatever it is: one message of these bytes, so many times over.
+  void send_raw(const std::string& bytes, size_t times = 1);
   void end_streams(const FakeStatus& status);             // all present ones
   void refuse_streams(std::optional<FakeStatus> status);  // all to come, until it is empty again
   void answer(bool on);                                   // off: streams are accepted and nothing is sent
@@ -72,7 +74,8 @@ class FakeAds {
   class Stream {
    public:
     virtual ~Stream() = default;
-    virtual void send(std::string bytes) = 0;
+    void send(std::string bytes) { send_repeated(std::move(bytes), 1); }
+    virtual void send_repeated(std::string bytes, size_t times) = 0;
     virtual void end(const FakeStatus& status) = 0;
   };
   // A status: the stream is to be refused.

@@ -42,10 +42,10 @@ std::map<std::string, std::string> headers_of(const grpc::CallbackServerContext&
 // One call of whatever kind: a queue of what is to be written, and an end.
 class Reactor : public grpc::ServerGenericBidiReactor, public FakeAds::Stream {
  public:
-  void send(std::string bytes) override {
+  void send_repeated(std::string bytes, size_t times) override {
     const std::lock_guard lock(mutex_);
     if (ending_) return;
-    out_.push_back(std::move(bytes));
+    out_.push_back({std::move(bytes), times});
     if (out_.size() == 1) write();
   }
   void end(const FakeStatus& status) override {
@@ -74,14 +74,19 @@ class Reactor : public grpc::ServerGenericBidiReactor, public FakeAds::Stream {
 
  private:
   void write() {
-    const grpc::Slice slice(out_.front());
-    buffer_ = grpc::ByteBuffer(&slice, 1);
+    const std::vector<grpc::Slice> slices(out_.front().times,
+                                          grpc::Slice(out_.front().bytes));  // share the bytes
+    buffer_ = grpc::ByteBuffer(slices.data(), slices.size());
     StartWrite(&buffer_);
   }
   void finish() { Finish(grpc::Status(static_cast<grpc::StatusCode>(status_.code), status_.message)); }
 
   std::mutex mutex_;
-  std::deque<std::string> out_;
+  struct Outgoing {
+    std::string bytes;
+    size_t times;
+  };
+  std::deque<Outgoing> out_;
   grpc::ByteBuffer buffer_, in_;
   bool ending_ = false;
   FakeStatus status_;
@@ -165,7 +170,12 @@ class FakeIstiod::Service final : public grpc::CallbackGenericService {
 
 FakeIstiod::FakeIstiod() : FakeIstiod(Options{}) {}
 
-FakeIstiod::FakeIstiod(Options options) : options_(std::move(options)), port_(options_.port) { start(); }
+FakeIstiod::FakeIstiod(Options options)
+    : options_(std::move(options)),
+      server_pki_(options_.server_pki != nullptr ? options_.server_pki : &pki_),
+      port_(options_.port) {
+  start();
+}
 
 FakeIstiod::~FakeIstiod() { stop(); }
 
@@ -174,8 +184,7 @@ std::string FakeIstiod::address() const { return "https://127.0.0.1:" + std::to_
 void FakeIstiod::start() {
   rpc::adopt_grpc_log();
   rpc::keep_callback_queue();
-  const TestPki& pki = options_.server_pki != nullptr ? *options_.server_pki : pki_;
-  const ServerIdentity identity = pki.server(options_.server_names);
+  const ServerIdentity identity = server_pki_->server(options_.server_names);
   grpc::SslServerCredentialsOptions tls;
   tls.pem_key_cert_pairs.push_back({identity.key_pem, identity.certificate_pem});
   service_ = std::make_unique<Service>(*this);
@@ -231,7 +240,7 @@ std::string FakeIstiod::CertificateCall::impersonated() const {
 }
 
 FakeIstiod::CertificateAnswer FakeIstiod::certificate(CertificateCall call) {
-  std::function<CertificateAnswer(const CertificateCall&)> answer;
+  Answers answer;
   {
     const std::lock_guard lock(mutex_);
     calls_.push_back(call);
@@ -281,9 +290,13 @@ void FakeIstiod::allow_identities(std::set<std::string> identities) {
   const std::lock_guard lock(mutex_);
   identities_ = std::move(identities);
 }
-void FakeIstiod::answer_certificates(std::function<CertificateAnswer(const CertificateCall&)> answer) {
+void FakeIstiod::answer_certificates(Answers answer) {
   const std::lock_guard lock(mutex_);
   answer_ = std::move(answer);
+}
+FakeIstiod::Answers FakeIstiod::answers() const {
+  const std::lock_guard lock(mutex_);
+  return answer_;
 }
 std::vector<FakeIstiod::CertificateCall> FakeIstiod::certificate_calls() const {
   const std::lock_guard lock(mutex_);

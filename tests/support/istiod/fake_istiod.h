@@ -34,13 +34,16 @@ class FakeIstiod {
   ~FakeIstiod();
   FakeIstiod(const FakeIstiod&) = delete;
 
-  [[nodiscard]] const TestPki& pki() const { return pki_; }  // the mesh's root, and the server's
+  [[nodiscard]] const TestPki& pki() const { return pki_; }            // the mesh's root, and the server's
+  [[nodiscard]] const TestPki& next_pki() const { return next_pki_; }  // another one
   [[nodiscard]] uint16_t port() const { return port_; }
   [[nodiscard]] std::string address() const;  // "https://127.0.0.1:port"
 
   // Stops serving, as in an outage; start() serves on the same port again, with the same state.
   void stop();
   void start();
+  // From the next start() on, the server's certificate leads to this root.
+  void serve_under(const TestPki& pki) { server_pki_ = &pki; }
 
   // ---- who may call. By default everyone.
   void require_token(std::optional<std::string> token);  // others: UNAUTHENTICATED
@@ -74,7 +77,9 @@ class FakeIstiod {
   // Certificates live no longer than this, whatever is asked for.
   void limit_lifetime(std::chrono::seconds most);
   // Something else than sign(), for as long as it is set.
-  void answer_certificates(std::function<CertificateAnswer(const CertificateCall&)> answer);
+  using Answers = std::function<CertificateAnswer(const CertificateCall&)>;
+  void answer_certificates(Answers answer);
+  [[nodiscard]] Answers answers() const;
   [[nodiscard]] std::vector<CertificateCall> certificate_calls() const;
 
  private:
@@ -86,6 +91,7 @@ class FakeIstiod {
   const Options options_;
   const TestPki pki_;
   const TestPki next_pki_{"next test root"};
+  const TestPki* server_pki_;  // the test's thread
   FakeAds ads_;
   std::unique_ptr<Service> service_;
   std::unique_ptr<grpc::Server> server_;
@@ -97,7 +103,7 @@ class FakeIstiod {
   std::set<std::string> identities_;
   Roots roots_ = Roots::kOld;
   std::chrono::seconds most_lifetime_ = std::chrono::hours(2160);
-  std::function<CertificateAnswer(const CertificateCall&)> answer_;
+  Answers answer_;
   std::vector<CertificateCall> calls_;
 };
 

@@ -21,7 +21,8 @@ using identity::X509ExtensionPtr;
 using identity::X509Ptr;
 using identity::X509ReqPtr;
 
-constexpr std::chrono::minutes kBackdate{2};  // as istiod does
+constexpr std::chrono::minutes kBackdate{2};     // as istiod does
+constexpr std::chrono::hours kRootAge{24 * 30};  // a root is older than what it signs
 
 void require(bool holds) {
   if (!holds) std::abort();  // only a broken OpenSSL gets here
@@ -46,6 +47,7 @@ std::string key_text(EVP_PKEY* key) {
 
 TestPki::TestPki(std::string_view name)
     : key_(EVP_EC_gen("P-256")), root_(start_certificate(key_.get(), std::chrono::hours(24 * 365))) {
+  X509_gmtime_adj(X509_getm_notBefore(root_.get()), -std::chrono::seconds(kRootAge).count());
   X509_NAME* subject = X509_get_subject_name(root_.get());
   X509_NAME_add_entry_by_txt(subject, "O", MBSTRING_UTF8, reinterpret_cast<const unsigned char*>(name.data()),
                              static_cast<int>(name.size()), -1, 0);
