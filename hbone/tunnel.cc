@@ -118,6 +118,9 @@ struct TunnelCallbacks {
       case NGHTTP2_GOAWAY:
         tunnel.draining_ = true;
         tunnel.streams_changed_ = true;
+        if (tunnel.role_ == Tunnel::Role::kClient && !tunnel.goaway_timer_.armed()) {
+          tunnel.goaway_timer_.start_after(tunnel.config_.answer_after_goaway, [&tunnel] { tunnel.give_up_unanswered(); });
+        }
         break;
       default:
         break;
@@ -262,6 +265,7 @@ Tunnel::Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const T
       role_(role),
       batch_bytes_(kMinBatchBytes),
       ping_timer_(io.loop),
+      goaway_timer_(io.loop),
       last_received_(io.loop.now()) {
   open_count().fetch_add(1, std::memory_order_relaxed);
 }
@@ -410,6 +414,7 @@ void Tunnel::fail_tunnel(Reason reason, std::string text) {
   if (closed_) return;
   closed_ = Error{reason, std::move(text)};
   ping_timer_.cancel();
+  goaway_timer_.cancel();
   if (fd_) {
     io_.loop.unwatch(fd_.get(), *this);
     fd_.reset();
@@ -417,6 +422,13 @@ void Tunnel::fail_tunnel(Reason reason, std::string text) {
   out_.release();
   out_begin_ = out_end_ = control_bytes_ = 0;
   io_.loop.defer(*this);
+}
+
+void Tunnel::give_up_unanswered() {
+  for (Stream *stream = all_, *next = nullptr; stream != nullptr; stream = next) {
+    next = stream->all_next_;
+    if (!stream->headers_complete_ && !stream->closed_) stream->lose(Reason::kPeerLost, H2Error::kCancel);
+  }
 }
 
 void Tunnel::on_ready(uint32_t events) noexcept {

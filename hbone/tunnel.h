@@ -37,6 +37,9 @@ struct TunnelConfig {
   uint32_t max_header_bytes_client = 16384;  // response header list accepted
   std::chrono::milliseconds ping_interval{10'000};
   std::chrono::milliseconds ping_timeout{20'000};
+  // How long a peer that has said GOAWAY may take to answer what it was asked before. The real ztunnel never answers a CONNECT
+  // that crosses its GOAWAY, and keeps the connection open until its drain ends.
+  std::chrono::milliseconds answer_after_goaway{1'000};
 };
 
 // Who owns a tunnel: the pool (client) or the server. Called at the end of a turn, never from inside the tunnel's methods.
@@ -132,6 +135,7 @@ class Tunnel final : private Watcher, private Deferred {
   void free_stream(Stream& stream);
   void fail_tunnel(Reason reason, std::string text);
   void keepalive();
+  void give_up_unanswered();
 
   WorkerIo& io_;
   const TunnelConfig& config_;
@@ -180,6 +184,7 @@ class Tunnel final : private Watcher, private Deferred {
 
   // Keepalive
   Timer ping_timer_;
+  Timer goaway_timer_;
   Clock::time_point last_received_;
   bool ping_outstanding_ = false;
 

@@ -112,6 +112,10 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                           {"role"}},
                          kHandshakeBounds),
       pool_dials({"zt_pool_dials", "Tunnels that were dialled.", "", {"result"}}),
+      connects_resent({"zt_connects_resent",
+                       "Requests that a peer left undone, as it refused them, left or was lost, and that were sent again.",
+                       "",
+                       {}}),
       early_denials({"zt_early_denials",
                      "Connections refused before anything was known of them; no traffic metric counts these.",
                      "",
@@ -127,7 +131,7 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
   append_label(build_, "tag", istio_version.empty() ? "unknown" : istio_version);
   build_ += "} 1\n";
   for (GaugeFamily* gauge : {&active_proxies, &pending_proxies}) gauge->get();
-  for (CounterFamily* counter : {&proxies_started, &proxies_stopped}) counter->get();
+  for (CounterFamily* counter : {&proxies_started, &proxies_stopped, &connects_resent}) counter->get();
 }
 
 std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
@@ -153,6 +157,7 @@ std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
                                 &handshakes,
                                 &handshake_duration,
                                 &pool_dials,
+                                &connects_resent,
                                 &early_denials,
                                 &accept_errors,
                                 &ca_duration};

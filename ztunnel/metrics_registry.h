@@ -42,6 +42,7 @@ class Metrics {
   CounterFamily handshakes;
   HistogramFamily handshake_duration;
   CounterFamily pool_dials;  // `result`
+  CounterFamily connects_resent;
   CounterFamily
       early_denials;  // `reporter`, `reason`: refused before anything was known; in no traffic metric
   CounterFamily accept_errors;  // `listener`

@@ -1,4 +1,5 @@
 // The life of a captured connection (contract §3.2), as one story.
+#include <algorithm>
 #include <set>
 
 #include "base/log.h"
@@ -12,6 +13,8 @@ template <class... F>
 struct Overloaded : F... {
   using F::operator()...;
 };
+// How often a CONNECT is sent that no peer deals with, within one limit of time: pooled tunnels may have died unnoticed.
+constexpr size_t kConnectAttempts = 3;
 }  // namespace
 
 Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
@@ -105,7 +108,7 @@ Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone vi
                              .destination = via.dial,
                              .source_ip = info.source.ip};
   Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
-  auto relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
+  std::unique_ptr<StreamRelay> relay;
   const auto refuse = [&](const Error& why) {
     connection.record.finish(why.reason, why.text, {});
     reset_and_close(std::move(fd));
@@ -113,19 +116,25 @@ Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone vi
     remove(connection);
   };
 
-  auto stream = co_await pool_.open(key, headers, *relay);
-  if (!stream) {
-    refuse(stream.error());
-    co_return;
-  }
-  relay->attach(**stream);
-  if (!co_await relay->answered().wait(worker_.loop(), worker_.settings().connect_answer_timeout)) {
-    refuse({Reason::kConnectAnswerTimeout, "h2 failed: no answer to CONNECT in time"});
-    co_return;
-  }
-  if (!relay->answer()) {
-    refuse({Reason::kH2Failed, "h2 failed: stream closed before CONNECT was answered"});
-    co_return;
+  const auto deadline = Clock::now() + worker_.settings().connect_answer_timeout;
+  for (size_t attempt = 1;; ++attempt) {
+    relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
+    auto stream = co_await pool_.open(key, headers, *relay);
+    if (!stream) {
+      refuse(stream.error());
+      co_return;
+    }
+    relay->attach(**stream);
+    if (!co_await relay->answered().wait(worker_.loop(), std::max(deadline - Clock::now(), Clock::duration::zero()))) {
+      refuse({Reason::kConnectAnswerTimeout, "h2 failed: no answer to CONNECT in time"});
+      co_return;
+    }
+    if (relay->answer()) break;
+    if (!relay->unprocessed() || attempt == kConnectAttempts) {
+      refuse({Reason::kH2Failed, "h2 failed: stream closed before CONNECT was answered"});
+      co_return;
+    }
+    worker_.metrics().connects_resent.get({}).add();
   }
   if (auto answer = hbone::parse_answer(*relay->answer()); !answer) {
     refuse(answer.error());

@@ -59,6 +59,9 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   // Before start(): the relay is its stream's handler and takes nothing yet. The answer to CONNECT, when it comes:
   [[nodiscard]] Event& answered() { return answered_; }
   [[nodiscard]] const std::optional<hbone::Headers>& answer() const { return answer_; }
+  // There is no answer because the peer has not dealt with the request: it refused the stream, left, or the tunnel broke. Nothing
+  // of the application's has been sent, so the request may be made again (RFC 9113 §8.7).
+  [[nodiscard]] bool unprocessed() const { return unprocessed_; }
   // The stream ended before start().
   [[nodiscard]] bool stream_gone() const { return stream_ == nullptr; }
   void attach(hbone::Stream& stream) { stream_ = &stream; }
@@ -100,6 +103,7 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   bool sink_blocked_ : 1 = false;
   bool sink_ended_ : 1 = false;     // END_STREAM was passed on as FIN
   bool early_end_ : 1 = false;      // END_STREAM before start()
+  bool unprocessed_ : 1 = false;
   bool source_proven_ : 1 = false;  // has given enough for an unlimited receive buffer
   bool sink_proven_ : 1 = false;    // has taken enough for a larger send buffer
 };

@@ -144,6 +144,7 @@ void StreamRelay::on_end_stream() noexcept {
 void StreamRelay::on_closed(Reason reason, H2Error code) noexcept {
   stream_ = nullptr;
   if (!started_) {
+    unprocessed_ = !answer_ && (reason == Reason::kStreamReset ? code == H2Error::kRefusedStream : reason != Reason::kCertRevoked);
     answered_.set();
     return;
   }
