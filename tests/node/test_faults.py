@@ -148,13 +148,38 @@ def test_a_control_plane_that_takes_seconds_is_waited_for_and_holds_up_no_traffi
         for pod in shop.pods:
             pod.wait_captured()
         eventually(lambda: talks(shop.client, shop.web), "certificates, slowly")
-        with Traffic(shop.client, shop.web):
+        with Traffic(shop.client, shop.web) as traffic:
             shop.istiod.policies(control.policy("no-9090", [{"destinationPorts": [9090]}], action="DENY"))
             eventually(lambda: shop.dump()["policies"], "a policy, slowly")
             link.delay, link.pace = 0, 400_000
             shop.istiod.addresses(*(elsewhere(n) for n in range(5_000)))
             eventually(lambda: len(names_held(shop)) == 5_000 + len(shop.pods), "5 000 workloads, in drops")
+            link.pace = None
+            link.hold()
+            shop.istiod.policies(removed=["shop/no-9090"])
+            made = traffic.made
+            eventually(lambda: traffic.made >= made + 10, "traffic while nothing passes")
+            assert shop.dump()["policies"] and shop.node.ready()
+            link.go()
+            eventually(lambda: not shop.dump()["policies"], "what was held up")
         assert shop.istiod.streams() == 1 and shop.metric("zt_xds_connected") == 1
+    finally:
+        link.close()
+
+
+def test_a_control_plane_that_takes_the_connection_and_never_speaks_is_given_up_by_name_and_tried_again(shop):
+    link = Link(shop.node.netns, 15013, control.PORT)
+    try:
+        link.hold()
+        begun = time.monotonic()
+        shop.launch(XDS_ADDRESS=link.address)
+        shop.node.ztunnel.wait_line(f"XDS client connection error: gRPC connection error connecting to {link.address}: status: UNAVAILABLE")
+        assert time.monotonic() - begun > 4.5, "the limit of an attempt is 5 s"
+        assert shop.node.http(15021, "/healthz/ready") == (500, STATE_PENDING)
+        link.go()
+        shop.node.wait_ready()
+        shop.client.wait_captured()
+        eventually(lambda: talks(shop.client, shop.web), "traffic")
     finally:
         link.close()
 
@@ -175,7 +200,7 @@ def test_a_ca_that_never_answers_costs_a_connection_its_limit_and_no_more(shop, 
             late, mark = enrol(shop, "late"), shop.node.ztunnel.mark()
             begun = time.monotonic()
             assert refused(late, shop.web.ip, 8080)
-            assert 1.4 < time.monotonic() - begun < 3
+            assert 1.4 < time.monotonic() - begun < 6
             shop.node.ztunnel.wait_line(f'error="identity error: no certificate for {late.identity} in time"', since=mark)
             assert shop.certificate(late)["state"] == "Initializing" and shop.metric("zt_certificates_pending") == 1
             assert shop.node.ready()
@@ -197,7 +222,7 @@ def test_a_ca_that_takes_the_connection_and_never_speaks_is_given_up_by_name_and
         shop.start(CA_ADDRESS=link.address)
         begun = time.monotonic()
         assert refused(shop.client, shop.web.ip, 8080)
-        assert time.monotonic() - begun < 7, "the limit of a connection attempt is 5 s"
+        assert time.monotonic() - begun < 9, "the limit of an attempt is 5 s"
         shop.node.ztunnel.wait_line(f'cannot get a certificate.*the CA {link.address} answered UNAVAILABLE: failed to connect')
         link.go()
         eventually(lambda: talks(shop.client, shop.web), "certificates")
@@ -232,7 +257,7 @@ def test_wrong_answers_of_the_ca_give_no_traffic_a_reason_and_a_pause(shop):
             assert 800 <= first <= 1200 and 1600 <= second <= 2400
             assert re.match(f"Unavailable: .*{WRONG_ANSWERS[fault]}", shop.certificate(pod)["state"])
         asked = shop.istiod.say("certificates")
-        assert all(asked.count(pod.identity) <= 4 for pod in late.values()), "pauses, although connections wait"
+        assert all(asked.count(pod.identity) <= 6 for pod in late.values()), "pauses, although connections wait"
         shop.wait_metric(lambda n: n >= 2 * len(late), "zt_certificate_fetches_total", result="failed")
         shop.istiod.say("ca", "good")
         with ThreadPoolExecutor(len(late)) as together:
