@@ -2,16 +2,16 @@
 And the traffic that must not notice."""
 
 import contextlib
-import glob
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
 
 from . import apps
-from .mesh import write_file
+from .mesh import program, write_file
 
 
 class Traffic:
@@ -162,20 +162,18 @@ def _openssl(*words):
 
 
 class WallClock:
-    """The calendar time of the programs that get `environment`, moved by jump() while they run: Debian's libfaketime. Monotonic time
-    goes on, as it does when a real clock is set."""
+    """The calendar time of the programs that get `environment`, moved by jump() while they run (tests/support/clock)."""
 
-    def __init__(self, folder, hours=0):
-        found = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
-        assert found, "the Debian package libfaketime is missing: ./dev packages"
+    def __init__(self, folder):
         self._file = os.path.join(folder, "clock")
-        self.jump(hours)
-        self.environment = {"LD_PRELOAD": found[0], "FAKETIME_TIMESTAMP_FILE": self._file, "FAKETIME_NO_CACHE": "1",
-                            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1"}
+        with open(self._file, "xb") as file:
+            file.write(struct.pack("=q", 0))
+        self.environment = {"LD_PRELOAD": program("wall_clock.so"), "WALL_CLOCK_FILE": self._file}
 
     def jump(self, hours):
-        """To so many hours from the true time."""
-        write_file(self._file, f"{hours:+d}h\n")
+        """To so many hours from the true time, at once."""
+        with open(self._file, "r+b") as file:  # in place: it is mapped
+            file.write(struct.pack("=q", 3600 * hours))
 
 
 @contextlib.contextmanager
