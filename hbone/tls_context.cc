@@ -21,12 +21,15 @@ constexpr const char* kHybrid = "X25519MLKEM768";
 constexpr uint8_t kAlpn[] = {2, 'h', '2'};
 
 // Contract §2.1. The hybrid is accepted, not preferred: its key share would make every ClientHello 1.2 KB
-// longer.
-std::string groups_for(const TlsOptions& options) {
+// longer. A server whose own order decides, because of prefer_aes128, must not talk a client out of a share
+// of it that has come.
+std::string groups_for(TlsRole role, const TlsOptions& options) {
   if (options.pqc_only) return kHybrid;
-  std::string groups = options.fips ? "P-256:P-384" : "X25519:P-256:P-384";
-  if (have_x25519_mlkem768() && !options.fips) groups.append(":").append(kHybrid);
-  return groups;
+  if (options.fips) return "P-256:P-384";
+  std::string groups = "X25519:P-256:P-384";
+  if (!have_x25519_mlkem768()) return groups;
+  const bool own_order = role == TlsRole::kServer && options.prefer_aes128;
+  return own_order ? fmt::format("{}:{}", kHybrid, groups) : fmt::format("{}:{}", groups, kHybrid);
 }
 
 // A client that offers no ALPN is served, one that offers others only is refused (as the peer does).
@@ -137,7 +140,7 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
     return refused("cannot restrict TLS to version 1.3");
   if (SSL_CTX_set_ciphersuites(ctx, options.prefer_aes128 ? kAes128First : kAes256First) != 1)
     return refused("cannot set cipher suites");
-  const std::string groups = groups_for(made->options_);
+  const std::string groups = groups_for(role, made->options_);
   if (SSL_CTX_set1_groups_list(ctx, groups.c_str()) != 1) return refused("cannot set groups " + groups);
 
   SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_RENEGOTIATION);

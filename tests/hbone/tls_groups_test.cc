@@ -165,19 +165,23 @@ TEST_CASE("post-quantum only refuses a peer without X25519MLKEM768, in either ro
 }
 
 TEST_CASE("without a policy the hybrid is taken from a client that wants it, and not asked for") {
-  HandshakePair pair = make_pair(mesh().client(), mesh().server(), {id_of("web")});
-  pair.run();
-  CHECK_THAT(group_of(pair), Catch::Equals("x25519", Catch::CaseSensitive::No));
+  for (const bool prefer_aes128 : {false, true}) {  // then the server's own order decides
+    INFO("a server that prefers AES-128: " << prefer_aes128);
+    const auto context = mesh().server({.prefer_aes128 = prefer_aes128});
+    HandshakePair pair = make_pair(mesh().client(), context, {id_of("web")});
+    pair.run();
+    CHECK_THAT(group_of(pair), Catch::Equals("x25519", Catch::CaseSensitive::No));
 
-  // OpenSSL's own default since 3.5: shares of both, the hybrid first.
-  auto server = TlsHandshake::make_server(mesh().server());
-  REQUIRE(server);
-  const SslCtxPtr modern = openssl_client(nullptr);
-  OpensslEnd client(modern.get(), false);
-  client.talk_to(*server);
-  REQUIRE(client.server_status == Status::kDone);
-  CHECK_THAT(server->take()->group,
-             Catch::Equals(hybrid_is_there() ? kHybridName : "x25519", Catch::CaseSensitive::No));
+    // OpenSSL's own default since 3.5: shares of both, the hybrid first.
+    auto server = TlsHandshake::make_server(context);
+    REQUIRE(server);
+    const SslCtxPtr modern = openssl_client(nullptr);
+    OpensslEnd client(modern.get(), false);
+    client.talk_to(*server);
+    REQUIRE(client.server_status == Status::kDone);
+    CHECK_THAT(server->take()->group,
+               Catch::Equals(hybrid_is_there() ? kHybridName : "x25519", Catch::CaseSensitive::No));
+  }
 }
 
 TEST_CASE("a ClientHello that is spread over many records and comes byte by byte is understood") {
