@@ -11,6 +11,11 @@
 
 namespace zt::hbone {
 
+namespace {
+// After a GOAWAY; those of keepalive() are zeros.
+constexpr std::array<uint8_t, 8> kGoawayPing{'g', 'o', 'a', 'w', 'a', 'y', '?', '!'};
+}  // namespace
+
 // nghttp2's C callbacks: each finds its tunnel and does one thing. None may throw, delete a stream or call the session again.
 struct TunnelCallbacks {
   static Tunnel& self(void* user_data) { return *static_cast<Tunnel*>(user_data); }
@@ -113,13 +118,19 @@ struct TunnelCallbacks {
         }
         break;
       case NGHTTP2_PING:
-        if ((frame->hd.flags & NGHTTP2_FLAG_ACK) != 0) tunnel.ping_outstanding_ = false;
+        if ((frame->hd.flags & NGHTTP2_FLAG_ACK) != 0) {
+          tunnel.ping_outstanding_ = false;
+          if (std::ranges::equal(frame->ping.opaque_data, kGoawayPing)) {
+            tunnel.goaway_unheard_ = false;
+            tunnel.io_.loop.defer(tunnel);
+          }
+        }
         break;
       case NGHTTP2_GOAWAY:
         tunnel.draining_ = true;
         tunnel.streams_changed_ = true;
         if (tunnel.role_ == Tunnel::Role::kClient && !tunnel.goaway_timer_.armed()) {
-          tunnel.goaway_timer_.start_after(tunnel.config_.answer_after_goaway, [&tunnel] { tunnel.give_up_unanswered(); });
+          tunnel.goaway_timer_.start_after(tunnel.config_.goaway_grace, [&tunnel] { tunnel.give_up_unanswered(); });
         }
         break;
       default:
@@ -387,7 +398,12 @@ void Tunnel::drain() {
   if (closed_ || std::exchange(draining_, true)) return;
   if (role_ == Role::kServer) {
     nghttp2_submit_shutdown_notice(session_);
-    io_.loop.defer(*this);
+    nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kGoawayPing.data());
+    goaway_unheard_ = true;
+    goaway_timer_.start_after(config_.goaway_grace, [this] {
+      goaway_unheard_ = false;
+      io_.loop.defer(*this);
+    });
   }
   streams_changed_ = true;
   io_.loop.defer(*this);
@@ -459,7 +475,7 @@ void Tunnel::on_turn_end() noexcept {
     owner_.on_tunnel_closed(*this, *closed_);
     return;
   }
-  if (draining_ && stream_count_ == 0 && !out_blocked_) {
+  if (draining_ && !goaway_unheard_ && stream_count_ == 0 && !out_blocked_) {
     // RFC 9113 §6.8: nothing is in flight any more, so the connection may go.
     close(Reason::kOk);
     return;

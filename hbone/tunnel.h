@@ -37,9 +37,10 @@ struct TunnelConfig {
   uint32_t max_header_bytes_client = 16384;  // response header list accepted
   std::chrono::milliseconds ping_interval{10'000};
   std::chrono::milliseconds ping_timeout{20'000};
-  // How long a peer that has said GOAWAY may take to answer what it was asked before. The real ztunnel never answers a CONNECT
-  // that crosses its GOAWAY, and keeps the connection open until its drain ends.
-  std::chrono::milliseconds answer_after_goaway{1'000};
+  // After a GOAWAY, for what was on its way when it was sent. Client: how long the peer may take to answer what it was asked
+  // before; the real ztunnel never answers a CONNECT that crosses its GOAWAY, and keeps the connection open until its drain
+  // ends. Server: how long a peer may take to acknowledge that it has read ours.
+  std::chrono::milliseconds goaway_grace{1'000};
 };
 
 // Who owns a tunnel: the pool (client) or the server. Called at the end of a turn, never from inside the tunnel's methods.
@@ -79,7 +80,8 @@ class Tunnel final : private Watcher, private Deferred {
   // Client role: sends CONNECT. Fails when no stream may be opened (GOAWAY, closing, stream limit).
   Result<Stream*> open(const Headers& headers, StreamHandler& handler);
 
-  // No new streams; those there are go on; closes when the last ends. Server: GOAWAY in two steps (RFC 9113 §6.8).
+  // No new streams; those there are go on; closes when the last ends. Server: GOAWAY in two steps (RFC 9113 §6.8), the second
+  // when the peer has acknowledged a PING after the first: requests that were on their way until then are served.
   void drain();
   // Closes now: GOAWAY(code), close_notify, streams are told `reason`.
   void close(Reason reason, H2Error code = H2Error::kNoError);
@@ -194,6 +196,7 @@ class Tunnel final : private Watcher, private Deferred {
   std::string session_error_;  // what nghttp2 found wrong with the peer
   std::optional<Error> closed_;
   bool draining_ = false;
+  bool goaway_unheard_ = false;  // server: the peer may not have read our first GOAWAY yet
   bool owner_told_ = false;
   bool streams_changed_ = false;
   bool in_session_ = false;  // inside an nghttp2 call

@@ -13,6 +13,7 @@ log::Scope kLog("proxy");
 // Per turn: a burst of new connections must not hold up those that are there.
 constexpr int kAcceptsPerTurn = 64;
 constexpr std::chrono::milliseconds kExhaustedWait{100};
+constexpr int kMostWaiting = 8192;  // more than a socket's queue holds
 }  // namespace
 
 Acceptor::Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors)
@@ -29,10 +30,19 @@ Result<> Acceptor::start() {
   return {};
 }
 
-void Acceptor::on_ready(uint32_t) noexcept { accept_some(); }
-void Acceptor::on_turn_end() noexcept { accept_some(); }
+void Acceptor::on_ready(uint32_t) noexcept {
+  if (accept_some()) loop_.defer(*this);
+}
+void Acceptor::on_turn_end() noexcept {
+  if (accept_some()) loop_.defer(*this);
+}
 
-void Acceptor::accept_some() {
+void Acceptor::accept_waiting() {
+  for (int i = 0; i < kMostWaiting / kAcceptsPerTurn && accept_some(); ++i) {
+  }
+}
+
+bool Acceptor::accept_some() {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
     sockaddr_storage storage{};
     socklen_t length = sizeof storage;
@@ -43,7 +53,7 @@ void Acceptor::accept_some() {
     }
     switch (errno) {
       case EAGAIN:
-        return;
+        return false;
       case EINTR:
       case ECONNABORTED:
       case EPROTO:
@@ -51,11 +61,11 @@ void Acceptor::accept_some() {
       default:
         errors_.add();
         ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(errno)));
-        retry_.start_after(kExhaustedWait, [this] { accept_some(); });
-        return;
+        retry_.start_after(kExhaustedWait, [this] { on_ready(EPOLLIN); });
+        return false;
     }
   }
-  loop_.defer(*this);
+  return true;
 }
 
 }  // namespace zt::ztunnel

@@ -21,12 +21,15 @@ class Acceptor final : private Watcher, private Deferred {
   Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors);
   ~Acceptor();
   Result<> start();
+  // Those that wait in the socket's queue at this moment: closing the socket would reset them.
+  void accept_waiting();
   [[nodiscard]] bool transparent() const { return listener_.transparent; }
 
  private:
   void on_ready(uint32_t events) noexcept override;
   void on_turn_end() noexcept override;
-  void accept_some();
+  // False when there are none left, or none can be accepted now.
+  bool accept_some();
 
   EventLoop& loop_;
   ListenSocket listener_;

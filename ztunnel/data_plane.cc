@@ -12,6 +12,10 @@ namespace {
 log::Scope kLog("inpod");
 
 constexpr std::chrono::milliseconds kDrainPoll{50};
+// Without connections: how long a drain waits for handshakes and for peers that have not acknowledged our GOAWAY. A little more
+// than hbone::TunnelConfig::goaway_grace.
+constexpr std::chrono::milliseconds kSettleLimit{1'250};
+constexpr std::chrono::milliseconds kSettlePoll{5};
 // A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up.
 constexpr uint32_t kImbalance = 4;
 
@@ -160,22 +164,51 @@ uint64_t DataPlane::connections() const {
 void DataPlane::shutdown(Clock::duration deadline, std::function<void()> done) {
   shutdown_done_ = std::move(done);
   drain_all();
-  wait_for_end(Clock::now() + deadline);
+  wait_for_end(Clock::now() + deadline, std::nullopt);
 }
 
-void DataPlane::wait_for_end(Clock::time_point deadline) {
-  const auto left = connections();
-  if (left > 0 && Clock::now() < deadline) {
-    shutdown_timer_.start_after(kDrainPoll, [this, deadline] { wait_for_end(deadline); });
-    return;
+// Asks all workers what is left, after what was posted to them before.
+void DataPlane::count_left(std::function<void(Left)> done) {
+  struct Count {
+    std::atomic<size_t> connections = 0, unfinished = 0, missing = 0;
+  };
+  auto count = std::make_shared<Count>();
+  count->missing = workers_.size();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, count, done] {
+      for (const auto& [uid, pod] : worker_pods_[i]->pods) {
+        count->connections += pod->connection_count();
+        count->unfinished += pod->unfinished();
+      }
+      if (count->missing.fetch_sub(1) == 1) control_.post([count, done] { done({count->connections, count->unfinished}); });
+    });
   }
-  if (left > 0) {
-    ZT_LOG(kLog, kWarn, "connection failed to drain within the timeout", Field::count("connections", static_cast<int64_t>(left)));
-    for (size_t i = 0; i < workers_.size(); ++i) {
-      workers_[i]->post([this, i] {
-        for (auto& [uid, pod] : worker_pods_[i]->pods) pod->kill_all(Reason::kDrained, "connection closed due to connection drain");
-      });
+}
+
+void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by) {
+  count_left([this, deadline, settled_by](Left left) mutable {
+    const auto now = Clock::now();
+    if (left.connections > 0 && now < deadline) {
+      shutdown_timer_.start_after(kDrainPoll, [this, deadline] { wait_for_end(deadline, std::nullopt); });
+    } else if (left.connections > 0) {
+      ZT_LOG(kLog, kWarn, "connection failed to drain within the timeout", Field::count("connections", static_cast<int64_t>(left.connections)));
+      cut_and_end();
+    } else if (!settled_by) {
+      // Once more: a connection may have been on its way from one worker to another.
+      wait_for_end(deadline, std::min(deadline, now + kSettleLimit));
+    } else if (left.unfinished > 0 && now < *settled_by) {
+      shutdown_timer_.start_after(kSettlePoll, [this, deadline, settled_by] { wait_for_end(deadline, settled_by); });
+    } else {
+      cut_and_end();
     }
+  });
+}
+
+void DataPlane::cut_and_end() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i] {
+      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->kill_all(Reason::kDrained, "connection closed due to connection drain");
+    });
   }
   // Each worker has run what was posted before, and one more turn for the ends of connections.
   auto remaining = std::make_shared<std::atomic<size_t>>(workers_.size());

@@ -52,7 +52,8 @@ class DataPlane final : public redirection::PodManager {
   void stop(const std::string& uid) override;
   void drain_all() override;
 
-  // Stops accepting, tells peers, waits for the connections to end; what is left at the deadline is cut. `done` on this thread.
+  // Stops accepting, tells peers, waits for the connections to end, and for those that were on their way when the peers had not
+  // heard of it; what is left at the deadline is cut. `done` on this thread.
   void shutdown(Clock::duration deadline, std::function<void()> done);
 
   // The connections of all pods, for the admin dump; `done` on this thread.
@@ -75,7 +76,14 @@ class DataPlane final : public redirection::PodManager {
 
   [[nodiscard]] Result<BoundPod> bind(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
                                       bool tunnel_only = false) const;
-  void wait_for_end(Clock::time_point deadline);
+  struct Left {
+    size_t connections = 0;
+    size_t unfinished = 0;  // PodWorker::unfinished()
+  };
+  void count_left(std::function<void(Left)> done);
+  // `settled_by`: once no connection is left, until when to wait for what may become one.
+  void wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by);
+  void cut_and_end();
 
   EventLoop& control_;
   const WorkerSettings& settings_;

@@ -141,6 +141,7 @@ Relay::Done PodWorker::when_done(Connection& connection) {
 
 void PodWorker::drain() {
   draining_ = true;
+  for (auto& acceptor : acceptors_) acceptor->accept_waiting();
   acceptors_.clear();
   for (auto& tunnel : inbound_tunnels_) tunnel->tunnel_->drain();
 }

@@ -55,6 +55,8 @@ class PodWorker {
   void close_revoked();
 
   [[nodiscard]] size_t connection_count() const { return count_; }
+  // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left.
+  [[nodiscard]] size_t unfinished() const { return tasks_.size() + inbound_tunnels_.size(); }
   [[nodiscard]] PodConnections connections() const;
 
  private:

@@ -20,7 +20,7 @@ std::string frame(uint8_t type, uint8_t flags, uint32_t stream, std::string_view
   out += payload;
   return out;
 }
-constexpr uint8_t kData = 0, kHeaders = 1, kRst = 3, kSettings = 4, kPing = 6, kWindowUpdate = 8, kContinuation = 9;
+constexpr uint8_t kData = 0, kHeaders = 1, kRst = 3, kSettings = 4, kPing = 6, kGoaway = 7, kWindowUpdate = 8, kContinuation = 9;
 constexpr std::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 // HPACK literals without indexing, names in full.
@@ -105,6 +105,17 @@ struct Hostile {
           return until();
         },
         10s);
+  }
+  // The payload of the last frame of a type; empty if none came.
+  std::string last(uint8_t type) const {
+    std::string found;
+    for (size_t at = 0; at + 9 <= received.size();) {
+      const auto byte = [&](size_t i) { return static_cast<size_t>(static_cast<uint8_t>(received[at + i])); };
+      const size_t size = byte(0) << 16 | byte(1) << 8 | byte(2);
+      if (byte(3) == type) found = received.substr(at + 9, size);
+      at += 9 + size;
+    }
+    return found;
   }
   // Frames of a type in what came, with the payload's size within bounds.
   size_t count(uint8_t type) const {
@@ -294,4 +305,39 @@ TEST_CASE("a peer that trickles bytes is served like any other") {
   }
   REQUIRE(peer.run([&] { return peer.server.users.size() == 1 && peer.server.users[0]->ended; }));
   CHECK(peer.server.users[0]->received == "trickle");
+}
+
+TEST_CASE("a request that crosses our GOAWAY is served, and the tunnel ends when the peer has heard it") {
+  Hostile peer;
+  peer.hello();
+  REQUIRE(peer.run([&] { return peer.count(kSettings) >= 1; }));
+  peer.server.tunnel->drain();
+  REQUIRE(peer.run([&] { return peer.count(kGoaway) == 1 && peer.count(kPing) == 1; }));
+  CHECK(peer.last(kGoaway).substr(0, 4) == "\x7f\xff\xff\xff");
+  // Sent before the GOAWAY was read.
+  peer.write(frame(kHeaders, 4, 1, connect_block()));
+  REQUIRE(peer.run([&] { return peer.server.users.size() == 1; }));
+  peer.write(frame(kPing, 1, 0, peer.last(kPing)));
+  REQUIRE(peer.run([&] { return peer.count(kHeaders) == 1; }));
+  CHECK_FALSE(peer.server.closed);
+  peer.write(frame(kRst, 0, 1, std::string("\0\0\0\x08", 4)));
+  REQUIRE(peer.run([&] { return peer.ended && peer.server.closed; }));
+  CHECK(peer.last(kGoaway).substr(0, 4) == std::string("\0\0\0\x01", 4));
+  CHECK(peer.server.closed->reason == Reason::kOk);
+}
+
+TEST_CASE("an idle tunnel that drains waits for its peer to have heard it, for a limited time") {
+  Hostile peer;
+  const bool acknowledges = GENERATE(true, false);
+  peer.config.goaway_grace = acknowledges ? 60s : 50ms;
+  peer.hello();
+  REQUIRE(peer.run([&] { return peer.count(kSettings) >= 1; }));
+  peer.server.tunnel->drain();
+  REQUIRE(peer.run([&] { return peer.count(kPing) == 1; }));
+  if (acknowledges) {
+    CHECK_FALSE(peer.server.closed);
+    peer.write(frame(kPing, 1, 0, peer.last(kPing)));
+  }
+  REQUIRE(peer.run([&] { return peer.ended && peer.server.closed; }));
+  CHECK(peer.server.closed->reason == Reason::kOk);
 }

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from harness.hbone_server import CONNECT_ERROR, HboneServer
+from harness.hbone_frames import CONNECT_ERROR, HboneServer
 from harness.mesh import Mesh
 from harness.process import eventually
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from harness import apps
+from harness import apps, hbone, hbone_frames
 from harness.process import eventually
 
 
@@ -22,6 +22,18 @@ def live(pod, address):
     sock.sendall(b"x")
     assert apps.read_exactly(sock, 1) == b"x"
     return sock
+
+
+def accepted(netns, port):
+    """Somebody has taken a connection to this port out of the listener's queue: it has an inode."""
+    with netns.entered():
+        for table in ("tcp", "tcp6"):
+            with open(f"/proc/thread-self/net/{table}") as file:
+                for line in list(file)[1:]:
+                    fields = line.split()
+                    if int(fields[1].rsplit(":", 1)[1], 16) == port and fields[3] == "01" and fields[9] != "0":
+                        return True
+    return False
 
 
 def test_not_ready_before_the_agent_has_told_of_its_pods(shop):
@@ -78,6 +90,35 @@ def test_a_drain_has_a_deadline_and_cuts_what_is_left_with_a_reset(shop, which):
     assert node.ztunnel.wait_exit() == 0
     assert 0.8 < time.monotonic() - began < 4
     assert "connection closed due to connection drain" in node.ztunnel.text()
+
+
+def test_what_is_on_its_way_when_a_drain_begins_is_served(shop):
+    """A connection in the middle of its handshake, as at a peer that is a long way off, and the request that follows."""
+    shop.start()
+    node, peer = shop.nodes[1], shop.nodes[0].pod("peer", captured=False)
+    arriving = peer.connect(shop.web.ip, 15008)
+    eventually(lambda: accepted(shop.web.netns, 15008), "the connection to be accepted")
+    node.ztunnel.signal(signal.SIGTERM)
+    shop.web.wait_released()
+    context = hbone.tls_context(shop.ca_folder, *hbone.certificate(shop.folder, shop.ca_folder, shop.client.identity))
+    tunnel = context.wrap_socket(arriving)
+    tunnel.sendall(hbone_frames.PREFACE + hbone_frames.frame(hbone_frames.SETTINGS, 0, 0) + hbone_frames.connect(1, f"{shop.web.ip}:8080"))
+    answer = hbone_frames.first_frame(tunnel, hbone_frames.HEADERS)
+    assert answer.startswith(hbone_frames.STATUS_200)
+    tunnel.close()
+    assert node.ztunnel.wait_exit() == 0
+
+
+def test_a_drain_waits_only_so_long_for_peers_that_say_nothing(shop):
+    shop.start()
+    node, peer = shop.nodes[1], shop.nodes[0].pod("peer", captured=False)
+    silent = peer.connect(shop.web.ip, 15008)
+    eventually(lambda: accepted(shop.web.netns, 15008), "the connection to be accepted")
+    began = time.monotonic()
+    node.ztunnel.signal(signal.SIGTERM)
+    assert node.ztunnel.wait_exit() == 0
+    assert time.monotonic() - began < 4
+    silent.close()
 
 
 def test_a_second_sigint_ends_the_drain(shop):

@@ -1,4 +1,4 @@
-"""An HBONE server that is not ours, for what no well-behaved peer does: TLS by Python, HTTP/2 frames by hand."""
+"""HBONE peers that are not ours, for what no well-behaved one does: TLS by Python, HTTP/2 frames by hand."""
 
 import socket
 import struct
@@ -10,11 +10,28 @@ from .hbone import certificate, tls_context
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 ACK, END_STREAM, END_HEADERS = 1, 1, 4
 REFUSED_STREAM, CONNECT_ERROR = 7, 10
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 STATUS_200 = b"\x88"  # RFC 7541: the eighth entry of the static table
 
 
 def frame(kind, flags, stream, payload=b""):
     return len(payload).to_bytes(3, "big") + struct.pack("!BBI", kind, flags, stream) + payload
+
+
+def connect(stream, authority):
+    """A CONNECT request; HPACK literals without indexing."""
+    def literal(name, value):
+        return b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+    return frame(HEADERS, END_HEADERS, stream, literal(":method", "CONNECT") + literal(":authority", authority))
+
+
+def first_frame(sock, kind):
+    """Reads frames until one of this kind has come; its payload."""
+    while True:
+        header = apps.read_exactly(sock, 9)
+        payload = apps.read_exactly(sock, int.from_bytes(header[:3], "big"))
+        if header[3] == kind:
+            return payload
 
 
 class Connection:
@@ -56,7 +73,7 @@ class HboneServer:
         sock.sendall(frame(SETTINGS, 0, 0))
         connection, reader = Connection(sock), sock.makefile("rb")
         try:
-            reader.read(24)  # the client's preface
+            reader.read(len(PREFACE))
             while header := reader.read(9):
                 size, kind, flags = int.from_bytes(header[:3], "big"), header[3], header[4]
                 stream = struct.unpack("!I", header[5:])[0] & 0x7FFFFFFF
