@@ -185,6 +185,39 @@ TEST_CASE("A message above the limit is refused before it is looked at") {
   CHECK(response.error().text == "the control plane's message is larger than 209715200 bytes");
 }
 
+TEST_CASE("A message of more entries than any mesh has is refused before they take their memory") {
+  const auto entry = GENERATE(as<std::string>{}, "a resource", "a removal", "an alias");
+  discovery::DeltaDiscoveryResponse one;
+  if (entry == "a resource") one.add_resources();
+  if (entry == "a removal") one.add_removed_resources();
+  std::string message;
+  if (entry == "an alias") {
+    auto& resource = *one.add_resources();
+    for (int i = 0; i < 1000; ++i) resource.add_aliases();
+  }
+  const std::string bytes = one.SerializeAsString();
+  for (size_t entries = 0; entries <= kMaxResponseEntries; entries += entry == "an alias" ? 1001 : 1)
+    message += bytes;
+  one.Clear();
+  one.set_type_url(std::string(kAddressTypeUrl));
+  const auto response = decode_response(message + one.SerializeAsString());
+  REQUIRE_FALSE(response);
+  CHECK(response.error().text == "the control plane's message has more than 4000000 entries");
+}
+
+TEST_CASE("A resource that is too long is refused by its place and harms no other") {
+  Fixture f;
+  discovery::DeltaDiscoveryResponse message;
+  message.set_type_url(std::string(kAddressTypeUrl));
+  message.add_resources()->set_name(std::string(kMaxResourceBytes, 'x'));
+  auto& good = *message.add_resources();
+  good.set_name("a");
+  good.mutable_resource()->set_value(pod("a").SerializeAsString());
+  CHECK(f.session.handle(must(decode_response(message.SerializeAsString()))).error ==
+        "(resource 1 of the message): is larger than 16777216 bytes");
+  CHECK(f.store.snapshot()->workload_count() == 1);
+}
+
 TEST_CASE("An Any of another type is decoded as what the response is about, as the peer does") {
   Fixture f;
   discovery::DeltaDiscoveryResponse message;

@@ -101,8 +101,13 @@ class Decoder {
   }
 
  private:
-  static std::unexpected<Error> broken(std::string_view why) {
-    return fail(Reason::kInvalidInput, fmt::format("the control plane's message {}", why));
+  [[nodiscard]] std::unexpected<Error> broken(std::string_view why) const {
+    const std::string beyond = fmt::format("has more than {} entries", kMaxResponseEntries);
+    return fail(Reason::kInvalidInput,
+                fmt::format("the control plane's message {}", too_many() ? beyond : why));
+  }
+  [[nodiscard]] bool too_many() const {
+    return out_.resources + removed_.size() + out_.aliases.size() > kMaxResponseEntries;
   }
 
   template <class Visit>
@@ -122,9 +127,10 @@ class Decoder {
       case tag(Message::kNonceFieldNumber):
         return WireFormatLite::ReadString(&input, &out_.nonce);
       case tag(Message::kRemovedResourcesFieldNumber):
-        return WireFormatLite::ReadString(&input, &removed_.emplace_back());
+        return WireFormatLite::ReadString(&input, &removed_.emplace_back()) && !too_many();
       case tag(Message::kResourcesFieldNumber):
         ++out_.resources;
+        if (too_many()) return false;
         [[fallthrough]];
       default:
         return WireFormatLite::SkipField(&input, field);
@@ -136,11 +142,16 @@ class Decoder {
     if (index_ == 0) start();
     if (!WireFormatLite::ReadBytes(&input, &bytes_)) return false;
     ++index_;
-    if (!entry_.ParseFromString(bytes_)) {
-      undecodable_.push_back({fmt::format("(resource {} of the message)", index_), kUndecodable.data()});
+    if (bytes_.size() > kMaxResourceBytes) {
+      out_.rejected.push_back({place(), fmt::format("is larger than {} bytes", kMaxResourceBytes)});
       return true;
     }
-    for (const std::string& alias : entry_.aliases()) out_.aliases.push_back(alias);
+    if (!entry_.ParseFromString(bytes_)) {
+      undecodable_.push_back({place(), kUndecodable.data()});
+      return true;
+    }
+    out_.aliases.insert(out_.aliases.end(), entry_.aliases().begin(), entry_.aliases().end());
+    if (too_many()) return false;
     if (!entry_.has_resource()) {
       out_.rejected.push_back({entry_.name(), "missing resource"});
       return true;
@@ -159,6 +170,9 @@ class Decoder {
     out_.accepted.push_back({name_of_entry(), Str(entry_.version())});
     return true;
   }
+
+  // For one whose name cannot be read.
+  [[nodiscard]] std::string place() const { return fmt::format("(resource {} of the message)", index_); }
 
   void start() {
     out_.accepted.reserve(out_.resources);
