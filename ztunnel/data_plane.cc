@@ -155,12 +155,6 @@ void DataPlane::drain_all() {
   }
 }
 
-uint64_t DataPlane::connections() const {
-  uint64_t total = 0;
-  for (const auto& worker : workers_) total += worker->connections.load(std::memory_order_relaxed);
-  return total;
-}
-
 void DataPlane::shutdown(Clock::duration deadline, std::function<void()> done) {
   shutdown_done_ = std::move(done);
   drain_all();

@@ -62,7 +62,6 @@ class DataPlane final : public redirection::PodManager {
   [[nodiscard]] size_t pod_count() const { return pods_.size(); }
   [[nodiscard]] uint64_t pods_started() const { return started_; }
   [[nodiscard]] uint64_t pods_stopped() const { return stopped_; }
-  [[nodiscard]] uint64_t connections() const;
   [[nodiscard]] const std::vector<std::unique_ptr<Worker>>& workers() const { return workers_; }
 
  private:

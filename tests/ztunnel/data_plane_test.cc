@@ -350,5 +350,5 @@ TEST_CASE("shutting down waits for connections until the deadline, then cuts the
   done.wait(false);
   char byte;
   CHECK(recv(stays.get(), &byte, 1, 0) <= 0);
-  CHECK(mesh.client->data_plane->connections() == 0);
+  for (const auto& worker : mesh.client->data_plane->workers()) CHECK(worker->connections == 0);
 }
