@@ -62,9 +62,13 @@ TEST_CASE("root: with the real agent's options the kernel holds the real agent's
   ZT_NEEDS_ROOT("loading rules into a namespace");
   Fixture pod;
   pod.enroll({.dns = true, .cut_established = true});
+  // nft 1.1 has a name for this priority in output chains too.
+  const auto named = [](const std::string& rules) {
+    return std::regex_replace(rules, std::regex("priority -100;"), "priority dstnat;");
+  };
   const auto golden = read_file(ZT_GOLDEN_DIR "/redirection/pod-native-nft.nft.txt");
   const std::regex counters("counter packets [0-9]+ bytes [0-9]+");
-  CHECK(sh(*pod.pod, "nft -s list ruleset") == std::regex_replace(golden, counters, "counter"));
+  CHECK(named(sh(*pod.pod, "nft -s list ruleset")) == named(std::regex_replace(golden, counters, "counter")));
 
   std::string routes;
   for (const char* command :
