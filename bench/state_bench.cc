@@ -1,6 +1,7 @@
 // ./dev bench state: what the state of a large mesh costs, by its size: memory per workload, time to apply
-// it, how long a worker waits meanwhile (and beside it: with nothing to apply), time to publish one change to
-// it, and time of the lookups that a connection makes. Times to make and apply are processor time of the
+// it, how long a worker waits meanwhile (and beside it: with nothing to apply, and with the control thread
+// computing something else for as long), time to publish one change to it, and time of the lookups that a
+// connection makes. Times to make and apply are processor time of the
 // control thread; delays are what a clock shows, so whatever else runs on the machine is in both columns.
 #include <fmt/format.h>
 #include <malloc.h>
@@ -43,7 +44,7 @@ size_t resident_bytes() {
 struct Row {
   size_t workloads = 0, services = 0, pushes = 0;
   double megabytes = 0, bytes_per_workload = 0, make_s = 0, apply_s = 0;
-  ProbedWorker::Delays idle, push;
+  ProbedWorker::Delays idle, busy, push;
   double change_us = 0, change_p99_us = 0, lookup_ns = 0;
 };
 
@@ -64,6 +65,7 @@ class Measurement {
       std::this_thread::sleep_for(kLongEnough);
       row.idle = worker.delays();
       const size_t before = resident_bytes();
+      const auto pushing = std::chrono::steady_clock::now();
       first_push(store);
       row.make_s = Seconds(making_).count();
       row.apply_s = Seconds(applying_).count();
@@ -72,6 +74,9 @@ class Measurement {
       row.bytes_per_workload = resident / static_cast<double>(mesh_.workloads);
       for (uint32_t revision = 1; applying_ < kLongEnough; ++revision) push_workloads(store, revision);
       row.push = worker.delays();
+      // As many samples with that thread busy and nothing pushed: what is left is the machine's.
+      compute_until(std::chrono::steady_clock::now() + (std::chrono::steady_clock::now() - pushing));
+      row.busy = worker.delays();
     }
     change_one_by_one(store, row);
     look_up(*store.snapshot(), row);
@@ -79,6 +84,12 @@ class Measurement {
   }
 
  private:
+  static void compute_until(std::chrono::steady_clock::time_point end) {
+    static volatile uint64_t sink = 1;
+    while (std::chrono::steady_clock::now() < end)
+      for (int i = 0; i < 10'000; ++i) sink = sink * 6364136223846793005u + 1442695040888963407u;
+  }
+
   void apply(Store& store, Batch batch) {
     const auto at = Clock::now();
     if (!store.apply(std::move(batch)).empty()) std::abort();
@@ -144,11 +155,12 @@ class Measurement {
 
 void print(const Row& row) {
   fmt::print(
-      "{:>9} {:>8} {:>6} {:>7.0f} {:>9.0f} {:>7.3f} {:>8.3f} {:>7.0f} {:>7.0f} {:>8.0f} {:>8.0f} {:>9.0f} "
+      "{:>9} {:>8} {:>6} {:>7.0f} {:>9.0f} {:>7.3f} {:>8.3f} {:>7.0f} {:>7.0f} {:>7.0f} {:>7.0f} {:>8.0f} "
+      "{:>8.0f} {:>9.0f} "
       "{:>8.0f} {:>9.0f}\n",
       row.workloads, row.services, row.pushes, row.megabytes, row.bytes_per_workload, row.make_s, row.apply_s,
-      row.idle.p99, row.idle.max, row.push.p99, row.push.max, row.change_us, row.change_p99_us,
-      row.lookup_ns);
+      row.idle.p99, row.idle.max, row.busy.p99, row.busy.max, row.push.p99, row.push.max, row.change_us,
+      row.change_p99_us, row.lookup_ns);
   std::fflush(stdout);
 }
 
@@ -160,11 +172,13 @@ std::string json(const std::vector<Row>& rows) {
         "\"bytes_per_workload\": {:.1f}, "
         "\"make_s\": {:.4f}, \"apply_s\": {:.4f}, \"idle_delay_us\": {{\"p50\": {:.1f}, \"p99\": {:.1f}, "
         "\"max\": {:.1f}}}, "
+        "\"busy_delay_us\": {{\"p50\": {:.1f}, \"p99\": {:.1f}, \"max\": {:.1f}}}, "
         "\"push_delay_us\": {{\"p50\": {:.1f}, \"p99\": {:.1f}, \"max\": {:.1f}}}, \"change_us\": {:.1f}, "
         "\"change_p99_us\": {:.1f}, \"lookup_ns\": {:.1f}}}",
         text.size() > 1 ? "," : "", row.workloads, row.services, row.pushes, row.megabytes,
         row.bytes_per_workload, row.make_s, row.apply_s, row.idle.p50, row.idle.p99, row.idle.max,
-        row.push.p50, row.push.p99, row.push.max, row.change_us, row.change_p99_us, row.lookup_ns);
+        row.busy.p50, row.busy.p99, row.busy.max, row.push.p50, row.push.p99, row.push.max, row.change_us,
+        row.change_p99_us, row.lookup_ns);
   return text + "\n]\n";
 }
 
@@ -202,10 +216,12 @@ int main(int argc, char** argv) {
   }
   if (sizes.empty()) sizes = {1'000, 10'000, 100'000, 1'000'000};
 
-  fmt::print("{:>51} {:>15} {:>18} {:>18}\n", "", "delay idle us", "delay in push us", "one change us");
-  fmt::print("{:>9} {:>8} {:>6} {:>7} {:>9} {:>7} {:>8} {:>7} {:>7} {:>8} {:>8} {:>9} {:>8} {:>9}\n",
-             "workloads", "services", "pushes", "MB", "B/workld", "make s", "apply s", "p99", "max", "p99",
-             "max", "median", "p99", "lookup ns");
+  fmt::print("{:>51} {:>15} {:>15} {:>18} {:>18}\n", "", "delay idle us", "delay busy us", "delay in push us",
+             "one change us");
+  fmt::print(
+      "{:>9} {:>8} {:>6} {:>7} {:>9} {:>7} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>8} {:>9} {:>8} {:>9}\n",
+      "workloads", "services", "pushes", "MB", "B/workld", "make s", "apply s", "p99", "max", "p99", "max",
+      "p99", "max", "median", "p99", "lookup ns");
   std::vector<Row> rows;
   const auto measure = [&](size_t workloads, size_t pushes) {
     rows.push_back(Measurement(workloads, pushes).run());
