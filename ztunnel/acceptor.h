@@ -21,6 +21,8 @@ class Acceptor final : private Watcher, private Deferred {
   Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors);
   ~Acceptor();
   Result<> start();
+  // Another proxy's listener on the same port, if there is one, gets the new connections from now on.
+  void step_back() { steer_to_second(listener_.fd.get()); }
   // Those that wait in the socket's queue at this moment: closing the socket would reset them.
   void accept_waiting();
   [[nodiscard]] bool transparent() const { return listener_.transparent; }

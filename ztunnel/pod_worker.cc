@@ -12,6 +12,8 @@ log::Scope kLog("proxy");
 constexpr std::chrono::seconds kLocalWorkloadWait{5};
 // How far the byte metrics of a long connection lag behind.
 constexpr std::chrono::seconds kCountInterval{5};
+// How long a drain keeps its listeners: a round trip over a long distance.
+constexpr std::chrono::milliseconds kListenerLinger{250};
 
 std::string_view listener_name(ListenerKind kind) {
   switch (kind) {
@@ -35,6 +37,7 @@ PodWorker::PodWorker(Worker& worker, std::string uid, PodName workload, SocketOp
       number_(std::ref(round_robin_)),
       policy_generation_(worker.snapshot()->policy_generation()),
       count_timer_(worker.loop()),
+      linger_timer_(worker.loop()),
       pool_(worker.loop(), worker.settings().pool,
             [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); }),
       tasks_(worker.loop()) {
@@ -141,8 +144,12 @@ Relay::Done PodWorker::when_done(Connection& connection) {
 
 void PodWorker::drain() {
   draining_ = true;
-  for (auto& acceptor : acceptors_) acceptor->accept_waiting();
-  acceptors_.clear();
+  for (auto& acceptor : acceptors_) acceptor->step_back();
+  // Connections in the middle of their handshake belong to our listeners already.
+  linger_timer_.start_after(kListenerLinger, [this] {
+    for (auto& acceptor : acceptors_) acceptor->accept_waiting();
+    acceptors_.clear();
+  });
   for (auto& tunnel : inbound_tunnels_) tunnel->tunnel_->drain();
 }
 

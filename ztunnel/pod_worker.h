@@ -46,7 +46,8 @@ class PodWorker {
   // Takes a connection for life. `transparent`: its listener may preserve source addresses.
   void accept(ListenerKind kind, UniqueFd fd, SocketAddress client, bool transparent);
 
-  // Stops accepting; peers are told to open no more streams; what is there goes on.
+  // Leaves new connections to another proxy on the same ports, and stops accepting a moment later; peers are told to open no
+  // more streams; what is there goes on.
   void drain();
   // Ends everything that is there: applications and peers see resets.
   void kill_all(Reason reason, const std::string& text);
@@ -55,8 +56,9 @@ class PodWorker {
   void close_revoked();
 
   [[nodiscard]] size_t connection_count() const { return count_; }
-  // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left.
-  [[nodiscard]] size_t unfinished() const { return tasks_.size() + inbound_tunnels_.size(); }
+  // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left,
+  // listeners that are still open.
+  [[nodiscard]] size_t unfinished() const { return tasks_.size() + inbound_tunnels_.size() + acceptors_.size(); }
   [[nodiscard]] PodConnections connections() const;
 
  private:
@@ -109,6 +111,7 @@ class PodWorker {
   uint64_t policy_generation_ = 0;
   bool draining_ = false;
   Timer count_timer_;
+  Timer linger_timer_;
 
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
   Connection* first_ = nullptr;  // new ones come in front: they were judged by the snapshot of their time

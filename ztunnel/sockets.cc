@@ -2,6 +2,7 @@
 
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -122,6 +123,15 @@ Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddres
   }
   if (::listen(fd, kListenBacklog) != 0) return fail(Reason::kIo, bind_failure(address, errno));
   return listener;
+}
+
+void steer_to_second(int fd) {
+  // An index beyond the group's end lets the kernel choose as without a program.
+  sock_filter second[] = {BPF_STMT(BPF_RET | BPF_K, 1)};
+  const sock_fprog program{.len = 1, .filter = second};
+  if (::setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program) != 0) {
+    ZT_LOG(kLog, kDebug, "new connections cannot be steered to another proxy", Field::string("error", errno_text(errno)));
+  }
 }
 
 Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options, ConnectTarget target, Clock::duration limit) {

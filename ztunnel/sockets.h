@@ -44,6 +44,11 @@ struct ListenSocket {
 // the node and inherit its congestion control and buffer limits; they inherit NODELAY and keepalive in any case. The text names address and cause.
 Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddress& address, Transparency transparency, bool local_leg);
 
+// Of the listeners that share this one's port (SO_REUSEPORT), the second gets all new connections from now on: during an upgrade
+// the first is the proxy that leaves. Closing a listener resets what is in its queue and in the middle of a TCP handshake, so
+// it has to be out of use before. Without a second listener nothing changes.
+void steer_to_second(int fd);
+
 // What to say when a listener cannot be had: the address, the error, and what to do about the usual ones.
 [[nodiscard]] std::string bind_failure(const SocketAddress& address, int error);
 
