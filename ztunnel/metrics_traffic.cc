@@ -303,6 +303,8 @@ void TrafficMetrics::evict_idle(Clock::time_point now) {
            std::ranges::none_of(workloads_of(text), [&](const auto& name) { return gone.contains(name); });
   };
   bool any = false;
+  // Kept to the end: their texts hold the names that `gone` compares.
+  std::vector<std::unique_ptr<SeriesTotal>> ended;
   for (auto entry = totals_.begin(); entry != totals_.end();) {
     SeriesTotal& total = *entry->second;
     if (is_idle(total, now) && !stays(entry->first)) {
@@ -316,6 +318,7 @@ void TrafficMetrics::evict_idle(Clock::time_point now) {
         return true;
       });
       if (total.series.empty() && total.retired == total.sum) {
+        ended.push_back(std::move(entry->second));
         entry = totals_.erase(entry);
         continue;
       }

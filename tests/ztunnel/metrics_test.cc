@@ -1,11 +1,13 @@
 #include "ztunnel/metrics.h"
 
+#include <array>
 #include <catch2/catch.hpp>
 #include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 #include "ztunnel/metrics_families.h"
 #include "ztunnel/metrics_registry.h"
@@ -401,6 +403,32 @@ TEST_CASE("idle series of workloads that still exist stay, and are not asked abo
   CHECK(times == 2);
   CHECK(opened_at(172s, "later-gone") == 0);
   CHECK(opened_at(172s, "here") == 1);
+}
+
+TEST_CASE(
+    "a gone workload's series that were counted on while they were being dropped go later, all of them") {
+  TrafficMetrics metrics(1, {.series = 100, .idle = 160s});
+  // Their texts, in which the workload's name is looked up, then belong to nobody but the totals.
+  const std::array<std::string, 8> destinations{"a", "b", "c", "d", "e", "f", "g", "h"};
+  const auto count_on_each = [&] {
+    for (const std::string& destination : destinations) {
+      TrafficLabels labels = simple("gone");
+      labels.destination.workload = destination;
+      metrics.cell(0).open(labels).close(Reason::kOk);
+    }
+  };
+  const auto start = Clock::now();
+  bool late = true;
+  metrics.keep_existing([&](TrafficMetrics::WorkloadNames&) {
+    if (std::exchange(late, false)) count_on_each();
+  });
+  count_on_each();
+  scrape(metrics, start);
+  scrape(metrics, start + 161s);
+  metrics.cell(0).open(simple("other")).close(Reason::kOk);  // the worker lets go of them
+  CHECK(value_of(scrape(metrics, start + 162s), "istio_tcp_connections_opened_total", "\"a\"") == 2);
+  scrape(metrics, start + 400s);
+  CHECK(scrape(metrics, start + 401s).find("\"gone\"") == std::string::npos);
 }
 
 TEST_CASE("eviction makes room under the limit, whether the workloads exist or not") {
