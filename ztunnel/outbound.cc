@@ -1,5 +1,4 @@
 // The life of a captured connection (contract §3.2), as one story.
-#include <algorithm>
 #include <set>
 
 #include "base/log.h"
@@ -9,11 +8,7 @@
 namespace zt::ztunnel {
 
 namespace {
-template <class... F>
-struct Overloaded : F... {
-  using F::operator()...;
-};
-// How often a CONNECT is sent that no peer deals with, within one limit of time: pooled tunnels may have died unnoticed.
+// How often a CONNECT is sent that no peer deals with: pooled tunnels may have died unnoticed.
 constexpr size_t kConnectAttempts = 3;
 }  // namespace
 
@@ -116,7 +111,8 @@ Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone vi
     remove(connection);
   };
 
-  const auto deadline = Clock::now() + worker_.settings().connect_answer_timeout;
+  // For the answers to all attempts together. Making a tunnel has a limit of its own.
+  Clock::duration patience = worker_.settings().connect_answer_timeout;
   for (size_t attempt = 1;; ++attempt) {
     relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
     auto stream = co_await pool_.open(key, headers, *relay);
@@ -125,7 +121,8 @@ Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone vi
       co_return;
     }
     relay->attach(**stream);
-    if (!co_await relay->answered().wait(worker_.loop(), std::max(deadline - Clock::now(), Clock::duration::zero()))) {
+    const auto asked = Clock::now();
+    if (!co_await relay->answered().wait(worker_.loop(), patience)) {
       refuse({Reason::kConnectAnswerTimeout, "h2 failed: no answer to CONNECT in time"});
       co_return;
     }
@@ -134,6 +131,7 @@ Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone vi
       refuse({Reason::kH2Failed, "h2 failed: stream closed before CONNECT was answered"});
       co_return;
     }
+    patience -= Clock::now() - asked;
     worker_.metrics().connects_resent.get({}).add();
   }
   if (auto answer = hbone::parse_answer(*relay->answer()); !answer) {

@@ -216,6 +216,22 @@ def test_a_ca_that_never_answers_costs_a_connection_its_limit_and_no_more(shop, 
         link.close()
 
 
+def test_a_late_certificate_takes_nothing_from_the_time_that_the_peer_has_to_answer(shop):
+    link = Link(shop.node.netns, 15013, control.PORT)
+    try:
+        shop.start(CA_ADDRESS=link.address, ZT_CONNECT_ANSWER_TIMEOUT="500ms")
+        assert talks(shop.client, shop.web)
+        link.hold()
+        late = enrol(shop, "late")
+        with ThreadPoolExecutor(1) as callers:
+            call = callers.submit(talks, late, shop.web)
+            time.sleep(0.8)
+            link.go()
+            assert call.result()
+    finally:
+        link.close()
+
+
 def test_a_ca_that_takes_the_connection_and_never_speaks_is_given_up_by_name_and_used_once_it_does(shop):
     link = Link(shop.node.netns, 15013, control.PORT)
     try:
