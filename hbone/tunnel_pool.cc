@@ -24,18 +24,17 @@ size_t TunnelPool::tunnels() const {
   return count;
 }
 
-// The least loaded tunnel with room. Null if there is none, or if all are saturated and one more may be dialled.
-Tunnel* TunnelPool::pick(Entry& entry) {
-  Tunnel* best = nullptr;
+// The least loaded tunnel with room. Null if there is none.
+TunnelPool::Pooled* TunnelPool::pick(Entry& entry) {
+  Pooled* best = nullptr;
   for (auto& pooled : entry.tunnels) {
-    Tunnel& tunnel = *pooled.tunnel;
+    const Tunnel& tunnel = *pooled.tunnel;
     if (tunnel.free_streams() == 0 || tunnel.streams() >= config_.max_streams_per_tunnel) continue;
-    if (best == nullptr || tunnel.streams() < best->streams()) best = &tunnel;
+    if (best == nullptr || tunnel.streams() < best->tunnel->streams()) best = &pooled;
   }
-  if (best != nullptr && best->saturated() && entry.tunnels.size() < config_.max_tunnels_per_key && !entry.attempt) {
+  if (best != nullptr && best->tunnel->saturated() && entry.tunnels.size() < config_.max_tunnels_per_key && !entry.attempt) {
     // Use it, but let the next ones have another: nobody waits for a handshake that only spreads load.
     entry.attempt = std::make_shared<Entry::Attempt>();
-    return best;
   }
   return best;
 }
@@ -46,9 +45,11 @@ Task<Result<Stream*>> TunnelPool::open(const TunnelKey& key, const Headers& head
     if (draining_) co_return fail(Reason::kDrained, "connection closed due to connection drain");
     Entry& entry = entries_[key];
     const bool dialling = entry.attempt != nullptr;
-    if (Tunnel* tunnel = pick(entry)) {
+    if (Pooled* pooled = pick(entry)) {
       if (!dialling && entry.attempt != nullptr) tasks_.spawn(dial(key, entry.attempt));
-      co_return tunnel->open(headers, handler);
+      auto stream = pooled->tunnel->open(headers, handler);
+      watch_idle(*pooled);  // not at the end of the turn: its time may be up in this one
+      co_return stream;
     }
     if (!entry.attempt) {
       entry.attempt = std::make_shared<Entry::Attempt>();

@@ -76,7 +76,7 @@ class TunnelPool final : private TunnelOwner {
   };
 
   Task<void> dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attempt);
-  [[nodiscard]] Tunnel* pick(Entry& entry);
+  [[nodiscard]] Pooled* pick(Entry& entry);
   void watch_idle(Pooled& pooled);
   Pooled* find(Tunnel& tunnel, const TunnelKey** key = nullptr);
 

@@ -147,6 +147,25 @@ TEST_CASE("an unused tunnel is released after its time, one with a stream is not
   REQUIRE(f.run([&] { return f.servers[1]->closed.has_value(); }));
 }
 
+TEST_CASE("a stream on a tunnel that was unused for a while lives as long as it likes, and the time begins anew after it") {
+  Fixture f;
+  f.pool_config.idle_release = 300ms;
+  f.make();
+  auto first = f.open(f.key(1));
+  REQUIRE(f.run([&] { return first->user.response.has_value(); }));
+  Tunnel& tunnel = first->user.stream->tunnel();
+  first->user.stream->abandon(H2Error::kCancel);
+  REQUIRE(f.run([&] { return tunnel.streams() == 0; }));
+  auto second = f.open(f.key(1));
+  REQUIRE(f.run([&] { return second->user.response.has_value(); }));
+  REQUIRE_FALSE(f.loop.run_until([&] { return second->user.closed.has_value(); }, 450ms));
+  CHECK(f.dials[1] == 1);
+  const auto unused_since = Clock::now();
+  second->user.stream->abandon(H2Error::kCancel);
+  REQUIRE(f.run([&] { return f.pool->tunnels() == 0; }));
+  CHECK(Clock::now() - unused_since >= 300ms);
+}
+
 TEST_CASE("a failed dial is told to all who waited, and the next one tries again") {
   Fixture f;
   f.hold = true;
