@@ -80,8 +80,8 @@ class Tunnel final : private Watcher, private Deferred {
   // Client role: sends CONNECT. Fails when no stream may be opened (GOAWAY, closing, stream limit).
   Result<Stream*> open(const Headers& headers, StreamHandler& handler);
 
-  // No new streams; those there are go on; closes when the last ends. Server: GOAWAY in two steps (RFC 9113 §6.8), the second
-  // when the peer has acknowledged a PING after the first: requests that were on their way until then are served.
+  // No new streams; those there are go on; closes when the last ends. Server: GOAWAY in two steps (RFC 9113 §6.8), the second as
+  // it closes, and not before the peer has acknowledged a PING after the first: requests that come until then are served.
   void drain();
   // Closes now: GOAWAY(code), close_notify, streams are told `reason`.
   void close(Reason reason, H2Error code = H2Error::kNoError);
