@@ -200,7 +200,7 @@ TEST_CASE_METHOD(ManagerFixture, "connections that keep asking cannot hammer the
 }
 
 TEST_CASE_METHOD(ManagerFixture,
-                 "a caller waits for a silent CA no longer than the limit; the fetch goes on") {
+                 "a caller waits for a silent CA no longer than the limit, and the fetch goes on") {
   const auto early = get(kA);
   scheduler.advance(4s);
   const auto late = get(kA);
