@@ -10,6 +10,7 @@ namespace zt::hbone {
 
 namespace {
 
+constexpr size_t kMaxShownBytes = 100;  // in error texts, of what the peer sent
 constexpr std::array<std::string_view, 4> kWorkloadTypes{"deployment", "cronjob", "pod", "job"};
 
 bool visible_ascii(std::string_view text) {
@@ -156,16 +157,19 @@ Result<ReceivedConnect> parse_connect(const Headers& headers) {
   }
   if (has_baggage) request.baggage = Baggage::parse(baggage);
   request.trace = trace ? std::move(*trace) : TraceParent::random();
-  if (request.method != "CONNECT") return fail(Reason::kBadMethod, "expected method CONNECT, got " + request.method);
+  if (request.method != "CONNECT") {
+    return fail(Reason::kBadMethod, "expected method CONNECT, got " + request.method.substr(0, kMaxShownBytes));
+  }
+  const auto bad = [&request] {
+    return fail(Reason::kBadAuthority, "no valid authority pseudo header: " + request.authority.substr(0, kMaxShownBytes));
+  };
+  if (request.authority.size() > kMaxAuthorityBytes) return bad();
 
   if (const auto address = SocketAddress::parse(request.authority)) {
     request.address = address;
     request.port = address->port;
     return request;
   }
-  const auto bad = [&request] {
-    return fail(Reason::kBadAuthority, "no valid authority pseudo header: " + request.authority);
-  };
   const auto colon = request.authority.rfind(':');
   if (colon == std::string::npos || colon == 0) return bad();
   request.host = request.authority.substr(0, colon);
