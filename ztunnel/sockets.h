@@ -46,7 +46,8 @@ Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddres
 
 // Of the listeners that share this one's port (SO_REUSEPORT), the second gets all new connections from now on: during an upgrade
 // the first is the proxy that leaves. Closing a listener resets what is in its queue and in the middle of a TCP handshake, so
-// it has to be out of use before. Without a second listener nothing changes.
+// it has to be out of use before. Without a second listener nothing changes. If it is the second that leaves (a roll-back), new
+// connections go to it until it closes, and those in their handshake then are reset; a socket cannot know its place.
 void steer_to_second(int fd);
 
 // What to say when a listener cannot be had: the address, the error, and what to do about the usual ones.
