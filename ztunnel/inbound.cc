@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "base/log.h"
-#include "workload_api/xds/on_demand.h"
 #include "ztunnel/pod_worker.h"
 
 namespace zt::ztunnel {
@@ -155,8 +154,7 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
     deny(workload.error());
     co_return;
   }
-  if (worker_.on_demand() && !request->address && worker_.snapshot()->service_by_hostname(request->host, workload_.ns) == nullptr)
-    co_await worker_.look_up(workload_.ns + "/" + request->host, workload_api::kLookupLimit);
+  if (worker_.on_demand() && !request->address) co_await worker_.find_service(workload_.ns, request->host);
   const auto snapshot = worker_.snapshot();
   const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
   auto target = inbound_target(*snapshot, {.workload = **workload,

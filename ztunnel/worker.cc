@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include "base/log.h"
+#include "workload_api/xds/on_demand.h"
 
 namespace zt::ztunnel {
 
@@ -12,9 +13,7 @@ log::Scope kLog("proxy");
 constexpr std::chrono::microseconds kSweepTurn{200};
 // find_source(): no policy depends on the answer (they look at the address and at what TLS proved), so it is worth the round
 // trip to a control plane that is well, once, and not a time-out (WorkerSettings::source_wait; the peer waits without limit).
-// Whoever can send from many addresses makes us ask, and each key costs the control plane a subscription: what it does not
-// know it is not asked again for a while, and only so many are asked for (kMaxAskedSources).
-constexpr std::chrono::seconds kAskSourceAgain{60};
+constexpr std::chrono::seconds kAskAgain{60};
 }  // namespace
 
 Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,
@@ -53,23 +52,32 @@ Task<void> Worker::look_up(std::string key, Clock::duration limit) {
 }
 
 Task<void> Worker::find_source(IpAddress ip) {
-  const auto known = [&] { return snapshot_->workload(settings_.network, ip) != nullptr; };
+  return ask(asked_sources_, settings_.network + "/" + ip.to_string(), settings_.source_wait,
+             [this, ip] { return snapshot_->workload(settings_.network, ip) != nullptr; });
+}
+
+Task<void> Worker::find_service(std::string ns, std::string host) {
+  std::string key = ns + "/" + host;
+  return ask(asked_services_, std::move(key), workload_api::kLookupLimit,
+             [this, ns = std::move(ns), host = std::move(host)] { return snapshot_->service_by_hostname(host, ns) != nullptr; });
+}
+
+Task<void> Worker::ask(AskedKeys& keys, std::string key, Clock::duration limit, std::function<bool()> known) {
   if (known()) co_return;
   const auto now = Clock::now();
-  const auto is_old = [now](const auto& entry) { return now - entry.second.when >= kAskSourceAgain; };
-  auto asked = asked_sources_.find(ip);
-  if (asked == asked_sources_.end() || is_old(*asked)) {
-    if (asked_sources_.size() >= kMaxAskedSources) std::erase_if(asked_sources_, is_old);
-    if (asked_sources_.size() >= kMaxAskedSources) co_return;
-    asked = asked_sources_.insert_or_assign(ip, AskedSource{now, std::make_shared<Event>()}).first;
-    lookups_(settings_.network + "/" + ip.to_string(),
-             [this, answered = asked->second.answered] { post([answered] { answered->set(); }); });
+  const auto is_old = [now](const auto& entry) { return now - entry.second.when >= kAskAgain; };
+  auto asked = keys.find(key);
+  if (asked == keys.end() || is_old(*asked)) {
+    if (keys.size() >= kMaxAsked) std::erase_if(keys, is_old);
+    if (keys.size() >= kMaxAsked) co_return;
+    asked = keys.insert_or_assign(key, Asked{now, std::make_shared<Event>()}).first;
+    lookups_(key, [this, answered = asked->second.answered] { post([answered] { answered->set(); }); });
   }
-  // Those who come from there meanwhile wait for the same answer, and no longer than the first.
+  // Those who ask for it meanwhile wait for the same answer, and no longer than the first.
   const auto [when, answered] = asked->second;
-  if (const auto left = when + settings_.source_wait - now; left > Clock::duration::zero()) co_await answered->wait(loop_, left);
+  if (const auto left = when + limit - now; left > Clock::duration::zero()) co_await answered->wait(loop_, left);
   // From here on the control plane tells us about it unasked.
-  if (known()) asked_sources_.erase(ip);
+  if (known()) keys.erase(key);
 }
 
 void Worker::take_snapshot(workload_api::SnapshotPtr snapshot) {

@@ -116,10 +116,14 @@ class Worker {
   // Only on demand: waits until the control plane has said what it knows of `key`, or `limit` has passed; what it
   // said is in snapshot() then.
   Task<void> look_up(std::string key, Clock::duration limit);
-  // Only on demand: waits for a moment until the control plane has said who has this address, if nobody knows. For the
+  // Only on demand, for what peers name. Whoever may send makes us ask, and each key costs the control plane a subscription:
+  // what it does not know it is not asked again for a minute, and only so many of each kind are asked for.
+  // find_source(): waits for a moment until the control plane has said who has this address, if nobody knows. For the
   // source of a connection that has come, which is named in metrics and logs by what snapshot() says then.
   Task<void> find_source(IpAddress ip);
-  static constexpr size_t kMaxAskedSources = 256;  // whom the control plane does not know, remembered for a minute
+  // The service of this name, if nobody knows it, as seen from namespace `ns`.
+  Task<void> find_service(std::string ns, std::string host);
+  static constexpr size_t kMaxAsked = 256;
   // What a new snapshot asks of a pod, a piece a call, so that ten thousand connections that are judged anew keep nobody
   // waiting: `anew` begins from the start; returns whether nothing is left. The snapshot of a later piece may be newer than
   // that of the first; the pod is then gone through once more.
@@ -132,10 +136,12 @@ class Worker {
   [[nodiscard]] size_t index() const { return index_; }
 
  private:
-  struct AskedSource {
+  struct Asked {
     Clock::time_point when;
     std::shared_ptr<Event> answered;
   };
+  using AskedKeys = std::unordered_map<std::string, Asked>;
+  Task<void> ask(AskedKeys& keys, std::string key, Clock::duration limit, std::function<bool()> known);
   struct SnapshotListener {
     SnapshotStep step;
     bool queued = false;  // in sweep_
@@ -152,7 +158,7 @@ class Worker {
   hbone::WorkerIo io_;
   TlsContexts tls_;
   const LookupRequest lookups_;
-  std::unordered_map<IpAddress, AskedSource> asked_sources_;
+  AskedKeys asked_sources_, asked_services_;
   workload_api::SnapshotPtr snapshot_;
   std::shared_ptr<Event> snapshot_changed_ = std::make_shared<Event>();
   std::unordered_map<void*, SnapshotListener> listeners_;

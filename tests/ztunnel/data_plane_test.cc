@@ -298,7 +298,7 @@ TEST_CASE("on demand, no answer about a source costs one short wait") {
   CHECK(mesh.server->metrics.render().find("source_workload=\"unknown\"") != std::string::npos);
 }
 
-TEST_CASE("on demand, who sends from many addresses makes us ask for a bounded number of them") {
+TEST_CASE("on demand, peers that name many addresses or services make us ask for a bounded number of them") {
   Metrics metrics{1, {}, "test"};
   WorkerSettings settings;
   settings.source_wait = 0s;
@@ -306,16 +306,19 @@ TEST_CASE("on demand, who sends from many addresses makes us ask for a bounded n
   Worker worker(0, settings, metrics, {}, [&](std::string key, const std::function<void()>&) { asked.insert(std::move(key)); });
   worker.start();
   std::atomic<bool> done{false};
+  const bool services = GENERATE(false, true);
   worker.post([&] {
     TaskScope tasks(worker.loop());
-    for (size_t i = 0; i < 2 * Worker::kMaxAskedSources; ++i) {
-      tasks.spawn(worker.find_source(*IpAddress::parse("2001:db8::" + std::to_string(i))));
+    for (size_t i = 0; i < 2 * Worker::kMaxAsked; ++i) {
+      const std::string number = std::to_string(i);
+      tasks.spawn(services ? worker.find_service("shop", "s" + number) : worker.find_source(*IpAddress::parse("2001:db8::" + number)));
     }
     done = true;
     done.notify_one();
   });
   done.wait(false);
-  CHECK(asked.size() == Worker::kMaxAskedSources);
+  worker.stop();
+  CHECK(asked.size() == Worker::kMaxAsked);
 }
 
 TEST_CASE("a policy that comes cuts the connections it denies, on whichever worker they are") {
