@@ -12,6 +12,7 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 
 #include "base/grpc/callback_queue.h"
@@ -36,6 +37,18 @@ bool legal_value(std::string_view value) {
 
 // What a connection needs besides the message that it receives.
 constexpr size_t kQuotaBase = 8u << 20;
+
+// gRPC compares a message with its limit only once it has all of it, and a message may claim 4 GiB. The quota makes it drop the
+// connection before that. All channels with the same limit share one, which is never destroyed: with a quota that goes before
+// its connections, gRPC 1.51 leaks them.
+const grpc::ResourceQuota& quota_for(size_t message_bytes) {
+  static std::mutex mutex;
+  static auto& quotas = *new std::map<size_t, grpc::ResourceQuota>;
+  const std::lock_guard lock(mutex);
+  const auto [place, made] = quotas.try_emplace(message_bytes, "responses");
+  if (made) place->second.Resize(message_bytes + message_bytes / 2 + kQuotaBase);
+  return place->second;
+}
 
 int milliseconds(std::chrono::milliseconds time) { return static_cast<int>(time.count()); }
 
@@ -82,13 +95,8 @@ std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_p
   tls.set_certificate_verifier(make_host_verifier(std::move(names)));
   tls.set_check_call_host(false);  // the verifier has checked it, with the alternative name
 
-  // gRPC compares a message with its limit only once it has all of it, and a message may claim 4 GiB. The
-  // quota makes it drop the connection before that.
-  grpc::ResourceQuota quota(authority_);
-  quota.Resize(options_.max_message_bytes + options_.max_message_bytes / 2 + kQuotaBase);
-
   grpc::ChannelArguments arguments;
-  arguments.SetResourceQuota(quota);
+  arguments.SetResourceQuota(quota_for(options_.max_message_bytes));
   arguments.SetMaxReceiveMessageSize(static_cast<int>(options_.max_message_bytes));
   arguments.SetMaxSendMessageSize(-1);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds(kKeepaliveInterval));
