@@ -38,9 +38,9 @@ bool legal_value(std::string_view value) {
 // What a connection needs besides the message that it receives.
 constexpr size_t kQuotaBase = 8u << 20;
 
-// gRPC compares a message with its limit only once it has all of it, and a message may claim 4 GiB. The quota makes it drop the
-// connection before that. All channels with the same limit share one, which is never destroyed: with a quota that goes before
-// its connections, gRPC 1.51 leaks them.
+// gRPC compares a message with its limit only once it has all of it, and a message may claim 4 GiB. The quota
+// makes it drop the connection before that. All channels with the same limit share one, which is never
+// destroyed: with a quota that goes before its connections, gRPC 1.51 leaks them.
 const grpc::ResourceQuota& quota_for(size_t message_bytes) {
   static std::mutex mutex;
   static auto& quotas = *new std::map<size_t, grpc::ResourceQuota>;
