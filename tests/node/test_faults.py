@@ -225,7 +225,7 @@ def test_a_late_certificate_takes_nothing_from_the_time_that_the_peer_has_to_ans
         late = enrol(shop, "late")
         with ThreadPoolExecutor(1) as callers:
             call = callers.submit(talks, late, shop.web)
-            time.sleep(0.8)
+            time.sleep(0.8)  # not for an event: the certificate has to take longer than the peer may take to answer
             link.go()
             assert call.result()
     finally:

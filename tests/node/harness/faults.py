@@ -100,7 +100,7 @@ class Link:
         with contextlib.suppress(OSError):
             while data := source.recv(min(65536, self.pace // 50) if self.pace else 65536):
                 self._open.wait()
-                time.sleep(len(data) / self.pace if self.pace else self.delay)
+                time.sleep(len(data) / self.pace if self.pace else self.delay)  # this is the slow link itself
                 sink.sendall(data)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
