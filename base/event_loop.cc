@@ -51,7 +51,7 @@ EventLoop::~EventLoop() {
 
 Result<> EventLoop::watch(int fd, Watcher& watcher) {
   epoll_event event{.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data = {.ptr = &watcher}};
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno(Reason::kIo, "epoll_ctl");
+  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno(Fault::kIo, "epoll_ctl");
   return {};
 }
 
@@ -88,7 +88,8 @@ void EventLoop::defer(Deferred& work) {
 
 void EventLoop::cancel_deferred(Deferred& work) {
   if (!std::exchange(work.queued_, false)) return;
-  for (auto* list : {&deferred_, &deferred_running_}) std::replace(list->begin(), list->end(), &work, static_cast<Deferred*>(nullptr));
+  for (auto* list : {&deferred_, &deferred_running_})
+    std::replace(list->begin(), list->end(), &work, static_cast<Deferred*>(nullptr));
 }
 
 bool EventLoop::in_loop_thread() const { return thread_ == pthread_self(); }

@@ -12,8 +12,7 @@
 
 namespace zt {
 
-FileWatch::FileWatch(EventLoop& loop, const std::string& path, std::function<void()> on_change,
-                     std::chrono::milliseconds settle)
+FileWatch::FileWatch(EventLoop& loop, const std::string& path, std::function<void()> on_change, std::chrono::milliseconds settle)
     : loop_(loop), on_change_(std::move(on_change)), quiet_(settle), settle_(loop) {
   const std::filesystem::path file(path);
   directory_ = file.has_parent_path() ? file.parent_path().string() : ".";
@@ -26,11 +25,10 @@ FileWatch::~FileWatch() {
 
 Result<> FileWatch::start() {
   UniqueFd inotify(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-  if (!inotify) return fail_errno(Reason::kIo, "inotify_init1");
-  constexpr uint32_t kEvents =
-      IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ONLYDIR;
+  if (!inotify) return fail_errno(Fault::kIo, "inotify_init1");
+  constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ONLYDIR;
   if (::inotify_add_watch(inotify.get(), directory_.c_str(), kEvents) < 0) {
-    return fail_errno(Reason::kIo, fmt::format("cannot watch directory {}", directory_));
+    return fail_errno(Fault::kIo, fmt::format("cannot watch directory {}", directory_));
   }
   ZT_TRY(loop_.watch(inotify.get(), *this));
   inotify_ = std::move(inotify);

@@ -154,8 +154,7 @@ class Writer {
     if (dropped == reported_) return;
     std::string line;
     const Field count = Field::count("count", static_cast<int64_t>(dropped - reported_));
-    format_line(line, format(), LineTime::now(), Level::kWarn, "log", "log lines dropped, the queue was full",
-                {&count, 1});
+    format_line(line, format(), LineTime::now(), Level::kWarn, "log", "log lines dropped, the queue was full", {&count, 1});
     reported_ = dropped;
     write_line(fd_.load(std::memory_order_relaxed), line);
   }
@@ -208,8 +207,7 @@ class Registry {
     FilterSpec merged = current_;
     merged.merge(later);
     if (merged.size() > FilterSpec::kMaxDirectives) {
-      return fail(Reason::kInvalidInput,
-                  fmt::format("log filter has more than {} clauses", FilterSpec::kMaxDirectives));
+      return fail(Fault::kInvalidInput, fmt::format("log filter has more than {} clauses", FilterSpec::kMaxDirectives));
     }
     current_ = std::move(merged);
     apply();

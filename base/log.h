@@ -74,8 +74,7 @@ Result<> append_filter(std::string_view spec);
 [[nodiscard]] std::string current_filter();  // e.g. "hickory_server::server=off,info"
 void reset_filter();                         // back to what set_filter was given last
 
-void write(const Scope& scope, Level level, std::string_view message,
-           std::initializer_list<Field> fields = {});
+void write(const Scope& scope, Level level, std::string_view message, std::initializer_list<Field> fields = {});
 void write_fields(const Scope& scope, Level level, std::string_view message, std::span<const Field> fields);
 [[nodiscard]] uint64_t dropped_lines();
 

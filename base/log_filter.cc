@@ -28,8 +28,8 @@ std::string_view trim(std::string_view text) {
 
 bool is_target(std::string_view text) {
   return !text.empty() && std::ranges::all_of(text, [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' ||
-           c == '-' || c == ':' || c == '.';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == ':' ||
+           c == '.';
   });
 }
 
@@ -46,8 +46,7 @@ size_t divider(std::string_view clause) {
   const auto equals = clause.find('=');
   if (equals != std::string_view::npos) return equals;
   const auto colon = clause.rfind(':');
-  if (colon == std::string_view::npos || (colon > 0 && clause[colon - 1] == ':'))
-    return std::string_view::npos;
+  if (colon == std::string_view::npos || (colon > 0 && clause[colon - 1] == ':')) return std::string_view::npos;
   return colon;
 }
 
@@ -62,7 +61,7 @@ std::string full_target(std::string_view target) {
 
 Result<FilterSpec> FilterSpec::parse(std::string_view spec) {
   if (spec.size() > kMaxSpecBytes) {
-    return fail(Reason::kInvalidInput, fmt::format("log filter is longer than {} bytes", kMaxSpecBytes));
+    return fail(Fault::kInvalidInput, fmt::format("log filter is longer than {} bytes", kMaxSpecBytes));
   }
   FilterSpec parsed;
   while (!spec.empty()) {
@@ -75,16 +74,14 @@ Result<FilterSpec> FilterSpec::parse(std::string_view spec) {
     const auto level_text = at == std::string_view::npos ? clause : trim(clause.substr(at + 1));
     const auto level = parse_level(level_text);
     if (!level) {
-      return fail(Reason::kInvalidInput,
-                  fmt::format("unknown log level \"{}\" in clause \"{}\"", level_text, clause));
+      return fail(Fault::kInvalidInput, fmt::format("unknown log level \"{}\" in clause \"{}\"", level_text, clause));
     }
     if (at != std::string_view::npos && !is_target(target)) {
-      return fail(Reason::kInvalidInput,
-                  fmt::format("bad log target \"{}\" in clause \"{}\"", target, clause));
+      return fail(Fault::kInvalidInput, fmt::format("bad log target \"{}\" in clause \"{}\"", target, clause));
     }
     parsed.add({std::string(target), *level});
     if (parsed.size() > kMaxDirectives) {
-      return fail(Reason::kInvalidInput, fmt::format("log filter has more than {} clauses", kMaxDirectives));
+      return fail(Fault::kInvalidInput, fmt::format("log filter has more than {} clauses", kMaxDirectives));
     }
   }
   return parsed;
@@ -96,8 +93,8 @@ void FilterSpec::add(Directive directive) {
     same->level = directive.level;
     return;
   }
-  const auto position = std::ranges::find_if(
-      directives_, [&](const Directive& other) { return other.target.size() < directive.target.size(); });
+  const auto position =
+      std::ranges::find_if(directives_, [&](const Directive& other) { return other.target.size() < directive.target.size(); });
   directives_.insert(position, std::move(directive));
 }
 

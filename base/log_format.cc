@@ -89,18 +89,12 @@ class Line {
   }
   void append_escaped(uint8_t c, Escape escape) {
     switch (c) {
-      case '"':
-        return raw("\\\"");
-      case '\\':
-        return raw("\\\\");
-      case '\n':
-        return raw("\\n");
-      case '\r':
-        return raw("\\r");
-      case '\t':
-        return raw("\\t");
-      default:
-        break;
+      case '"': return raw("\\\"");
+      case '\\': return raw("\\\\");
+      case '\n': return raw("\\n");
+      case '\r': return raw("\\r");
+      case '\t': return raw("\\t");
+      default: break;
     }
     if (escape == Escape::kJson) {
       if (c == '\b') return raw("\\b");
@@ -146,15 +140,9 @@ void plain_field(Line& line, const Field& field) {
       line.text(field.text, Escape::kQuoted);
       line.raw('"');
       break;
-    case Field::Kind::kBare:
-      line.text(field.text, Escape::kBare);
-      break;
-    case Field::Kind::kNumber:
-      line.raw(fmt::format_int(field.number).c_str());
-      break;
-    case Field::Kind::kFlag:
-      line.raw(field.number != 0 ? "true" : "false");
-      break;
+    case Field::Kind::kBare: line.text(field.text, Escape::kBare); break;
+    case Field::Kind::kNumber: line.raw(fmt::format_int(field.number).c_str()); break;
+    case Field::Kind::kFlag: line.raw(field.number != 0 ? "true" : "false"); break;
   }
 }
 
@@ -170,15 +158,9 @@ void json_field(Line& line, const Field& field) {
   line.raw("\":");
   switch (field.kind) {
     case Field::Kind::kString:
-    case Field::Kind::kBare:
-      json_string(line, field.text);
-      break;
-    case Field::Kind::kNumber:
-      line.raw(fmt::format_int(field.number).c_str());
-      break;
-    case Field::Kind::kFlag:
-      line.raw(field.number != 0 ? "true" : "false");
-      break;
+    case Field::Kind::kBare: json_string(line, field.text); break;
+    case Field::Kind::kNumber: line.raw(fmt::format_int(field.number).c_str()); break;
+    case Field::Kind::kFlag: line.raw(field.number != 0 ? "true" : "false"); break;
   }
 }
 
@@ -193,8 +175,8 @@ LineTime LineTime::now() {
   return {spec.tv_sec, static_cast<uint32_t>(spec.tv_nsec / 1000)};
 }
 
-void format_line(std::string& out, Format format, LineTime time, Level level, std::string_view target,
-                 std::string_view message, std::span<const Field> fields) {
+void format_line(std::string& out, Format format, LineTime time, Level level, std::string_view target, std::string_view message,
+                 std::span<const Field> fields) {
   Line line(out);
   if (format == Format::kPlain) {
     append_time(out, time);

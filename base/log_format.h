@@ -16,7 +16,7 @@ struct LineTime {
 
 // One finished line with its newline, at most kMaxLineBytes + 1 bytes; appended to `out`. Text that is not
 // UTF-8 is replaced by U+FFFD. Allocates only in `out`.
-void format_line(std::string& out, Format format, LineTime time, Level level, std::string_view target,
-                 std::string_view message, std::span<const Field> fields);
+void format_line(std::string& out, Format format, LineTime time, Level level, std::string_view target, std::string_view message,
+                 std::span<const Field> fields);
 
 }  // namespace zt::log

@@ -12,8 +12,7 @@ namespace zt::log {
 // the turn in which it may be filled or emptied). Bounded in lines and in bytes; push never waits.
 class Ring {
  public:
-  Ring(size_t lines, size_t bytes)
-      : capacity_(lines), max_bytes_(bytes), cells_(std::make_unique<Cell[]>(lines)) {
+  Ring(size_t lines, size_t bytes) : capacity_(lines), max_bytes_(bytes), cells_(std::make_unique<Cell[]>(lines)) {
     for (size_t i = 0; i < lines; ++i) cells_[i].turn.store(i, std::memory_order_relaxed);
   }
 

@@ -34,7 +34,9 @@ template <class T>
 struct Promise : PromiseBase {
   std::optional<T> value;
   template <class U>
-  void return_value(U&& result) { value.emplace(std::forward<U>(result)); }
+  void return_value(U&& result) {
+    value.emplace(std::forward<U>(result));
+  }
   T take() { return std::move(*value); }
 };
 template <>
@@ -58,7 +60,9 @@ class [[nodiscard]] Task {
     }
     return *this;
   }
-  ~Task() { if (handle_) handle_.destroy(); }
+  ~Task() {
+    if (handle_) handle_.destroy();
+  }
 
   [[nodiscard]] bool await_ready() const noexcept { return false; }
   std::coroutine_handle<> await_suspend(std::coroutine_handle<> caller) noexcept {
@@ -210,7 +214,9 @@ class FdWaiter final : private Watcher {
    public:
     Wait(FdWaiter& waiter, uint32_t events, Clock::time_point deadline)
         : waiter_(waiter), events_(events | EPOLLHUP | EPOLLERR), deadline_(deadline), timer_(waiter.loop_) {}
-    ~Wait() { if (waiter_.waiting_ == this) waiter_.waiting_ = nullptr; }
+    ~Wait() {
+      if (waiter_.waiting_ == this) waiter_.waiting_ = nullptr;
+    }
     [[nodiscard]] bool await_ready() const noexcept { return (waiter_.seen_ & events_) != 0; }
     void await_suspend(std::coroutine_handle<> handle) {
       handle_ = handle;

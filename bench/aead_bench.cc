@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "hbone/aead.h"
+#include "hbone/tls/aead.h"
 
 using namespace zt::hbone;
 
@@ -34,11 +34,9 @@ double best_seconds(AeadKey& key, size_t size, bool seal, std::chrono::milliseco
     const auto start = Clock::now();
     for (size_t i = 0; i < repeat; ++i) {
       nonce[11] = static_cast<uint8_t>(i);
-      good += seal ? key.seal(nonce, kAad, data, tag)
-                   : key.open(nonce, kAad, data, tag);  // a wrong tag costs the same
+      good += seal ? key.seal(nonce, kAad, data, tag) : key.open(nonce, kAad, data, tag);  // a wrong tag costs the same
     }
-    best = std::min(
-        best, std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(repeat));
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(repeat));
   }
   return good == 0 && seal ? 1e9 : best;
 }
@@ -49,8 +47,8 @@ int main(int argc, char** argv) {
   const std::chrono::milliseconds budget(argc > 1 ? std::atoi(argv[1]) : 200);
   const auto automatic = select_aead_backend("auto", false);
   fmt::print("auto selects {}\n{:<10}{:<13}{:>7}{:>12}{:>10}{:>12}{:>10}{:>7}\n",
-             automatic ? aead_backend_name(*automatic) : "nothing", "backend", "algorithm", "bytes",
-             "seal GB/s", "ns", "open GB/s", "ns", "heap");
+             automatic ? aead_backend_name(*automatic) : "nothing", "backend", "algorithm", "bytes", "seal GB/s", "ns",
+             "open GB/s", "ns", "heap");
   for (const AeadBackend backend : {AeadBackend::kEvp, AeadBackend::kIpsecMb, AeadBackend::kVaes}) {
     for (const AeadAlgorithm algorithm : {AeadAlgorithm::kAes128Gcm, AeadAlgorithm::kAes256Gcm}) {
       const std::array<uint8_t, 32> secret{1, 2, 3};
@@ -60,12 +58,11 @@ int main(int argc, char** argv) {
         break;
       }
       for (const size_t size : {17u, 65u, 257u, 1025u, 1401u, 4097u, 16385u}) {
-        const double seal = best_seconds(**key, size, true, budget),
-                     open = best_seconds(**key, size, false, budget);
+        const double seal = best_seconds(**key, size, true, budget), open = best_seconds(**key, size, false, budget);
         fmt::print("{:<10}{:<13}{:>7}{:>12.2f}{:>10.0f}{:>12.2f}{:>10.0f}{:>7}\n", aead_backend_name(backend),
                    algorithm == AeadAlgorithm::kAes128Gcm ? "AES-128-GCM" : "AES-256-GCM", size,
-                   static_cast<double>(size) / seal / 1e9, seal * 1e9, static_cast<double>(size) / open / 1e9,
-                   open * 1e9, (*key)->heap_bytes());
+                   static_cast<double>(size) / seal / 1e9, seal * 1e9, static_cast<double>(size) / open / 1e9, open * 1e9,
+                   (*key)->heap_bytes());
       }
     }
   }

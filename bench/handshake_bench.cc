@@ -11,7 +11,7 @@
 #include <optional>
 #include <vector>
 
-#include "hbone/tls_handshake.h"
+#include "hbone/tls/handshake.h"
 #include "identity/issuer.h"
 
 using namespace zt;
@@ -32,14 +32,13 @@ T must(Result<T> result) {
   std::exit(1);
 }
 
-std::shared_ptr<const TlsContext> context_of(TlsRole role, const identity::WorkloadCertificate& certificate,
-                                             bool keep_peer_chain, std::shared_ptr<VerifiedPeers> known) {
+std::shared_ptr<const TlsContext> context_of(TlsRole role, const identity::WorkloadCertificate& certificate, bool keep_peer_chain,
+                                             std::shared_ptr<VerifiedPeers> known) {
   std::vector<X509*> roots;
   for (const auto& root : certificate.roots()->roots()) roots.push_back(root.get());
-  return must(TlsContext::make(
-      role,
-      {.leaf = certificate.leaf(), .intermediates = {}, .key = certificate.private_key(), .roots = roots},
-      {.keep_peer_chain = keep_peer_chain, .verified_peers = std::move(known)}));
+  return must(
+      TlsContext::make(role, {.leaf = certificate.leaf(), .intermediates = {}, .key = certificate.private_key(), .roots = roots},
+                       {.keep_peer_chain = keep_peer_chain, .verified_peers = std::move(known)}));
 }
 
 struct Ends {
@@ -47,8 +46,8 @@ struct Ends {
   double client_seconds = 0, server_seconds = 0;
 };
 
-Ends shake(const std::shared_ptr<const TlsContext>& client_context,
-           const std::shared_ptr<const TlsContext>& server_context, const identity::SpiffeId& server_id) {
+Ends shake(const std::shared_ptr<const TlsContext>& client_context, const std::shared_ptr<const TlsContext>& server_context,
+           const identity::SpiffeId& server_id) {
   Ends ends;
   std::optional<TlsHandshake> client, server;
   const auto timed = [](double& total, auto work) {
@@ -110,9 +109,9 @@ int main(int argc, char** argv) {
     const char* name;
     bool keep_chain, remember_peer;
   };
-  for (const Case& each : {Case{"an unknown peer", false, false}, Case{"a known peer", false, true},
-                           Case{"an unknown peer, its chain kept", true, false},
-                           Case{"a known peer, its chain kept", true, true}}) {
+  for (const Case& each :
+       {Case{"an unknown peer", false, false}, Case{"a known peer", false, true},
+        Case{"an unknown peer, its chain kept", true, false}, Case{"a known peer, its chain kept", true, true}}) {
     const auto known = each.remember_peer ? std::make_shared<VerifiedPeers>() : nullptr;
     const auto client = context_of(TlsRole::kClient, *cart_certificate, each.keep_chain, known);
     const auto server = context_of(TlsRole::kServer, *web_certificate, each.keep_chain, known);
@@ -135,6 +134,6 @@ int main(int argc, char** argv) {
         client_figures.median + server_figures.median, client_figures.tenth + server_figures.tenth,
         left / static_cast<size_t>(count) / 2);
   }
-  fmt::print("of these {} bytes are in the two record layers ({})\n",
-             sizeof(RecordSealer) + sizeof(RecordOpener), aead_backend_name(current_aead_backend()));
+  fmt::print("of these {} bytes are in the two record layers ({})\n", sizeof(RecordSealer) + sizeof(RecordOpener),
+             aead_backend_name(current_aead_backend()));
 }

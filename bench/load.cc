@@ -94,9 +94,7 @@ Targets::Targets(const std::string& text) {
   for (uint32_t i = 0; i < count; ++i) addresses_.push_back(parse_address(ip, port, i));
 }
 const sockaddr_storage& Targets::next() { return addresses_[next_++ % addresses_.size()]; }
-socklen_t Targets::length() const {
-  return addresses_.front().ss_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6);
-}
+socklen_t Targets::length() const { return addresses_.front().ss_family == AF_INET ? sizeof(sockaddr_in) : sizeof(sockaddr_in6); }
 
 int connect_start(Targets& targets) {
   const sockaddr_storage& address = targets.next();
@@ -104,8 +102,7 @@ int connect_start(Targets& targets) {
   if (fd < 0) die("socket");
   const int one = 1;
   ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-  if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), targets.length()) != 0 &&
-      errno != EINPROGRESS) {
+  if (::connect(fd, reinterpret_cast<const sockaddr*>(&address), targets.length()) != 0 && errno != EINPROGRESS) {
     die("connect");
   }
   return fd;
@@ -142,8 +139,8 @@ const std::vector<epoll_event>& Epoll::wait(int64_t deadline_ns) {
     const int64_t ns = std::max<int64_t>(0, deadline_ns - now_ns());
     left = {.tv_sec = ns / 1'000'000'000, .tv_nsec = ns % 1'000'000'000};
   }
-  const int count = ::epoll_pwait2(fd_, events_.data(), static_cast<int>(events_.size()),
-                                   deadline_ns >= 0 ? &left : nullptr, nullptr);
+  const int count =
+      ::epoll_pwait2(fd_, events_.data(), static_cast<int>(events_.size()), deadline_ns >= 0 ? &left : nullptr, nullptr);
   if (count < 0 && errno != EINTR) die("epoll_pwait2");
   events_.resize(static_cast<size_t>(std::max(count, 0)));
   return events_;
@@ -157,8 +154,7 @@ std::string percentiles(std::vector<int64_t>& samples) {
     return static_cast<double>(samples[index]) / 1000.0;
   };
   char text[256];
-  std::snprintf(text, sizeof(text),
-                R"({"count":%zu,"p50_us":%.1f,"p90_us":%.1f,"p99_us":%.1f,"p999_us":%.1f,"max_us":%.1f})",
+  std::snprintf(text, sizeof(text), R"({"count":%zu,"p50_us":%.1f,"p90_us":%.1f,"p99_us":%.1f,"p999_us":%.1f,"max_us":%.1f})",
                 samples.size(), at(0.5), at(0.9), at(0.99), at(0.999), at(1.0));
   return text;
 }
@@ -167,9 +163,8 @@ std::string percentiles(std::vector<int64_t>& samples) {
 
 int main(int argc, char** argv) {
   static const std::map<std::string, int (*)(load::Options&)> kCommands = {
-      {"serve", load::serve},       {"bulk", load::bulk},
-      {"requests", load::requests}, {"connections", load::connections},
-      {"idle", load::idle},         {"stall", load::stall},
+      {"serve", load::serve}, {"bulk", load::bulk},   {"requests", load::requests}, {"connections", load::connections},
+      {"idle", load::idle},   {"stall", load::stall},
   };
   const auto command = argc > 1 ? kCommands.find(argv[1]) : kCommands.end();
   if (command == kCommands.end()) {

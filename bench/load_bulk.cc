@@ -56,8 +56,8 @@ int bulk(Options& options) {
   while (now_ns() < end) {
     for (const epoll_event& event : epoll.wait(end)) {
       auto& stream = *static_cast<Stream*>(event.data.ptr);
-      const ssize_t moved = up ? ::send(stream.fd, buffer.data(), buffer.size(), MSG_NOSIGNAL)
-                               : ::recv(stream.fd, buffer.data(), buffer.size(), 0);
+      const ssize_t moved =
+          up ? ::send(stream.fd, buffer.data(), buffer.size(), MSG_NOSIGNAL) : ::recv(stream.fd, buffer.data(), buffer.size(), 0);
       if (moved > 0 && !up) stream.bytes += static_cast<uint64_t>(moved);
       if (moved == 0 || (moved < 0 && errno != EAGAIN)) die_text("a stream ended early");
     }
@@ -85,8 +85,8 @@ int bulk(Options& options) {
   const double took = static_cast<double>(now_ns() - start) / 1e9;
   uint64_t total = 0;
   for (const Stream& stream : streams) total += stream.bytes;
-  const auto [least, most] = std::minmax_element(
-      streams.begin(), streams.end(), [](const Stream& a, const Stream& b) { return a.bytes < b.bytes; });
+  const auto [least, most] =
+      std::minmax_element(streams.begin(), streams.end(), [](const Stream& a, const Stream& b) { return a.bytes < b.bytes; });
   std::printf(R"({"bytes":%llu,"seconds":%.3f,"gbit_per_s":%.3f,"least_stream":%llu,"most_stream":%llu})"
               "\n",
               static_cast<unsigned long long>(total), took, static_cast<double>(total) * 8 / 1e9 / took,

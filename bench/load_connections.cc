@@ -88,8 +88,8 @@ int idle(Options& options) {
 
   // Without bytes to move, one byte still goes each way: the connection must stand on both sides of the
   // proxies.
-  const Hello hello = bytes > 0 ? Hello{.mode = Mode::kSend, .keep = 1, .amount = bytes}
-                                : Hello{.mode = Mode::kEcho, .request = 1, .amount = 1};
+  const Hello hello =
+      bytes > 0 ? Hello{.mode = Mode::kSend, .keep = 1, .amount = bytes} : Hello{.mode = Mode::kEcho, .request = 1, .amount = 1};
   std::vector<char> buffer(kChunk);
   std::vector<Holder> holders(conns);
   Epoll epoll;

@@ -89,8 +89,7 @@ class Server {
 
   bool read_turn(Connection& c) {
     if (c.hello_bytes < sizeof(Hello)) {
-      const ssize_t got =
-          ::recv(c.fd, reinterpret_cast<char*>(&c.hello) + c.hello_bytes, sizeof(Hello) - c.hello_bytes, 0);
+      const ssize_t got = ::recv(c.fd, reinterpret_cast<char*>(&c.hello) + c.hello_bytes, sizeof(Hello) - c.hello_bytes, 0);
       if (got <= 0) return got < 0 && errno == EAGAIN;
       c.hello_bytes += static_cast<size_t>(got);
       if (c.hello_bytes < sizeof(Hello)) return true;
@@ -105,8 +104,7 @@ class Server {
     if (got == 0) {
       c.read_done = true;
       c.endless = false;
-      if (c.hello.mode == Mode::kSink)
-        return ::send(c.fd, &c.received, sizeof(c.received), MSG_NOSIGNAL) > 0 && false;
+      if (c.hello.mode == Mode::kSink) return ::send(c.fd, &c.received, sizeof(c.received), MSG_NOSIGNAL) > 0 && false;
       return true;
     }
     const uint64_t before = c.received;
@@ -118,8 +116,7 @@ class Server {
   }
 
   bool write_turn(Connection& c) {
-    const size_t size =
-        c.endless ? buffer_.size() : static_cast<size_t>(std::min<uint64_t>(c.to_send, buffer_.size()));
+    const size_t size = c.endless ? buffer_.size() : static_cast<size_t>(std::min<uint64_t>(c.to_send, buffer_.size()));
     const ssize_t sent = ::send(c.fd, buffer_.data(), size, MSG_NOSIGNAL);
     if (sent < 0) return errno == EAGAIN;
     if (!c.endless) c.to_send -= static_cast<uint64_t>(sent);

@@ -60,8 +60,7 @@ class Measurement {
     Store store({.node_name = "node-7"});
     {
       ProbedWorker worker(mesh_);
-      const auto subscription =
-          store.subscribe([&](const SnapshotPtr& snapshot, const Changes&) { worker.take(snapshot); });
+      const auto subscription = store.subscribe([&](const SnapshotPtr& snapshot, const Changes&) { worker.take(snapshot); });
       std::this_thread::sleep_for(kLongEnough);
       row.idle = worker.delays();
       const size_t before = resident_bytes();
@@ -140,8 +139,7 @@ class Measurement {
     size_t found = 0;
     const auto at = Clock::now();
     for (size_t i = 0; i < kLookups; ++i) {
-      const ServiceEntry* entry =
-          snapshot.service_by_vip("", Mesh::vip((i * 7919) % mesh_.services), source->ns.view());
+      const ServiceEntry* entry = snapshot.service_by_vip("", Mesh::vip((i * 7919) % mesh_.services), source->ns.view());
       found += static_cast<bool>(entry->choose(*source, 80, ResolutionMode::kStandard, i));
     }
     row.lookup_ns = Seconds(Clock::now() - at).count() / kLookups * 1e9;
@@ -158,9 +156,8 @@ void print(const Row& row) {
       "{:>9} {:>8} {:>6} {:>7.0f} {:>9.0f} {:>7.3f} {:>8.3f} {:>7.0f} {:>7.0f} {:>7.0f} {:>7.0f} {:>8.0f} "
       "{:>8.0f} {:>9.0f} "
       "{:>8.0f} {:>9.0f}\n",
-      row.workloads, row.services, row.pushes, row.megabytes, row.bytes_per_workload, row.make_s, row.apply_s,
-      row.idle.p99, row.idle.max, row.busy.p99, row.busy.max, row.push.p99, row.push.max, row.change_us,
-      row.change_p99_us, row.lookup_ns);
+      row.workloads, row.services, row.pushes, row.megabytes, row.bytes_per_workload, row.make_s, row.apply_s, row.idle.p99,
+      row.idle.max, row.busy.p99, row.busy.max, row.push.p99, row.push.max, row.change_us, row.change_p99_us, row.lookup_ns);
   std::fflush(stdout);
 }
 
@@ -175,10 +172,9 @@ std::string json(const std::vector<Row>& rows) {
         "\"busy_delay_us\": {{\"p50\": {:.1f}, \"p99\": {:.1f}, \"max\": {:.1f}}}, "
         "\"push_delay_us\": {{\"p50\": {:.1f}, \"p99\": {:.1f}, \"max\": {:.1f}}}, \"change_us\": {:.1f}, "
         "\"change_p99_us\": {:.1f}, \"lookup_ns\": {:.1f}}}",
-        text.size() > 1 ? "," : "", row.workloads, row.services, row.pushes, row.megabytes,
-        row.bytes_per_workload, row.make_s, row.apply_s, row.idle.p50, row.idle.p99, row.idle.max,
-        row.busy.p50, row.busy.p99, row.busy.max, row.push.p50, row.push.p99, row.push.max, row.change_us,
-        row.change_p99_us, row.lookup_ns);
+        text.size() > 1 ? "," : "", row.workloads, row.services, row.pushes, row.megabytes, row.bytes_per_workload, row.make_s,
+        row.apply_s, row.idle.p50, row.idle.p99, row.idle.max, row.busy.p50, row.busy.p99, row.busy.max, row.push.p50,
+        row.push.p99, row.push.max, row.change_us, row.change_p99_us, row.lookup_ns);
   return text + "\n]\n";
 }
 
@@ -208,20 +204,17 @@ int main(int argc, char** argv) {
     size_t size = 0;
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), size);
     if (error != std::errc{} || end != word.data() + word.size() || size == 0 || size > 10'000'000) {
-      fmt::print(stderr, "bench state: \"{}\" is not a number of workloads from 1 to 10000000\n{}", word,
-                 kUsage);
+      fmt::print(stderr, "bench state: \"{}\" is not a number of workloads from 1 to 10000000\n{}", word, kUsage);
       return 2;
     }
     sizes.push_back(size);
   }
   if (sizes.empty()) sizes = {1'000, 10'000, 100'000, 1'000'000};
 
-  fmt::print("{:>51} {:>15} {:>15} {:>18} {:>18}\n", "", "delay idle us", "delay busy us", "delay in push us",
-             "one change us");
-  fmt::print(
-      "{:>9} {:>8} {:>6} {:>7} {:>9} {:>7} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>8} {:>9} {:>8} {:>9}\n",
-      "workloads", "services", "pushes", "MB", "B/workld", "make s", "apply s", "p99", "max", "p99", "max",
-      "p99", "max", "median", "p99", "lookup ns");
+  fmt::print("{:>51} {:>15} {:>15} {:>18} {:>18}\n", "", "delay idle us", "delay busy us", "delay in push us", "one change us");
+  fmt::print("{:>9} {:>8} {:>6} {:>7} {:>9} {:>7} {:>8} {:>7} {:>7} {:>7} {:>7} {:>8} {:>8} {:>9} {:>8} {:>9}\n", "workloads",
+             "services", "pushes", "MB", "B/workld", "make s", "apply s", "p99", "max", "p99", "max", "p99", "max", "median",
+             "p99", "lookup ns");
   std::vector<Row> rows;
   const auto measure = [&](size_t workloads, size_t pushes) {
     rows.push_back(Measurement(workloads, pushes).run());

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "workload_api/store.h"
+#include "workload_api/store/store.h"
 
 namespace zt::bench {
 
@@ -22,12 +22,8 @@ struct Mesh {
   [[nodiscard]] std::string hostname(size_t service) const {
     return fmt::format("{}.{}.svc.cluster.local", app(service), ns(service));
   }
-  [[nodiscard]] static IpAddress vip(size_t service) {
-    return IpAddress::v4(0x0a600000u + static_cast<uint32_t>(service));
-  }
-  [[nodiscard]] static IpAddress ip(size_t workload) {
-    return IpAddress::v4(0x14000000u + static_cast<uint32_t>(workload));
-  }
+  [[nodiscard]] static IpAddress vip(size_t service) { return IpAddress::v4(0x0a600000u + static_cast<uint32_t>(service)); }
+  [[nodiscard]] static IpAddress ip(size_t workload) { return IpAddress::v4(0x14000000u + static_cast<uint32_t>(workload)); }
 
   [[nodiscard]] Ref<Service> service(size_t i) const {
     auto service = make_ref<Service>();
@@ -39,9 +35,9 @@ struct Mesh {
     service->canonical = true;
     service->ip_families = IpFamilies::kIpv4Only;
     if (i % 4 == 0)
-      service->load_balancing = LoadBalancing{
-          .routing_preference = {RoutingScope::kNetwork, RoutingScope::kRegion, RoutingScope::kZone},
-          .mode = LoadBalancingMode::kFailover};
+      service->load_balancing =
+          LoadBalancing{.routing_preference = {RoutingScope::kNetwork, RoutingScope::kRegion, RoutingScope::kZone},
+                        .mode = LoadBalancingMode::kFailover};
     return service;
   }
 
@@ -63,8 +59,7 @@ struct Mesh {
     workload->type = WorkloadType::kPod;
     workload->protocol = TunnelProtocol::kHbone;
     workload->addresses = {ip(i)};
-    workload->services.push_back(
-        {text(fmt::format("{}/{}", workload->ns.view(), hostname(of))), {{80, 8080}, {9090, 9090}}});
+    workload->services.push_back({text(fmt::format("{}/{}", workload->ns.view(), hostname(of))), {{80, 8080}, {9090, 9090}}});
     if (i % 5 == 0) workload->authorization_policies = {text("istio-system/istio_converted_static_strict")};
     return workload;
   }

@@ -84,11 +84,8 @@ class ProbedWorker {
     const size_t number = asked_++ * 7919;
     const Workload* source = snapshot_->workload("", Mesh::ip(number % mesh_.workloads));
     const ServiceEntry* entry =
-        source == nullptr
-            ? nullptr
-            : snapshot_->service_by_vip("", Mesh::vip(number % mesh_.services), source->ns.view());
-    if (entry != nullptr)
-      found_ += static_cast<bool>(entry->choose(*source, 80, ResolutionMode::kStandard, number));
+        source == nullptr ? nullptr : snapshot_->service_by_vip("", Mesh::vip(number % mesh_.services), source->ns.view());
+    if (entry != nullptr) found_ += static_cast<bool>(entry->choose(*source, 80, ResolutionMode::kStandard, number));
   }
 
   Mesh mesh_;

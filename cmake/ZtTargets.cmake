@@ -23,10 +23,17 @@ function(zt_program name)
   target_link_libraries(${name} PRIVATE zt_options ${A_DEPS})
 endfunction()
 
-# zt_test(name DEPS …): one Catch2 executable of every *_test.cc in tests/<name>/. Its tests are listed by ctest one by one.
+# zt_test(name [FOLDERS …] DEPS …): one Catch2 executable of every *_test.cc in these folders of tests/ (default: tests/<name>/).
+# Its tests are listed by ctest one by one.
 function(zt_test name)
-  cmake_parse_arguments(A "" "TIMEOUT" "DEPS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${name}/*_test.cc)
+  cmake_parse_arguments(A "" "TIMEOUT" "FOLDERS;DEPS" ${ARGN})
+  if(NOT A_FOLDERS)
+    set(A_FOLDERS ${name})
+  endif()
+  set(patterns ${A_FOLDERS})
+  list(TRANSFORM patterns PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
+  list(TRANSFORM patterns APPEND /*_test.cc)
+  file(GLOB sources CONFIGURE_DEPENDS ${patterns})
   if(NOT sources)
     return()
   endif()

@@ -6,6 +6,8 @@
 #include <array>
 #include <charconv>
 
+#include "mesh/reason.h"
+
 namespace zt::hbone {
 
 namespace {
@@ -103,7 +105,8 @@ TraceParent TraceParent::random() {
 std::optional<TraceParent> TraceParent::parse(std::string_view value) {
   if (value.size() != 55 || value[2] != '-' || value[35] != '-' || value[52] != '-') return std::nullopt;
   const auto trace = value.substr(3, 32), span = value.substr(36, 16);
-  if (!lower_hex(value.substr(0, 2)) || !lower_hex(trace) || !lower_hex(span) || !lower_hex(value.substr(53))) return std::nullopt;
+  if (!lower_hex(value.substr(0, 2)) || !lower_hex(trace) || !lower_hex(span) || !lower_hex(value.substr(53)))
+    return std::nullopt;
   return TraceParent{std::string(trace), std::string(span)};
 }
 

@@ -46,10 +46,10 @@ struct TraceParent {
 struct ConnectRequest {
   std::string authority;
   Baggage source;
-  SocketAddress client;                       // the application's socket, for `forwarded`
-  std::string service_host;                   // destination service if known
+  SocketAddress client;      // the application's socket, for `forwarded`
+  std::string service_host;  // destination service if known
   std::string traceparent;
-  std::optional<std::string> from_network;    // x-forwarded-network: inner CONNECT of double HBONE only
+  std::optional<std::string> from_network;  // x-forwarded-network: inner CONNECT of double HBONE only
 };
 [[nodiscard]] Headers render_connect(const ConnectRequest& request);
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/reason.h"
 #include "hbone/worker_io.h"
+#include "mesh/reason.h"
 
 namespace zt::hbone {
 
@@ -132,8 +132,8 @@ class Stream {
   bool end_received_ : 1 = false;
   bool end_delivered_ : 1 = false;
   bool headers_complete_ : 1 = false;
-  bool closed_ : 1 = false;   // nghttp2 has forgotten the stream
-  bool touched_ : 1 = false;  // in this turn's list
+  bool closed_ : 1 = false;      // nghttp2 has forgotten the stream
+  bool touched_ : 1 = false;     // in this turn's list
   bool delivering_ : 1 = false;  // inside Tunnel::deliver(), which frees it
 };
 

@@ -4,11 +4,12 @@
 #include <utility>
 
 #include "hbone/tunnel_session.h"
+#include "mesh/reason.h"
 
 namespace zt::hbone {
 
-Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, std::vector<uint8_t> early,
-                                              const TunnelConfig& config, TunnelOwner& owner) {
+Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls,
+                                              std::vector<uint8_t> early, const TunnelConfig& config, TunnelOwner& owner) {
   std::unique_ptr<Tunnel> tunnel(new Tunnel(io, role, std::move(fd), std::move(tls), config, owner));
   tunnel->partial_ = std::move(early);
   tunnel->read_again_ = tunnel->early_ = !tunnel->partial_.empty();
@@ -38,9 +39,8 @@ std::atomic<uint32_t>& Tunnel::open_count() { return role_ == Role::kClient ? io
 Result<> Tunnel::start_session() {
   // The session copies what it needs.
   const auto options = session_options(role_, config_);
-  const int made = role_ == Role::kClient
-                       ? nghttp2_session_client_new2(&session_, session_callbacks(), this, options.get())
-                       : nghttp2_session_server_new2(&session_, session_callbacks(), this, options.get());
+  const int made = role_ == Role::kClient ? nghttp2_session_client_new2(&session_, session_callbacks(), this, options.get())
+                                          : nghttp2_session_server_new2(&session_, session_callbacks(), this, options.get());
   if (made != 0) return fail(Reason::kH2Failed, nghttp2_strerror(made));
 
   std::array<nghttp2_settings_entry, 5> settings{};
@@ -57,8 +57,8 @@ Result<> Tunnel::start_session() {
   if (const int rv = nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings.data(), count); rv != 0) {
     return fail(Reason::kH2Failed, nghttp2_strerror(rv));
   }
-  if (const int rv = nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0,
-                                                           static_cast<int32_t>(config_.connection_window));
+  if (const int rv =
+          nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0, static_cast<int32_t>(config_.connection_window));
       rv != 0) {
     return fail(Reason::kH2Failed, nghttp2_strerror(rv));
   }
@@ -220,7 +220,8 @@ void Tunnel::on_turn_end() noexcept {
     while (all_ != nullptr) {
       Stream& stream = *all_;
       StreamHandler* handler = std::exchange(stream.handler_, nullptr);
-      if (!stream.closed_ && session_ != nullptr && stream.id_ > 0) nghttp2_session_set_stream_user_data(session_, stream.id_, nullptr);
+      if (!stream.closed_ && session_ != nullptr && stream.id_ > 0)
+        nghttp2_session_set_stream_user_data(session_, stream.id_, nullptr);
       free_stream(stream);
       if (handler != nullptr) handler->on_closed(closed_->reason, H2Error::kNoError);
     }

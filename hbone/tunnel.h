@@ -9,18 +9,18 @@
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
-#include "hbone/record_layer.h"
 #include "hbone/stream.h"
-#include "hbone/tls_handshake.h"
+#include "hbone/tls/handshake.h"
+#include "hbone/tls/record_layer.h"
 #include "hbone/worker_io.h"
 #include "identity/spiffe_id.h"
 
 namespace zt::hbone {
 
-inline constexpr size_t kFrameHeader = 9;                  // RFC 9113 §4.1
-inline constexpr size_t kMinBatchBytes = 64 * 1024;        // per write towards a socket that does not take more
-inline constexpr size_t kFairQuantumBytes = 64 * 1024;     // per turn and stream when several have bytes
-inline constexpr size_t kMaxOurFrameBytes = 1024 * 1024;   // of DATA that we send, where the peer allows as much
+inline constexpr size_t kFrameHeader = 9;                 // RFC 9113 §4.1
+inline constexpr size_t kMinBatchBytes = 64 * 1024;       // per write towards a socket that does not take more
+inline constexpr size_t kFairQuantumBytes = 64 * 1024;    // per turn and stream when several have bytes
+inline constexpr size_t kMaxOurFrameBytes = 1024 * 1024;  // of DATA that we send, where the peer allows as much
 
 // Windows, limits and time-outs of a tunnel. Defaults are the peers' (contract §2.4) unless a comment says otherwise.
 struct TunnelConfig {
@@ -72,8 +72,8 @@ class Tunnel final : private Watcher, private Deferred {
 
   // `fd` is a connected, non-blocking socket; `early` are records that arrived with the handshake's last flight. Sends the
   // preface and SETTINGS at the end of this turn.
-  static Result<std::unique_ptr<Tunnel>> start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, std::vector<uint8_t> early,
-                                               const TunnelConfig& config, TunnelOwner& owner);
+  static Result<std::unique_ptr<Tunnel>> start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls,
+                                               std::vector<uint8_t> early, const TunnelConfig& config, TunnelOwner& owner);
   ~Tunnel();
   Tunnel(const Tunnel&) = delete;
 

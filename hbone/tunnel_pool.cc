@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "mesh/reason.h"
+
 namespace zt::hbone {
 
 size_t TunnelKeyHash::operator()(const TunnelKey& key) const noexcept {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "hbone/tunnel.h"
+#include "mesh/reason.h"
 
 namespace zt::hbone {
 
@@ -38,8 +39,10 @@ void Tunnel::read_input() {
     if (!early) return;
     n = 0;  // nothing new, but what came with the handshake has not been looked at
   } else if (n == 0 && !early) {
-    if (opener_.finished_cleanly()) return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed the connection");
-    return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed without close_notify");
+    if (opener_.finished_cleanly())
+      return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed the connection");
+    return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost,
+                       "connection failed: peer closed without close_notify");
   }
   last_received_ = io_.loop.now();
   const size_t filled = carried + static_cast<size_t>(n);
@@ -57,7 +60,8 @@ void Tunnel::read_input() {
   }
   // A full buffer: there is more, but the other connections come first. A short read of a stream socket means drained.
   if (static_cast<size_t>(n) == room || early) read_again_ = true;
-  if (read_again_ || nghttp2_session_want_write(session_) != 0 || opener_.key_update_due() || opener_.should_request_key_update() || streams_changed_) {
+  if (read_again_ || nghttp2_session_want_write(session_) != 0 || opener_.key_update_due() ||
+      opener_.should_request_key_update() || streams_changed_) {
     io_.loop.defer(*this);
   }
 }
@@ -68,7 +72,8 @@ bool Tunnel::open_records(uint8_t* data, size_t size, size_t& used) {
     if (!opened) {
       if (const auto alert = opener_.alert_to_send(); alert && !out_blocked_) {
         out_ = out_ ? std::move(out_) : io_.buffers.borrow();
-        if (const auto sealed = sealer_.seal_alert(std::span<uint8_t, kAlertRecord>(out_.data() + out_end_, kAlertRecord), *alert)) {
+        if (const auto sealed =
+                sealer_.seal_alert(std::span<uint8_t, kAlertRecord>(out_.data() + out_end_, kAlertRecord), *alert)) {
           out_end_ += *sealed;
           flush();
         }
@@ -83,7 +88,8 @@ bool Tunnel::open_records(uint8_t* data, size_t size, size_t& used) {
       read_again_ = true;  // the end of the TCP stream follows
       return true;
     }
-    if (opened->kind == OpenedRecord::Kind::kData && !opened->data.empty() && !feed_session(opened->data.data(), opened->data.size())) {
+    if (opened->kind == OpenedRecord::Kind::kData && !opened->data.empty() &&
+        !feed_session(opened->data.data(), opened->data.size())) {
       return false;
     }
   }

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "hbone/tunnel.h"
+#include "mesh/reason.h"
 
 namespace zt::hbone {
 
@@ -52,14 +53,17 @@ void Tunnel::unblock_streams() {
 void Tunnel::send_turn() {
   if (out_blocked_) return;
   for (int batch = 0; batch < kBatchesPerTurn; ++batch) {
-    if (nghttp2_session_want_write(session_) == 0 && ready_head_ == nullptr && !opener_.key_update_due() && !opener_.should_request_key_update()) break;
+    if (nghttp2_session_want_write(session_) == 0 && ready_head_ == nullptr && !opener_.key_update_due() &&
+        !opener_.should_request_key_update())
+      break;
     if (!out_) out_ = io_.buffers.borrow();
     out_begin_ = out_end_ = 0;
     if (!drain_session()) return;
     const bool ask_peer = opener_.should_request_key_update();
     if (ask_peer || opener_.key_update_due() || sealer_.needs_key_update()) {
       seal_control();
-      const auto sealed = sealer_.seal_key_update(std::span<uint8_t, kKeyUpdateRecord>(out_.data() + out_end_, kKeyUpdateRecord), ask_peer);
+      const auto sealed =
+          sealer_.seal_key_update(std::span<uint8_t, kKeyUpdateRecord>(out_.data() + out_end_, kKeyUpdateRecord), ask_peer);
       if (!sealed) return fail_tunnel(sealed.error().reason, sealed.error().text);
       out_end_ += *sealed;
       opener_.key_update_answered();
@@ -155,7 +159,8 @@ void Tunnel::emit_data(Stream& stream, size_t quantum) {
     }
     if (!late_control_.empty()) {
       const auto late = std::exchange(late_control_, {});
-      if (!append_control(late.data(), late.size())) return fail_tunnel(Reason::kInternal, "h2 failed: control frames do not fit");
+      if (!append_control(late.data(), late.size()))
+        return fail_tunnel(Reason::kInternal, "h2 failed: control frames do not fit");
       seal_control();
     }
   } while (left > 0);
@@ -182,7 +187,8 @@ bool Tunnel::append_control(const uint8_t* data, size_t size) {
 
 void Tunnel::seal_control() {
   if (control_bytes_ == 0) return;
-  const auto sealed = sealer_.seal_in_place(out_.data() + out_end_, std::exchange(control_bytes_, 0), ContentType::kApplicationData);
+  const auto sealed =
+      sealer_.seal_in_place(out_.data() + out_end_, std::exchange(control_bytes_, 0), ContentType::kApplicationData);
   if (!sealed) return fail_tunnel(sealed.error().reason, sealed.error().text);
   out_end_ += *sealed;
 }

@@ -58,8 +58,8 @@ struct TunnelCallbacks {
     if (found == nullptr) return 0;
     // RFC 9113 §10.5.1: name + value + 32 each. What exceeds the advertised list size costs the sender its stream.
     found->header_bytes_ += static_cast<uint32_t>(name_length + value_length + 32);
-    const uint32_t limit = tunnel.role_ == Tunnel::Role::kServer ? tunnel.config_.max_header_bytes_server
-                                                                 : tunnel.config_.max_header_bytes_client;
+    const uint32_t limit =
+        tunnel.role_ == Tunnel::Role::kServer ? tunnel.config_.max_header_bytes_server : tunnel.config_.max_header_bytes_client;
     if (found->header_bytes_ > limit) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     if (found->headers_complete_ || found->headers_ == nullptr) return 0;
     found->headers_->emplace_back(std::string(reinterpret_cast<const char*>(name), name_length),
@@ -123,13 +123,13 @@ struct TunnelCallbacks {
           tunnel.goaway_timer_.start_after(tunnel.config_.goaway_grace, [&tunnel] { tunnel.give_up_unanswered(); });
         }
         break;
-      default:
-        break;
+      default: break;
     }
     return 0;
   }
 
-  static int data_chunk(nghttp2_session* session, uint8_t, int32_t stream_id, const uint8_t* data, size_t length, void* user_data) {
+  static int data_chunk(nghttp2_session* session, uint8_t, int32_t stream_id, const uint8_t* data, size_t length,
+                        void* user_data) {
     auto& tunnel = self(user_data);
     Stream* found = stream(session, stream_id);
     if (found == nullptr) {

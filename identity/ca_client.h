@@ -4,6 +4,7 @@
 #include "base/result.h"
 #include "identity/certificate.h"
 #include "identity/spiffe_id.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 

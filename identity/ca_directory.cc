@@ -8,12 +8,12 @@
 
 #include "identity/log_scope.h"
 #include "identity/pem.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
 
-constexpr std::array kPluggedIn = {CaDirectory::kCertificate, CaDirectory::kKey, CaDirectory::kChain,
-                                   CaDirectory::kRoots};
+constexpr std::array kPluggedIn = {CaDirectory::kCertificate, CaDirectory::kKey, CaDirectory::kChain, CaDirectory::kRoots};
 
 std::unexpected<Error> refuse(const std::string& file, std::string_view what, std::string_view advice) {
   return fail(Reason::kInvalidInput, file + ": " + std::string(what) + ". " + std::string(advice));
@@ -22,15 +22,13 @@ std::unexpected<Error> refuse(const std::string& file, std::string_view what, st
 void warn_if_readable_by_others(const std::string& file) {
   constexpr uint32_t kOthers = 077;
   if (const auto version = file_version(file); version && (version->mode & kOthers) != 0)
-    ZT_LOG(log_scope, kWarn, "a CA key can be read by others than its owner: chmod 0600",
-           Field::string("file", file));
+    ZT_LOG(log_scope, kWarn, "a CA key can be read by others than its owner: chmod 0600", Field::string("file", file));
 }
 
 // Unless it is sticky, whoever may write to a directory may replace the files in it.
 void warn_if_writable_by_others(const std::string& directory) {
   constexpr uint32_t kWriters = 022, kSticky = 01000;
-  if (const auto version = file_version(directory);
-      version && (version->mode & kWriters) != 0 && (version->mode & kSticky) == 0)
+  if (const auto version = file_version(directory); version && (version->mode & kWriters) != 0 && (version->mode & kSticky) == 0)
     ZT_LOG(log_scope, kWarn, "the embedded CA's files can be replaced by others than their owner: chmod 0700",
            Field::string("directory", directory));
 }
@@ -47,8 +45,7 @@ Result<CaDirectory::Version> CaDirectory::version() const {
 }
 
 Result<> CaDirectory::prepare(WallTime now) const {
-  if (path_.empty())
-    return fail(Reason::kInvalidInput, "the embedded CA has no directory. Set EMBEDDED_CA_DIR");
+  if (path_.empty()) return fail(Reason::kInvalidInput, "the embedded CA has no directory. Set EMBEDDED_CA_DIR");
   ZT_TRY(make_private_directory(path_));
   warn_if_writable_by_others(path_);
   ZT_ASSIGN(const Version files, version());
@@ -79,42 +76,34 @@ Result<std::shared_ptr<const Issuer>> CaDirectory::load_plugged_in(WallTime now)
   warn_if_readable_by_others(file(kKey));
 
   auto certificate = parse_certificates(certificate_text.view(), 1 + kMaxChainCertificates);
-  if (!certificate)
-    return refuse(file(kCertificate), certificate.error().text, "Put the CA's certificate in it, as PEM");
+  if (!certificate) return refuse(file(kCertificate), certificate.error().text, "Put the CA's certificate in it, as PEM");
   auto key = parse_private_key(key_text.view());
   if (!key) return refuse(file(kKey), key.error().text, "Put the CA's private key in it, as PEM");
   std::vector<X509Ptr> chain;
   if (!split_pem(chain_text.view()).empty()) {
     auto links = parse_certificates(chain_text.view(), kMaxChainCertificates);
     if (!links)
-      return refuse(file(kChain), links.error().text,
-                    "Put the certificates from the CA's up to the root in it, as PEM");
+      return refuse(file(kChain), links.error().text, "Put the certificates from the CA's up to the root in it, as PEM");
     chain = std::move(*links);
   }
   auto roots = TrustBundle::from_pem(roots_text.view());
   if (!roots) return refuse(file(kRoots), roots.error().text, "Put the root certificates in it, as PEM");
 
-  auto issuer = Issuer::create(std::move(certificate->front()), std::move(*key), std::move(chain),
-                               std::move(*roots), now);
+  auto issuer = Issuer::create(std::move(certificate->front()), std::move(*key), std::move(chain), std::move(*roots), now);
   if (issuer) return *issuer;
   switch (issuer.error().subject) {
-    case Issuer::Subject::kKey:
-      return refuse(file(kKey), issuer.error().text, "It must be the private key of ca-cert.pem");
+    case Issuer::Subject::kKey: return refuse(file(kKey), issuer.error().text, "It must be the private key of ca-cert.pem");
     case Issuer::Subject::kChain:
-      return refuse(
-          file(kChain), issuer.error().text,
-          "ca-cert.pem, through the certificates of cert-chain.pem, must lead to one in root-cert.pem");
-    case Issuer::Subject::kCertificate:
-      break;
+      return refuse(file(kChain), issuer.error().text,
+                    "ca-cert.pem, through the certificates of cert-chain.pem, must lead to one in root-cert.pem");
+    case Issuer::Subject::kCertificate: break;
   }
-  return refuse(file(kCertificate), issuer.error().text,
-                "Replace it with the certificate of a CA that is valid now");
+  return refuse(file(kCertificate), issuer.error().text, "Replace it with the certificate of a CA that is valid now");
 }
 
 Result<std::shared_ptr<const Issuer>> CaDirectory::load_self_made(WallTime now) const {
   const std::string name = file(kSelfMadeRoot);
-  constexpr std::string_view kAdvice =
-      "Restore it from a copy, or remove it to get a new root (every node must then restart)";
+  constexpr std::string_view kAdvice = "Restore it from a copy, or remove it to get a new root (every node must then restart)";
   ZT_ASSIGN(const SecretText text, read_private_file(name));
   warn_if_readable_by_others(name);
   auto certificate = parse_certificates(text.view(), 1);
@@ -135,10 +124,7 @@ Result<> CaDirectory::make_self_made(WallTime now) const {
   // A memory BIO wipes its buffer when it grows and when it goes; the key's text exists nowhere else.
   const BioPtr bio(BIO_new(BIO_s_mem()));
   if (!bio ||
-      BIO_puts(
-          bio.get(),
-          "Root certificate and private key of ztunnel's embedded CA. Whoever reads this can be anyone.\n") <
-          0 ||
+      BIO_puts(bio.get(), "Root certificate and private key of ztunnel's embedded CA. Whoever reads this can be anyone.\n") < 0 ||
       PEM_write_bio_X509(bio.get(), root.certificate.get()) != 1 ||
       PEM_write_bio_PKCS8PrivateKey(bio.get(), root.key.get(), nullptr, nullptr, 0, nullptr, nullptr) != 1)
     return fail(Reason::kInternal, openssl_error_text("cannot write the new root as PEM"));

@@ -3,6 +3,7 @@
 #include <openssl/err.h>
 
 #include "identity/pem.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
@@ -11,9 +12,7 @@ std::unexpected<Error> refuse(std::string text) {
   return fail(Reason::kIdentityUnavailable, "certificate from the CA: " + std::move(text));
 }
 
-bool self_signed(const X509* certificate) {
-  return (X509_get_extension_flags(const_cast<X509*>(certificate)) & EXFLAG_SS) != 0;
-}
+bool self_signed(const X509* certificate) { return (X509_get_extension_flags(const_cast<X509*>(certificate)) & EXFLAG_SS) != 0; }
 
 Result<> check_identity(const X509* leaf, const std::optional<SpiffeId>& expected) {
   if (!expected) return {};
@@ -31,8 +30,7 @@ Result<CertificatePtr> WorkloadCertificate::from_pem(std::span<const std::string
                                                      const std::optional<SpiffeId>& expected) {
   if (chain.empty()) return refuse("the answer holds no certificates");
   if (chain.size() == 1) return refuse("the answer holds a leaf but no roots to verify peers with");
-  if (chain.size() > kMaxChainParts)
-    return refuse("the answer has more than " + std::to_string(kMaxChainParts) + " elements");
+  if (chain.size() > kMaxChainParts) return refuse("the answer has more than " + std::to_string(kMaxChainParts) + " elements");
 
   std::vector<X509Ptr> certificates;
   for (size_t i = 0; i + 1 < chain.size(); ++i) {

@@ -15,9 +15,8 @@
 
 namespace zt::identity {
 
-inline constexpr size_t kMaxChainParts = 32;  // elements of a CA's answer
-inline constexpr size_t kMaxChainPartBytes =
-    256 << 10;  // PEM text of one element (the root bundle has its own limit)
+inline constexpr size_t kMaxChainParts = 32;             // elements of a CA's answer
+inline constexpr size_t kMaxChainPartBytes = 256 << 10;  // PEM text of one element (the root bundle has its own limit)
 inline constexpr size_t kMaxIntermediates = 16;
 
 // A workload's certificate with its private key, its intermediates and the roots that came with it.
@@ -30,21 +29,16 @@ class WorkloadCertificate {
   // leaf. An element may hold several PEM blocks: what follows the leaf in element 0 counts as intermediates.
   // With `expected`, the leaf's first URI SAN must be that identity. Every failure is kIdentityUnavailable
   // and says which element and why.
-  static Result<std::shared_ptr<const WorkloadCertificate>> from_pem(std::span<const std::string> chain,
-                                                                     PkeyPtr key,
+  static Result<std::shared_ptr<const WorkloadCertificate>> from_pem(std::span<const std::string> chain, PkeyPtr key,
                                                                      const std::optional<SpiffeId>& expected);
   // From parsed parts; the same checks on key and identity.
-  static Result<std::shared_ptr<const WorkloadCertificate>> create(X509Ptr leaf,
-                                                                   std::vector<X509Ptr> intermediates,
-                                                                   std::shared_ptr<const TrustBundle> roots,
-                                                                   PkeyPtr key,
+  static Result<std::shared_ptr<const WorkloadCertificate>> create(X509Ptr leaf, std::vector<X509Ptr> intermediates,
+                                                                   std::shared_ptr<const TrustBundle> roots, PkeyPtr key,
                                                                    const std::optional<SpiffeId>& expected);
 
   // Borrowed for as long as this object lives; OpenSSL's functions want them non-const to count references.
   [[nodiscard]] X509* leaf() const { return leaf_.get(); }
-  [[nodiscard]] std::span<const X509Ptr> intermediates() const {
-    return intermediates_;
-  }  // never holds a root
+  [[nodiscard]] std::span<const X509Ptr> intermediates() const { return intermediates_; }  // never holds a root
   [[nodiscard]] EVP_PKEY* private_key() const { return key_.get(); }
   [[nodiscard]] const std::shared_ptr<const TrustBundle>& roots() const { return roots_; }
 

@@ -12,15 +12,12 @@ namespace zt::identity {
 namespace {
 
 struct StackFree {
-  void operator()(STACK_OF(X509) * stack) const noexcept {
-    sk_X509_free(stack);
-  }  // its certificates are borrowed
+  void operator()(STACK_OF(X509) * stack) const noexcept { sk_X509_free(stack); }  // its certificates are borrowed
 };
 
 }  // namespace
 
-std::expected<std::vector<X509Ptr>, std::string> verify_chain(X509* certificate,
-                                                              std::span<const X509Ptr> untrusted,
+std::expected<std::vector<X509Ptr>, std::string> verify_chain(X509* certificate, std::span<const X509Ptr> untrusted,
                                                               const TrustBundle& roots, WallTime now) {
   auto store = roots.make_store();
   if (!store) return std::unexpected(store.error().text);

@@ -14,7 +14,7 @@ namespace zt::identity {
 // first, trust anchor last; or why not, and at which certificate. A root need not be self-signed, as in
 // istiod and ztunnel. Purpose and names are not looked at: this is for our own certificates, peers' are
 // verified in the handshake. Any thread.
-[[nodiscard]] std::expected<std::vector<X509Ptr>, std::string> verify_chain(
-    X509* certificate, std::span<const X509Ptr> untrusted, const TrustBundle& roots, WallTime now);
+[[nodiscard]] std::expected<std::vector<X509Ptr>, std::string> verify_chain(X509* certificate, std::span<const X509Ptr> untrusted,
+                                                                            const TrustBundle& roots, WallTime now);
 
 }  // namespace zt::identity

@@ -7,15 +7,12 @@
 
 #include "base/unique_fd.h"
 #include "identity/log_scope.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 
 CrlFile::CrlFile(EventLoop& loop, std::string path, Apply apply, std::chrono::milliseconds settle)
-    : path_(std::move(path)),
-      apply_(std::move(apply)),
-      watch_(
-          loop, path_, [this] { reload(); }, settle),
-      poll_(loop) {}
+    : path_(std::move(path)), apply_(std::move(apply)), watch_(loop, path_, [this] { reload(); }, settle), poll_(loop) {}
 
 void CrlFile::start() {
   watch();  // before reading: an edit in between is then seen
@@ -76,8 +73,7 @@ void CrlFile::reload() {
   apply_(std::move(*lists));
   // Afterwards: whoever reads the line may count on it.
   ZT_LOG(log_scope, kInfo, "revocation lists read", Field::string("path", path_),
-         Field::count("lists", static_cast<int64_t>(count)),
-         Field::count("entries", static_cast<int64_t>(entries)));
+         Field::count("lists", static_cast<int64_t>(count)), Field::count("entries", static_cast<int64_t>(entries)));
 }
 
 }  // namespace zt::identity

@@ -7,6 +7,8 @@
 
 #include <utility>
 
+#include "mesh/reason.h"
+
 namespace zt::identity {
 namespace {
 
@@ -54,21 +56,18 @@ Result<CertificateRequest> make_certificate_request(const SpiffeId& id) {
   ZT_ASSIGN(PkeyPtr key, generate_p256_key());
   ZT_ASSIGN(X509ExtensionPtr san, spiffe_san_extension(id));
   const ExtensionsPtr extensions(sk_X509_EXTENSION_new_null());
-  if (!extensions || sk_X509_EXTENSION_push(extensions.get(), san.get()) == 0)
-    return openssl_failure("cannot build the CSR");
+  if (!extensions || sk_X509_EXTENSION_push(extensions.get(), san.get()) == 0) return openssl_failure("cannot build the CSR");
   std::ignore = san.release();  // now owned by extensions
 
   const X509ReqPtr request(X509_REQ_new());
   if (!request || X509_REQ_set_version(request.get(), X509_REQ_VERSION_1) != 1 ||
-      X509_REQ_set_pubkey(request.get(), key.get()) != 1 ||
-      X509_REQ_add_extensions(request.get(), extensions.get()) != 1 ||
+      X509_REQ_set_pubkey(request.get(), key.get()) != 1 || X509_REQ_add_extensions(request.get(), extensions.get()) != 1 ||
       X509_REQ_sign(request.get(), key.get(), EVP_sha256()) <= 0)
     return openssl_failure("cannot build the CSR");
 
   const BioPtr bio(BIO_new(BIO_s_mem()));
   char* data = nullptr;
-  if (!bio || PEM_write_bio_X509_REQ(bio.get(), request.get()) != 1)
-    return openssl_failure("cannot write the CSR");
+  if (!bio || PEM_write_bio_X509_REQ(bio.get(), request.get()) != 1) return openssl_failure("cannot write the CSR");
   const long length = BIO_get_mem_data(bio.get(), &data);
   return CertificateRequest{std::string(data, static_cast<size_t>(length)), std::move(key)};
 }

@@ -3,20 +3,18 @@
 #include <utility>
 
 #include "identity/log_scope.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
 
-WallTime system_wall_time() {
-  return std::chrono::time_point_cast<std::chrono::milliseconds>(std::chrono::system_clock::now());
-}
+WallTime system_wall_time() { return std::chrono::time_point_cast<std::chrono::milliseconds>(std::chrono::system_clock::now()); }
 
 }  // namespace
 
 Result<std::unique_ptr<EmbeddedCa>> EmbeddedCa::open(EmbeddedCaOptions options) {
   if (options.ttl <= std::chrono::seconds::zero())
-    return fail(Reason::kInvalidInput,
-                "the lifetime of certificates must be positive. Set SECRET_TTL, for example to 24h");
+    return fail(Reason::kInvalidInput, "the lifetime of certificates must be positive. Set SECRET_TTL, for example to 24h");
   if (!options.wall_now) options.wall_now = system_wall_time;
   const CaDirectory directory(options.directory);
   const WallTime now = options.wall_now();
@@ -33,13 +31,10 @@ Result<std::unique_ptr<EmbeddedCa>> EmbeddedCa::open(EmbeddedCaOptions options) 
   return std::unique_ptr<EmbeddedCa>(new EmbeddedCa(std::move(options), std::move(issuer), version));
 }
 
-EmbeddedCa::EmbeddedCa(EmbeddedCaOptions options, std::shared_ptr<const Issuer> issuer,
-                       CaDirectory::Version version)
-    : options_(std::move(options)),
-      directory_(options_.directory),
-      issuer_(std::move(issuer)),
-      seen_(version),
-      thread_([this] { run(); }) {}
+EmbeddedCa::EmbeddedCa(EmbeddedCaOptions options, std::shared_ptr<const Issuer> issuer, CaDirectory::Version version)
+    : options_(std::move(options)), directory_(options_.directory), issuer_(std::move(issuer)), seen_(version), thread_([this] {
+        run();
+      }) {}
 
 EmbeddedCa::~EmbeddedCa() {
   {
@@ -87,14 +82,12 @@ void EmbeddedCa::reload_if_changed() {
   seen_ = *version;
   auto issuer = directory_.load(options_.wall_now());
   if (!issuer) {
-    ZT_LOG(log_scope, kWarn,
-           "the embedded CA's files changed but cannot be used; keeping the previous issuer",
+    ZT_LOG(log_scope, kWarn, "the embedded CA's files changed but cannot be used; keeping the previous issuer",
            Field::string("error", issuer.error().text));
     return;
   }
   issuer_ = std::move(*issuer);
-  ZT_LOG(log_scope, kInfo, "the embedded CA's files changed",
-         Field::string("issuer", subject_of(issuer_->certificate())),
+  ZT_LOG(log_scope, kInfo, "the embedded CA's files changed", Field::string("issuer", subject_of(issuer_->certificate())),
          Field::bare("expires", rfc3339_seconds(issuer_->not_after())));
 }
 

@@ -10,6 +10,7 @@
 
 #include "identity/chain_verify.h"
 #include "identity/csr.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
@@ -18,9 +19,7 @@ std::unexpected<Error> openssl_failure(std::string_view what) {
   return fail(Reason::kIdentityUnavailable, openssl_error_text(what));
 }
 
-std::time_t to_time_t(WallTime time) {
-  return std::chrono::floor<std::chrono::seconds>(time).time_since_epoch().count();
-}
+std::time_t to_time_t(WallTime time) { return std::chrono::floor<std::chrono::seconds>(time).time_since_epoch().count(); }
 
 // 127 random bits with the highest set: never zero, never negative, always as long (RFC 5280 §4.1.2.2 allows
 // 20 bytes).
@@ -58,12 +57,11 @@ const EVP_MD* digest_for(EVP_PKEY* key) {
 
 }  // namespace
 
-std::expected<std::shared_ptr<const Issuer>, Issuer::Refusal> Issuer::create(
-    X509Ptr certificate, PkeyPtr key, std::vector<X509Ptr> chain, std::shared_ptr<const TrustBundle> roots,
-    WallTime now) {
-  const auto refuse = [](Subject subject, std::string text) {
-    return std::unexpected(Refusal{subject, std::move(text)});
-  };
+std::expected<std::shared_ptr<const Issuer>, Issuer::Refusal> Issuer::create(X509Ptr certificate, PkeyPtr key,
+                                                                             std::vector<X509Ptr> chain,
+                                                                             std::shared_ptr<const TrustBundle> roots,
+                                                                             WallTime now) {
+  const auto refuse = [](Subject subject, std::string text) { return std::unexpected(Refusal{subject, std::move(text)}); };
   if (!certificate || !key || !roots) return refuse(Subject::kCertificate, "is incomplete");
   ERR_clear_error();
   if (X509_check_private_key(certificate.get(), key.get()) != 1)
@@ -75,10 +73,8 @@ std::expected<std::shared_ptr<const Issuer>, Issuer::Refusal> Issuer::create(
     return refuse(Subject::kCertificate, "is not a CA certificate (needs basicConstraints CA:TRUE)");
   const auto own = validity_of(certificate.get());
   if (!own) return refuse(Subject::kCertificate, own.error().text);
-  if (now >= own->not_after)
-    return refuse(Subject::kCertificate, "has expired (" + rfc3339_seconds(own->not_after) + ")");
-  if (now < own->not_before)
-    return refuse(Subject::kCertificate, "is not valid before " + rfc3339_seconds(own->not_before));
+  if (now >= own->not_after) return refuse(Subject::kCertificate, "has expired (" + rfc3339_seconds(own->not_after) + ")");
+  if (now < own->not_before) return refuse(Subject::kCertificate, "is not valid before " + rfc3339_seconds(own->not_before));
   auto path = verify_chain(certificate.get(), chain, *roots, now);
   if (!path) return refuse(Subject::kChain, "does not lead to a root: " + path.error());
 
@@ -100,14 +96,11 @@ std::expected<std::shared_ptr<const Issuer>, Issuer::Refusal> Issuer::create(
 }
 
 Result<CertificatePtr> Issuer::issue(const SpiffeId& id, std::chrono::seconds ttl, WallTime now) const {
-  if (ttl <= ttl.zero())
-    return fail(Reason::kIdentityUnavailable, "the lifetime of certificates must be positive");
+  if (ttl <= ttl.zero()) return fail(Reason::kIdentityUnavailable, "the lifetime of certificates must be positive");
   if (now >= not_after_)
-    return fail(Reason::kIdentityUnavailable, "the CA certificate or its root has expired (" +
-                                                  rfc3339_seconds(not_after_) +
+    return fail(Reason::kIdentityUnavailable, "the CA certificate or its root has expired (" + rfc3339_seconds(not_after_) +
                                                   "): replace it to get certificates again");
-  const bool cut =
-      ttl > std::chrono::floor<std::chrono::seconds>(not_after_ - now);  // no overflow for a huge ttl
+  const bool cut = ttl > std::chrono::floor<std::chrono::seconds>(not_after_ - now);  // no overflow for a huge ttl
   const WallTime not_after = cut ? not_after_ : now + ttl;
   const WallTime not_before = std::max(WallTime(now - kBackdate), not_before_);
 
@@ -126,8 +119,7 @@ Result<CertificatePtr> Issuer::issue(const SpiffeId& id, std::chrono::seconds tt
   if (X509_get0_subject_key_id(certificate_.get()) != nullptr)
     ZT_TRY(add_extension(leaf.get(), certificate_.get(), NID_authority_key_identifier, "keyid:always"));
   if (X509_add_ext(leaf.get(), san.get(), -1) != 1) return openssl_failure("cannot add the SAN");
-  if (X509_sign(leaf.get(), key_.get(), digest_for(key_.get())) <= 0)
-    return openssl_failure("cannot sign a certificate");
+  if (X509_sign(leaf.get(), key_.get(), digest_for(key_.get())) <= 0) return openssl_failure("cannot sign a certificate");
 
   std::vector<X509Ptr> intermediates;
   for (const X509Ptr& link : chain_) intermediates.push_back(share(link.get()));
@@ -137,16 +129,13 @@ Result<CertificatePtr> Issuer::issue(const SpiffeId& id, std::chrono::seconds tt
 Result<RootMaterial> make_root(WallTime now) {
   ZT_ASSIGN(PkeyPtr key, generate_p256_key());
   X509Ptr root(X509_new());
-  if (!root || X509_set_version(root.get(), X509_VERSION_3) != 1 ||
-      X509_set_pubkey(root.get(), key.get()) != 1)
+  if (!root || X509_set_version(root.get(), X509_VERSION_3) != 1 || X509_set_pubkey(root.get(), key.get()) != 1)
     return openssl_failure("cannot build a root");
   X509_NAME* name = X509_get_subject_name(root.get());
   const auto add = [name](const char* field, const char* text) {
-    return X509_NAME_add_entry_by_txt(name, field, MBSTRING_ASC, reinterpret_cast<const unsigned char*>(text),
-                                      -1, -1, 0) == 1;
+    return X509_NAME_add_entry_by_txt(name, field, MBSTRING_ASC, reinterpret_cast<const unsigned char*>(text), -1, -1, 0) == 1;
   };
-  if (!add("O", "ztunnel") || !add("CN", "ztunnel embedded root") ||
-      X509_set_issuer_name(root.get(), name) != 1)
+  if (!add("O", "ztunnel") || !add("CN", "ztunnel embedded root") || X509_set_issuer_name(root.get(), name) != 1)
     return openssl_failure("cannot name a root");
   ZT_TRY(set_random_serial(root.get()));
   ZT_TRY(set_validity(root.get(), now - kBackdate, now + kSelfMadeRootLifetime));

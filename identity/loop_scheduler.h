@@ -15,9 +15,7 @@ class LoopScheduler final : public Scheduler {
   explicit LoopScheduler(EventLoop& loop) : loop_(loop) {}
 
   [[nodiscard]] Clock::time_point now() const override { return Clock::now(); }
-  [[nodiscard]] WallTime wall_now() const override {
-    return wall_clock_now();
-  }
+  [[nodiscard]] WallTime wall_now() const override { return wall_clock_now(); }
   [[nodiscard]] TimerHandle after(Clock::duration delay, std::function<void()> fn) override {
     auto timer = std::make_unique<LoopTimer>(loop_);
     timer->timer.start(Clock::now() + delay, std::move(fn));

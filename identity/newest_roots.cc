@@ -2,8 +2,7 @@
 
 namespace zt::identity {
 
-NewestRoots::Outcome NewestRoots::offer(const WorkloadCertificate& certificate,
-                                        Scheduler::Clock::time_point requested,
+NewestRoots::Outcome NewestRoots::offer(const WorkloadCertificate& certificate, Scheduler::Clock::time_point requested,
                                         Scheduler::Clock::time_point now) {
   const bool first = bundle_ == nullptr;
   if (!first) {

@@ -17,12 +17,9 @@ class NewestRoots {
   // overtake each other while the CA changes its roots: one that was asked for before the present roots came
   // in may carry the older ones, and then the certificate that was issued later is right. One that was asked
   // for after that is newer, whatever its dates say.
-  Outcome offer(const WorkloadCertificate& certificate, Scheduler::Clock::time_point requested,
-                Scheduler::Clock::time_point now);
+  Outcome offer(const WorkloadCertificate& certificate, Scheduler::Clock::time_point requested, Scheduler::Clock::time_point now);
 
-  [[nodiscard]] const std::shared_ptr<const TrustBundle>& bundle() const {
-    return bundle_;
-  }  // nothing before the first
+  [[nodiscard]] const std::shared_ptr<const TrustBundle>& bundle() const { return bundle_; }  // nothing before the first
 
  private:
   std::shared_ptr<const TrustBundle> bundle_;

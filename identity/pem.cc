@@ -5,6 +5,8 @@
 
 #include <limits>
 
+#include "mesh/reason.h"
+
 namespace zt::identity {
 namespace {
 
@@ -30,8 +32,7 @@ std::vector<PemBlock> split_pem(std::string_view pem) {
     const size_t label_end = pem.find(kDashes, label_at);
     if (label_end == std::string_view::npos) break;
     const std::string_view label = pem.substr(label_at, label_end - label_at);
-    if (label.find('\n') !=
-        std::string_view::npos) {  // the line ends before the marker does: no block begins here
+    if (label.find('\n') != std::string_view::npos) {  // the line ends before the marker does: no block begins here
       at = label_at;
       continue;
     }
@@ -66,8 +67,7 @@ Result<std::vector<X509Ptr>> parse_certificates(std::string_view pem, size_t lim
   std::vector<X509Ptr> certificates;
   for (const PemBlock& block : split_pem(pem)) {
     if (!is_certificate_label(block.label)) continue;
-    if (certificates.size() == limit)
-      return fail(Reason::kInvalidInput, "more than " + std::to_string(limit) + " certificates");
+    if (certificates.size() == limit) return fail(Reason::kInvalidInput, "more than " + std::to_string(limit) + " certificates");
     auto certificate = parse_certificate(block.text);
     if (!certificate)
       return fail(Reason::kInvalidInput,
@@ -81,10 +81,8 @@ Result<std::vector<X509Ptr>> parse_certificates(std::string_view pem, size_t lim
 Result<PkeyPtr> parse_private_key(std::string_view pem) {
   for (const PemBlock& block : split_pem(pem)) {
     if (!block.label.ends_with("PRIVATE KEY")) continue;
-    if (block.label == "ENCRYPTED PRIVATE KEY" ||
-        block.text.find("Proc-Type: 4,ENCRYPTED") != std::string_view::npos)
-      return fail(Reason::kInvalidInput,
-                  "the private key is encrypted; give it without a password (openssl pkey)");
+    if (block.label == "ENCRYPTED PRIVATE KEY" || block.text.find("Proc-Type: 4,ENCRYPTED") != std::string_view::npos)
+      return fail(Reason::kInvalidInput, "the private key is encrypted; give it without a password (openssl pkey)");
     ERR_clear_error();
     const BioPtr bio = memory_bio(block.text);
     PkeyPtr key(bio ? PEM_read_bio_PrivateKey(bio.get(), nullptr, no_password, nullptr) : nullptr);

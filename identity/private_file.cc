@@ -10,6 +10,7 @@
 #include <cstdio>
 
 #include "base/unique_fd.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
@@ -20,22 +21,17 @@ constexpr mode_t kDirectoryMode = 0700;
 std::string advice(int error) {
   switch (error) {
     case EACCES:
-    case EPERM:
-      return " (check owner and permissions; this process runs as uid " + std::to_string(geteuid()) + ")";
+    case EPERM: return " (check owner and permissions; this process runs as uid " + std::to_string(geteuid()) + ")";
     case ENOSPC:
-    case EDQUOT:
-      return " (free some space)";
-    case EROFS:
-      return " (point to a directory on a writable file system)";
-    default:
-      return {};
+    case EDQUOT: return " (free some space)";
+    case EROFS: return " (point to a directory on a writable file system)";
+    default: return {};
   }
 }
 
 std::unexpected<Error> io_failure(std::string_view doing, const std::string& path) {
   const int error = errno;
-  return fail(Reason::kIo,
-              "cannot " + std::string(doing) + " " + path + ": " + errno_text(error) + advice(error));
+  return fail(Reason::kIo, "cannot " + std::string(doing) + " " + path + ": " + errno_text(error) + advice(error));
 }
 
 Result<> write_all(int fd, std::string_view content, const std::string& path) {
@@ -72,9 +68,7 @@ Result<FileVersion> file_version(const std::string& path) {
     if (errno == ENOENT) return FileVersion{};
     return io_failure("look at", path);
   }
-  const auto nanoseconds = [](const timespec& time) {
-    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-  };
+  const auto nanoseconds = [](const timespec& time) { return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec; };
   return FileVersion{.exists = true,
                      .device = status.st_dev,
                      .inode = status.st_ino,
@@ -91,8 +85,7 @@ Result<SecretText> read_private_file(const std::string& path) {
   if (!fd || ::fstat(fd.get(), &status) != 0) return io_failure("read", path);
   if (!S_ISREG(status.st_mode)) return fail(Reason::kInvalidInput, path + " is not a regular file");
   if (static_cast<uint64_t>(status.st_size) > kMaxPrivateFileBytes)
-    return fail(Reason::kInvalidInput,
-                path + " is larger than " + std::to_string(kMaxPrivateFileBytes) + " bytes");
+    return fail(Reason::kInvalidInput, path + " is larger than " + std::to_string(kMaxPrivateFileBytes) + " bytes");
   SecretText text(static_cast<size_t>(status.st_size));
   size_t length = 0;
   while (length < text.capacity()) {
@@ -127,8 +120,7 @@ Result<> make_private_directory(const std::string& path) {
   return {};
 }
 
-Result<Published> publish_private_file(const std::string& directory, const std::string& name,
-                                       std::string_view content) {
+Result<Published> publish_private_file(const std::string& directory, const std::string& name, std::string_view content) {
   const std::string path = directory + "/" + name;
   std::string temporary = directory + "/." + name + ".XXXXXX";
   const UniqueFd fd(::mkostemp(temporary.data(), O_CLOEXEC));  // 0600 whatever the umask adds

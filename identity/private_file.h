@@ -16,8 +16,7 @@ inline constexpr size_t kMaxPrivateFileBytes = 1 << 20;
 class SecretText {
  public:
   explicit SecretText(size_t size) : bytes_(size) {}
-  SecretText(SecretText&& other) noexcept
-      : bytes_(std::move(other.bytes_)), length_(std::exchange(other.length_, 0)) {}
+  SecretText(SecretText&& other) noexcept : bytes_(std::move(other.bytes_)), length_(std::exchange(other.length_, 0)) {}
   SecretText& operator=(SecretText&&) = delete;
   ~SecretText();
 

@@ -7,6 +7,7 @@
 
 #include "identity/pem.h"
 #include "identity/x509_info.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
@@ -47,8 +48,7 @@ bool issued_by(X509_CRL* list, const X509* issuer) {
 }  // namespace
 
 Result<std::shared_ptr<const RevocationLists>> RevocationLists::parse(std::string_view content) {
-  if (content.size() > kMaxRevocationBytes)
-    return refuse("larger than " + std::to_string(kMaxRevocationBytes) + " bytes");
+  if (content.size() > kMaxRevocationBytes) return refuse("larger than " + std::to_string(kMaxRevocationBytes) + " bytes");
   ERR_clear_error();
   std::shared_ptr<RevocationLists> made(new RevocationLists);
   if (content.contains("-----BEGIN")) {
@@ -92,8 +92,7 @@ const X509* RevocationLists::revoked_in(std::span<const X509Ptr> chain) const {
 }
 
 std::string revoked_text(const X509* certificate) {
-  return "certificate " + subject_of(certificate) + ", serial number " + serial_decimal(certificate) +
-         ", is revoked";
+  return "certificate " + subject_of(certificate) + ", serial number " + serial_decimal(certificate) + ", is revoked";
 }
 
 }  // namespace zt::identity

@@ -24,8 +24,7 @@ class Scheduler {
   virtual ~Scheduler() = default;
 
   [[nodiscard]] virtual Clock::time_point now() const = 0;  // never jumps: delays and latencies
-  [[nodiscard]] virtual WallTime wall_now()
-      const = 0;  // may be stepped at any time: validity of certificates
+  [[nodiscard]] virtual WallTime wall_now() const = 0;      // may be stepped at any time: validity of certificates
 
   // Calls fn once, on the scheduler's thread, not before `delay` has passed. Scheduler's thread only.
   [[nodiscard]] virtual TimerHandle after(Clock::duration delay, std::function<void()> fn) = 0;

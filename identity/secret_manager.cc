@@ -7,14 +7,14 @@
 #include "identity/log_scope.h"
 #include "identity/secret_manager_impl.h"
 #include "identity/secret_schedule.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
 
 SecretManager::Jitter default_jitter() {
-  return
-      [generator = std::mt19937_64(std::random_device{}()),
-       uniform = std::uniform_real_distribution<double>(-1.0, 1.0)]() mutable { return uniform(generator); };
+  return [generator = std::mt19937_64(std::random_device{}()),
+          uniform = std::uniform_real_distribution<double>(-1.0, 1.0)]() mutable { return uniform(generator); };
 }
 
 }  // namespace
@@ -26,11 +26,9 @@ void SecretManager::Impl::get(const SpiffeId& id, Waiter done) {
   if (entry != nullptr && usable(*entry)) return done(credentials(*entry));
   if (entry == nullptr) entry = add(id);
   if (entry == nullptr)
-    return done(fail(Reason::kResourceLimit,
-                     "more than " + std::to_string(kMaxIdentities) + " identities on this node"));
+    return done(fail(Reason::kResourceLimit, "more than " + std::to_string(kMaxIdentities) + " identities on this node"));
   if (entry->waiters.size() >= kMaxWaitersPerIdentity)
-    return done(
-        fail(Reason::kResourceLimit, "too many connections wait for the certificate of " + id.to_string()));
+    return done(fail(Reason::kResourceLimit, "too many connections wait for the certificate of " + id.to_string()));
 
   entry->waiters.push_back({std::move(done), scheduler_.now() + kCertificateWaitLimit});
   ++stats_.waits;
@@ -69,15 +67,13 @@ void SecretManager::Impl::forget(const SpiffeId& id) {
   entries_.erase(found);
   if (entry->phase == Phase::kQueued) queue_.erase(entry->queue_key);
   if (entry->certificate) notify(*entry, {});
-  answer_waiters(*entry,
-                 fail(Reason::kIdentityUnavailable, "no workload here is " + id.to_string() + " any more"));
+  answer_waiters(*entry, fail(Reason::kIdentityUnavailable, "no workload here is " + id.to_string() + " any more"));
   flush();
 }
 
 void SecretManager::Impl::subscribe(Listener listener) {
   for (const auto& [id, entry] : entries_)
-    if (usable(*entry))
-      outbox_.emplace_back([listener, entry_id = id, now = credentials(*entry)] { listener(entry_id, now); });
+    if (usable(*entry)) outbox_.emplace_back([listener, entry_id = id, now = credentials(*entry)] { listener(entry_id, now); });
   listeners_.push_back(std::move(listener));
   flush();
 }
@@ -136,8 +132,7 @@ void SecretManager::Impl::raise(Entry& entry, Priority priority) {
 void SecretManager::Impl::hasten(Entry& entry) {
   if (entry.failures > 0) {
     const auto now = scheduler_.now();
-    const auto allowed =
-        entry.last_answer + real_time_retry_delay(entry.failures, kRealTimeRetryMin, kRealTimeRetryMax);
+    const auto allowed = entry.last_answer + real_time_retry_delay(entry.failures, kRealTimeRetryMin, kRealTimeRetryMax);
     if (entry.due <= allowed) return;  // comes sooner by itself
     if (allowed > now) return schedule_fetch(entry, allowed - now);
   }
@@ -153,13 +148,11 @@ void SecretManager::Impl::schedule_fetch(Entry& entry, Clock::duration delay, Wa
 
 void SecretManager::Impl::arm_fetch_timer(Entry& entry) {
   const Clock::duration left = entry.due - scheduler_.now();
-  entry.fetch_timer =
-      scheduler_.after(std::min<Clock::duration>(left, kClockRecheckInterval), [this, &entry] {
-        if (scheduler_.now() < entry.due && scheduler_.wall_now() < entry.wall_due)
-          return arm_fetch_timer(entry);
-        enqueue(entry, priority_of(entry));
-        pump();
-      });
+  entry.fetch_timer = scheduler_.after(std::min<Clock::duration>(left, kClockRecheckInterval), [this, &entry] {
+    if (scheduler_.now() < entry.due && scheduler_.wall_now() < entry.wall_due) return arm_fetch_timer(entry);
+    enqueue(entry, priority_of(entry));
+    pump();
+  });
 }
 
 void SecretManager::Impl::pump() {
@@ -169,15 +162,14 @@ void SecretManager::Impl::pump() {
     const uint64_t number = next_number_++;
     entry.phase = Phase::kFetching;
     entry.flight = number;
-    flights_.emplace(number, Flight{entry.id, scheduler_.now(),
-                                    scheduler_.after(kFetchLimit, [this, number] { give_up(number); })});
+    flights_.emplace(number,
+                     Flight{entry.id, scheduler_.now(), scheduler_.after(kFetchLimit, [this, number] { give_up(number); })});
     ++stats_.fetches;
-    ca_.fetch(entry.id,
-              [weak = weak_from_this(), &scheduler = scheduler_, number](Result<CertificatePtr> result) {
-                scheduler.post([weak, number, answer = std::move(result)]() mutable {
-                  if (const auto self = weak.lock()) self->answered(number, std::move(answer));
-                });
-              });
+    ca_.fetch(entry.id, [weak = weak_from_this(), &scheduler = scheduler_, number](Result<CertificatePtr> result) {
+      scheduler.post([weak, number, answer = std::move(result)]() mutable {
+        if (const auto self = weak.lock()) self->answered(number, std::move(answer));
+      });
+    });
   }
 }
 

@@ -5,6 +5,7 @@
 #include "identity/log_scope.h"
 #include "identity/secret_manager_impl.h"
 #include "identity/secret_schedule.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 
@@ -27,8 +28,7 @@ void SecretManager::Impl::give_up(uint64_t flight_number) {
   flights_.erase(flight);
   ++stats_.fetch_timeouts;
   settle(done.id, flight_number, done.start,
-         fail(Reason::kIdentityTimeout,
-              "the CA did not answer within " + std::to_string(kFetchLimit.count()) + " s"));
+         fail(Reason::kIdentityTimeout, "the CA did not answer within " + std::to_string(kFetchLimit.count()) + " s"));
 }
 
 void SecretManager::Impl::settle(const SpiffeId& id, uint64_t flight_number, Clock::time_point started,
@@ -36,8 +36,7 @@ void SecretManager::Impl::settle(const SpiffeId& id, uint64_t flight_number, Clo
   if (result && !*result) result = fail(Reason::kInternal, "the CA answered with nothing");
   if (result && (*result)->expired(scheduler_.wall_now()))
     result = fail(Reason::kIdentityUnavailable, "the CA gave a certificate that expired at " +
-                                                    rfc3339_seconds((*result)->not_after()) +
-                                                    " (is our clock right?)");
+                                                    rfc3339_seconds((*result)->not_after()) + " (is our clock right?)");
   if (result) {
     if (auto why = revoked(**result, *(*result)->roots())) {
       ++stats_.revocations;
@@ -68,8 +67,7 @@ void SecretManager::Impl::succeeded(Entry& entry, Clock::time_point started, Cer
   entry.was_valid = entry.certificate->not_before() <= wall_now;
   entry.error.clear();
   entry.failures = 0;
-  const auto delay =
-      refresh_delay(entry.certificate->not_before(), entry.certificate->not_after(), wall_now, jitter_());
+  const auto delay = refresh_delay(entry.certificate->not_before(), entry.certificate->not_after(), wall_now, jitter_());
   schedule_fetch(entry, delay, wall_now + delay);
   arm_expiry_timer(entry);
   ZT_LOG(log_scope, kDebug, "certificate is available", Field::string("identity", entry.id.to_string()),
@@ -85,29 +83,25 @@ void SecretManager::Impl::failed(Entry& entry, std::string text) {
   const auto delay = retry_delay(entry.failures, jitter_());
   schedule_fetch(entry, delay);
   if (entry.certificate && !usable(entry)) expire(entry);
-  ZT_LOG(
-      log_scope, kWarn,
-      entry.certificate ? "cannot renew a certificate; keeping the one we have" : "cannot get a certificate",
-      Field::string("identity", entry.id.to_string()), Field::string("error", entry.error),
-      Field::count("failures", entry.failures), Field::count("retry_ms", delay.count()));
-  answer_waiters(entry, fail(Reason::kIdentityUnavailable,
-                             "cannot get a certificate for " + entry.id.to_string() + ": " + entry.error));
+  ZT_LOG(log_scope, kWarn, entry.certificate ? "cannot renew a certificate; keeping the one we have" : "cannot get a certificate",
+         Field::string("identity", entry.id.to_string()), Field::string("error", entry.error),
+         Field::count("failures", entry.failures), Field::count("retry_ms", delay.count()));
+  answer_waiters(entry,
+                 fail(Reason::kIdentityUnavailable, "cannot get a certificate for " + entry.id.to_string() + ": " + entry.error));
 }
 
 void SecretManager::Impl::arm_expiry_timer(Entry& entry) {
-  const auto left =
-      std::max(entry.certificate->not_after() - scheduler_.wall_now(), std::chrono::milliseconds::zero());
-  entry.expiry_timer =
-      scheduler_.after(std::min<std::chrono::milliseconds>(left, kClockRecheckInterval), [this, &entry] {
-        if (usable(entry)) {
-          arm_expiry_timer(entry);
-          renew_if_not_yet_valid(entry);
-        } else {
-          expire(entry);
-        }
-        pump();
-        flush();
-      });
+  const auto left = std::max(entry.certificate->not_after() - scheduler_.wall_now(), std::chrono::milliseconds::zero());
+  entry.expiry_timer = scheduler_.after(std::min<std::chrono::milliseconds>(left, kClockRecheckInterval), [this, &entry] {
+    if (usable(entry)) {
+      arm_expiry_timer(entry);
+      renew_if_not_yet_valid(entry);
+    } else {
+      expire(entry);
+    }
+    pump();
+    flush();
+  });
 }
 
 // Our clock was ahead when the certificate was issued and has been put right: peers will refuse it for as
@@ -121,8 +115,8 @@ void SecretManager::Impl::renew_if_not_yet_valid(Entry& entry) {
 void SecretManager::Impl::expire(Entry& entry) {
   const std::string when = rfc3339_seconds(entry.certificate->not_after());
   ++stats_.expirations;
-  ZT_LOG(log_scope, kError, "a certificate expired before it could be renewed",
-         Field::string("identity", entry.id.to_string()), Field::bare("expired", when));
+  ZT_LOG(log_scope, kError, "a certificate expired before it could be renewed", Field::string("identity", entry.id.to_string()),
+         Field::bare("expired", when));
   drop(entry, "the certificate expired at " + when);
 }
 
@@ -138,11 +132,9 @@ void SecretManager::Impl::drop(Entry& entry, std::string why) {
 // ---- revocation
 
 // The chain that a peer will build: to one of the roots that came with the certificate.
-std::optional<std::string> SecretManager::Impl::revoked(const WorkloadCertificate& certificate,
-                                                        const TrustBundle& roots) const {
+std::optional<std::string> SecretManager::Impl::revoked(const WorkloadCertificate& certificate, const TrustBundle& roots) const {
   if (!revocations_ || revocations_->entries() == 0) return std::nullopt;
-  const auto chain =
-      verify_chain(certificate.leaf(), certificate.intermediates(), roots, scheduler_.wall_now());
+  const auto chain = verify_chain(certificate.leaf(), certificate.intermediates(), roots, scheduler_.wall_now());
   // A chain that leads nowhere is the peers' to refuse.
   const X509* const found = chain ? revocations_->revoked_in(*chain) : nullptr;
   if (found == nullptr) return std::nullopt;
@@ -189,11 +181,9 @@ void SecretManager::Impl::apply_roots(Entry& entry, Clock::time_point started) {
 void SecretManager::Impl::renew_if_untrusted(Entry& entry) {
   if (entry.phase != Phase::kWaiting) return;
   const auto& certificate = *entry.certificate;
-  if (verify_chain(certificate.leaf(), certificate.intermediates(), *roots_.bundle(), scheduler_.wall_now()))
-    return;
+  if (verify_chain(certificate.leaf(), certificate.intermediates(), *roots_.bundle(), scheduler_.wall_now())) return;
   const auto now = scheduler_.now();
-  const auto spread =
-      std::chrono::duration_cast<Clock::duration>(kRootChangeSpread * ((jitter_() + 1.0) / 2.0));
+  const auto spread = std::chrono::duration_cast<Clock::duration>(kRootChangeSpread * ((jitter_() + 1.0) / 2.0));
   const auto due = std::max<Clock::time_point>(now, entry.last_answer + kRootRenewalInterval) + spread;
   if (due < entry.due) schedule_fetch(entry, due - now, entry.wall_due);
 }
@@ -201,8 +191,8 @@ void SecretManager::Impl::renew_if_untrusted(Entry& entry) {
 // ---- callbacks
 
 void SecretManager::Impl::arm_waiters_timer(Entry& entry) {
-  entry.waiters_timer = scheduler_.after(entry.waiters.front().deadline - scheduler_.now(),
-                                         [this, &entry] { time_out_waiters(entry); });
+  entry.waiters_timer =
+      scheduler_.after(entry.waiters.front().deadline - scheduler_.now(), [this, &entry] { time_out_waiters(entry); });
 }
 
 void SecretManager::Impl::time_out_waiters(Entry& entry) {
@@ -211,8 +201,7 @@ void SecretManager::Impl::time_out_waiters(Entry& entry) {
                            std::to_string(kCertificateWaitLimit.count()) + " s" +
                            (entry.error.empty() ? "" : "; before that: " + entry.error);
   while (!entry.waiters.empty() && entry.waiters.front().deadline <= now) {
-    outbox_.emplace_back(
-        [done = std::move(entry.waiters.front().done), text] { done(fail(Reason::kIdentityTimeout, text)); });
+    outbox_.emplace_back([done = std::move(entry.waiters.front().done), text] { done(fail(Reason::kIdentityTimeout, text)); });
     entry.waiters.pop_front();
     ++stats_.wait_timeouts;
   }

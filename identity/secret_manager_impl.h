@@ -24,8 +24,7 @@ class SecretManager::Impl : public std::enable_shared_from_this<Impl> {
  public:
   using Clock = Scheduler::Clock;
 
-  Impl(CaClient& ca, Scheduler& scheduler, Jitter jitter)
-      : ca_(ca), scheduler_(scheduler), jitter_(std::move(jitter)) {}
+  Impl(CaClient& ca, Scheduler& scheduler, Jitter jitter) : ca_(ca), scheduler_(scheduler), jitter_(std::move(jitter)) {}
 
   void get(const SpiffeId& id, Waiter done);
   Result<Credentials> current(const SpiffeId& id) const;
@@ -84,8 +83,7 @@ class SecretManager::Impl : public std::enable_shared_from_this<Impl> {
 
   void answered(uint64_t flight_number, Result<CertificatePtr> result);
   void give_up(uint64_t flight_number);
-  void settle(const SpiffeId& id, uint64_t flight_number, Clock::time_point started,
-              Result<CertificatePtr> result);
+  void settle(const SpiffeId& id, uint64_t flight_number, Clock::time_point started, Result<CertificatePtr> result);
   void succeeded(Entry& entry, Clock::time_point started, CertificatePtr certificate);
   void failed(Entry& entry, std::string text);
   void expire(Entry& entry);

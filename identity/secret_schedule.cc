@@ -23,8 +23,7 @@ milliseconds scaled(milliseconds delay, double factor) {
 
 milliseconds refresh_delay(WallTime not_before, WallTime not_after, WallTime now, double jitter) {
   const milliseconds half = (not_after - not_before) / 2;
-  milliseconds delay =
-      (not_before - now) + scaled(half, 1.0 + kRefreshJitter * std::clamp(jitter, -1.0, 1.0));
+  milliseconds delay = (not_before - now) + scaled(half, 1.0 + kRefreshJitter * std::clamp(jitter, -1.0, 1.0));
   if (delay <= milliseconds::zero()) delay = (not_after - now) / 2;
   return std::max<milliseconds>(delay, kMinRefreshDelay);
 }

@@ -18,8 +18,7 @@ inline constexpr std::chrono::milliseconds kMaxRetryDelay{150'000};
 // kRefreshJitter so that certificates issued together are not renewed together (contract §14 #12). If that
 // has passed already (the CA's clock is behind ours, or the certificate is an old one), half of what remains:
 // renewing at once could repeat without end.
-[[nodiscard]] std::chrono::milliseconds refresh_delay(WallTime not_before, WallTime not_after, WallTime now,
-                                                      double jitter);
+[[nodiscard]] std::chrono::milliseconds refresh_delay(WallTime not_before, WallTime not_after, WallTime now, double jitter);
 
 // Wait after the `failures`-th failure in a row (1 = first): 1 s, 2 s, 4 s … each ± kRetryJitter, at most
 // kMaxRetryDelay.
@@ -27,8 +26,7 @@ inline constexpr std::chrono::milliseconds kMaxRetryDelay{150'000};
 
 // The same while a connection waits for the retry: 1 s, 2 s, 4 s, then `most`; no jitter, each request is its
 // own.
-[[nodiscard]] std::chrono::milliseconds real_time_retry_delay(uint32_t failures,
-                                                              std::chrono::milliseconds least,
+[[nodiscard]] std::chrono::milliseconds real_time_retry_delay(uint32_t failures, std::chrono::milliseconds least,
                                                               std::chrono::milliseconds most);
 
 }  // namespace zt::identity

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "mesh/reason.h"
+
 namespace zt::identity {
 namespace {
 
@@ -19,8 +21,7 @@ std::string quoted(std::string_view text) {
 }
 
 std::unexpected<Error> refuse(std::string_view text, std::string_view why) {
-  return fail(Reason::kInvalidInput,
-              "not a SPIFFE id of a workload: " + quoted(text) + ": " + std::string(why));
+  return fail(Reason::kInvalidInput, "not a SPIFFE id of a workload: " + quoted(text) + ": " + std::string(why));
 }
 
 bool visible_ascii(std::string_view text) {
@@ -30,8 +31,7 @@ bool visible_ascii(std::string_view text) {
 }  // namespace
 
 Result<SpiffeId> SpiffeId::parse(std::string_view text) {
-  if (text.size() > kMaxSpiffeIdBytes)
-    return refuse(text, "longer than " + std::to_string(kMaxSpiffeIdBytes) + " bytes");
+  if (text.size() > kMaxSpiffeIdBytes) return refuse(text, "longer than " + std::to_string(kMaxSpiffeIdBytes) + " bytes");
   if (!text.starts_with(kScheme)) return refuse(text, "does not begin with spiffe://");
   if (!visible_ascii(text)) return refuse(text, "holds a space, a control character or a non-ASCII byte");
 
@@ -47,8 +47,7 @@ Result<SpiffeId> SpiffeId::parse(std::string_view text) {
   }
   if (parts[1] != "ns" || parts[3] != "sa")
     return refuse(text, "expected spiffe://<trust domain>/ns/<namespace>/sa/<service account>");
-  if (std::ranges::any_of(parts, [](std::string_view part) { return part.empty(); }))
-    return refuse(text, "a part is empty");
+  if (std::ranges::any_of(parts, [](std::string_view part) { return part.empty(); })) return refuse(text, "a part is empty");
   return SpiffeId{std::string(parts[0]), std::string(parts[2]), std::string(parts[4])};
 }
 

@@ -42,8 +42,7 @@ struct std::hash<zt::identity::SpiffeId> {
   size_t operator()(const zt::identity::SpiffeId& id) const noexcept {
     const std::hash<std::string_view> part;
     size_t seed = part(id.trust_domain);
-    for (const std::string_view text :
-         {std::string_view(id.namespace_), std::string_view(id.service_account)})
+    for (const std::string_view text : {std::string_view(id.namespace_), std::string_view(id.service_account)})
       seed ^= part(text) + 0x9e3779b97f4a7c15u + (seed << 6) + (seed >> 2);
     return seed;
   }

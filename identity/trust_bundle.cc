@@ -7,33 +7,30 @@
 #include "base/log.h"
 #include "identity/log_scope.h"
 #include "identity/pem.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
 
 using Digest = std::array<uint8_t, 32>;
 
-std::unexpected<Error> refuse(std::string text) {
-  return fail(Reason::kIdentityUnavailable, "root bundle: " + std::move(text));
-}
+std::unexpected<Error> refuse(std::string text) { return fail(Reason::kIdentityUnavailable, "root bundle: " + std::move(text)); }
 
 }  // namespace
 
 Result<std::shared_ptr<const TrustBundle>> TrustBundle::from_pem(std::string_view pem) {
-  if (pem.size() > kMaxTrustBundleBytes)
-    return refuse("larger than " + std::to_string(kMaxTrustBundleBytes) + " bytes");
+  if (pem.size() > kMaxTrustBundleBytes) return refuse("larger than " + std::to_string(kMaxTrustBundleBytes) + " bytes");
   std::vector<X509Ptr> roots;
   size_t number = 0;
   for (const PemBlock& block : split_pem(pem)) {
     ++number;
     if (roots.size() == kMaxTrustBundleRoots)
       return refuse("more than " + std::to_string(kMaxTrustBundleRoots) + " certificates");
-    auto root = is_certificate_label(block.label)
-                    ? parse_certificate(block.text)
-                    : fail(Reason::kInvalidInput, "a PEM block, but not a certificate");
+    auto root = is_certificate_label(block.label) ? parse_certificate(block.text)
+                                                  : fail(Reason::kInvalidInput, "a PEM block, but not a certificate");
     if (!root) {
-      ZT_LOG(log_scope, kWarn, "skipping an entry of the root bundle",
-             Field::count("entry", static_cast<int64_t>(number)), Field::string("error", root.error().text));
+      ZT_LOG(log_scope, kWarn, "skipping an entry of the root bundle", Field::count("entry", static_cast<int64_t>(number)),
+             Field::string("error", root.error().text));
       continue;
     }
     roots.push_back(std::move(*root));
@@ -52,8 +49,8 @@ Result<std::shared_ptr<const TrustBundle>> TrustBundle::create(std::vector<X509P
   digests.erase(duplicates.begin(), duplicates.end());
 
   std::shared_ptr<TrustBundle> bundle(new TrustBundle);
-  if (EVP_Digest(digests.data(), digests.size() * sizeof(Digest), bundle->fingerprint_.data(), nullptr,
-                 EVP_sha256(), nullptr) != 1)
+  if (EVP_Digest(digests.data(), digests.size() * sizeof(Digest), bundle->fingerprint_.data(), nullptr, EVP_sha256(), nullptr) !=
+      1)
     return refuse(openssl_error_text("cannot digest the set"));
   bundle->roots_ = std::move(roots);
   return bundle;

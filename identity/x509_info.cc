@@ -7,6 +7,7 @@
 #include <ctime>
 
 #include "identity/openssl_ptr.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
@@ -28,9 +29,8 @@ Result<WallTime> time_of(const ASN1_TIME* time, std::string_view which) {
 
 std::string base64(std::string_view text) {
   std::string out(4 * ((text.size() + 2) / 3) + 1, '\0');  // EVP_EncodeBlock adds a NUL
-  const int length =
-      EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()),
-                      reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
+  const int length = EVP_EncodeBlock(reinterpret_cast<unsigned char*>(out.data()),
+                                     reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
   out.resize(static_cast<size_t>(length));
   return out;
 }
@@ -40,8 +40,7 @@ std::string base64(std::string_view text) {
 std::vector<std::string> uri_sans(const X509* certificate) {
   std::vector<std::string> uris;
   ERR_set_mark();  // an absent or malformed extension is an answer, not an error of the caller's next call
-  const GeneralNamesPtr names(
-      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
+  const GeneralNamesPtr names(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
   ERR_pop_to_mark();
   if (!names) return uris;
   for (int i = 0; i < sk_GENERAL_NAME_num(names.get()) && uris.size() < kMaxSubjectAltNames; ++i) {
@@ -50,8 +49,7 @@ std::vector<std::string> uri_sans(const X509* certificate) {
     if (type != GEN_URI) continue;
     // By length, not to the first NUL: "spiffe://good\0.evil" must not pass for "spiffe://good".
     const auto* uri = static_cast<const ASN1_IA5STRING*>(value);
-    uris.emplace_back(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)),
-                      static_cast<size_t>(ASN1_STRING_length(uri)));
+    uris.emplace_back(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)), static_cast<size_t>(ASN1_STRING_length(uri)));
   }
   return uris;
 }

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/linux/netns.h"
 #include "base/result.h"
-#include "redirection/netns.h"
 
 // How a pod's traffic is led to the proxy. One interface, so that other mechanisms (eBPF, iptables) can stand
 // in its place.

@@ -9,26 +9,26 @@
 #include <optional>
 
 #include "base/event_loop.h"
+#include "base/linux/netns.h"
+#include "base/linux/signals.h"
 #include "base/log.h"
-#include "hbone/aead.h"
+#include "hbone/tls/aead.h"
 #include "identity/crl_file.h"
 #include "identity/loop_scheduler.h"
 #include "identity/secret_manager.h"
-#include "redirection/netns.h"
-#include "redirection/zds_client.h"
-#include "workload_api/local_file.h"
-#include "workload_api/store.h"
+#include "workload_api/store/store.h"
 #include "workload_api/xds/xds_client.h"
-#include "ztunnel/admin.h"
-#include "ztunnel/config_dump.h"
+#include "workload_api/yaml/local_file.h"
+#include "zds/zds_client.h"
+#include "ztunnel/admin/admin.h"
+#include "ztunnel/admin/config_dump.h"
+#include "ztunnel/admin/http_server.h"
+#include "ztunnel/admin/readiness.h"
 #include "ztunnel/control_plane.h"
-#include "ztunnel/data_plane.h"
-#include "ztunnel/http_server.h"
-#include "ztunnel/metrics_registry.h"
-#include "ztunnel/readiness.h"
-#include "ztunnel/runtime_metrics.h"
-#include "ztunnel/signals.h"
-#include "ztunnel/version.h"
+#include "ztunnel/proxy/data_plane.h"
+#include "ztunnel/telemetry/metrics_registry.h"
+#include "ztunnel/telemetry/runtime_metrics.h"
+#include "ztunnel/telemetry/version.h"
 
 namespace zt::ztunnel {
 
@@ -91,7 +91,7 @@ WorkerSettings worker_settings(const Config& config) {
   settings.network = config.general.network;
   settings.illegal_ports = config.listen.illegal_ports;
   settings.memory_budget_per_worker = config.tunnel.memory_budget / config.general.worker_threads;
-  settings.transparency = !config.socket.original_source       ? Transparency::kBestEffort
+  settings.transparency = !config.socket.original_source   ? Transparency::kBestEffort
                           : *config.socket.original_source ? Transparency::kRequired
                                                            : Transparency::kNever;
   return settings;
@@ -137,7 +137,7 @@ struct App::Impl {
   std::unique_ptr<workload_api::LocalFile> local_file;
   std::unique_ptr<workload_api::XdsClient> xds;
   Readiness::Hold state_hold;
-  std::unique_ptr<redirection::ZdsClient> zds;
+  std::unique_ptr<zds::ZdsClient> zds;
   Readiness::Hold agent_hold;
   std::unique_ptr<HttpServer> http;
   Timer collect_timer;
@@ -179,12 +179,14 @@ Result<> App::Impl::start() {
   ZT_ASSIGN(const auto backend, hbone::select_aead_backend(config.tls.aead, config.tls.fips));
   ZT_TRY(hbone::check_tls_options(settings.tls));
   if (settings.tls.fips && !hbone::fips_module_active()) {
-    ZT_LOG(kLog, kWarn, "FIPS was asked for, but OpenSSL's validated module is not active: only the choice of algorithms is restricted. "
-                        "openssl.cnf has to load the fips provider and set default_properties = fips=yes");
+    ZT_LOG(kLog, kWarn,
+           "FIPS was asked for, but OpenSSL's validated module is not active: only the choice of algorithms is restricted. "
+           "openssl.cnf has to load the fips provider and set default_properties = fips=yes");
   }
   ZT_LOG(kLog, kInfo, "record layer ready", Field::string("aead", hbone::aead_backend_name(backend)));
-  runtime_metrics = std::make_unique<RuntimeMetrics>(metrics, std::string(hbone::aead_backend_name(backend)), config.tunnel.memory_budget);
-  if (config.general.mode == ProxyMode::kShared) ZT_TRY(redirection::check_netns_privileges(config.socket.mark.value_or(0)));
+  runtime_metrics =
+      std::make_unique<RuntimeMetrics>(metrics, std::string(hbone::aead_backend_name(backend)), config.tunnel.memory_budget);
+  if (config.general.mode == ProxyMode::kShared) ZT_TRY(check_netns_privileges(config.socket.mark.value_or(0)));
   auto starting = readiness.hold("proxy");
   state_hold = readiness.hold("state manager");
   if (config.general.mode == ProxyMode::kShared) agent_hold = readiness.hold("workload proxy manager");
@@ -231,8 +233,8 @@ Result<> App::Impl::start_certificates() {
 Result<> App::Impl::start_local_state() {
   subscription = store.subscribe([this](const auto& snapshot, const auto& changes) { on_changes(snapshot, changes); });
   if (config.control.local_xds_path) {
-    local_file = std::make_unique<workload_api::LocalFile>(loop, *config.control.local_xds_path,
-                                                           [this](workload_api::LocalConfig content) { replace_local(std::move(content)); });
+    local_file = std::make_unique<workload_api::LocalFile>(
+        loop, *config.control.local_xds_path, [this](workload_api::LocalConfig content) { replace_local(std::move(content)); });
     ZT_ASSIGN(auto content, local_file->start());
     replace_local(std::move(content));
   } else if (config.control.local_xds) {
@@ -268,7 +270,8 @@ void App::Impl::on_state_ready() {
 
 void App::Impl::replace_local(workload_api::LocalConfig content) {
   for (const auto& rejected : store.replace_local(std::move(content))) {
-    ZT_LOG(kLog, kError, "resource of the local configuration refused", Field::string("name", rejected.name), Field::string("error", rejected.why));
+    ZT_LOG(kLog, kError, "resource of the local configuration refused", Field::string("name", rejected.name),
+           Field::string("error", rejected.why));
   }
 }
 
@@ -289,14 +292,14 @@ Result<> App::Impl::start_proxy() {
     return {};
   }
   if (config.general.own_pod) ZT_TRY(data_plane->start_self(*config.general.own_pod));
-  zds = std::make_unique<redirection::ZdsClient>(loop, *data_plane,
-                                                 redirection::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
-                                                                                   if (ready) {
-                                                                                     agent_hold.done();
-                                                                                   } else {
-                                                                                     agent_hold = readiness.hold("workload proxy manager");
-                                                                                   }
-                                                                                 }});
+  zds = std::make_unique<zds::ZdsClient>(loop, *data_plane,
+                                         zds::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
+                                                                   if (ready) {
+                                                                     agent_hold.done();
+                                                                   } else {
+                                                                     agent_hold = readiness.hold("workload proxy manager");
+                                                                   }
+                                                                 }});
   return zds->start();
 }
 
@@ -305,9 +308,10 @@ Result<> App::Impl::start_servers() {
   const bool ipv6 = config.listen.ipv6;
   // Readiness first: whoever waits for us gets an answer while we start.
   ZT_TRY(http->listen("readiness", config.listen.readiness, ipv6, readiness_handler(readiness)));
-  ZT_TRY(http->listen("admin", config.listen.admin, ipv6,
-                      admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },
-                                     .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); }})));
+  ZT_TRY(
+      http->listen("admin", config.listen.admin, ipv6,
+                   admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },
+                                  .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); }})));
   ZT_TRY(http->listen("stats", config.listen.stats, ipv6, stats_handler(metrics)));
   return {};
 }
@@ -324,7 +328,7 @@ void App::Impl::dump(const HttpRespond& respond) {
     if (zds) {
       auto& pods = *inputs.workload_state;
       for (const auto& pod : zds->session().pods()) {
-        const bool up = pod.state == redirection::PodState::kUp;
+        const bool up = pod.state == zds::PodState::kUp;
         auto& status = pods[pod.uid];
         status.state = up ? "Up" : "Pending";
         status.info = {pod.info.name, pod.info.namespace_name, pod.info.service_account};
@@ -339,7 +343,7 @@ void App::Impl::collect() {
   store.collect();
   RuntimeSample sample;
   if (zds) {
-    for (const auto& pod : zds->session().pods()) sample.pending_proxies += pod.state == redirection::PodState::kPending ? 1 : 0;
+    for (const auto& pod : zds->session().pods()) sample.pending_proxies += pod.state == zds::PodState::kPending ? 1 : 0;
     sample.agent_connected = zds->connected();
   }
   sample.active_proxies = data_plane->pod_count();

@@ -2,7 +2,7 @@
 #include <memory>
 
 #include "base/result.h"
-#include "ztunnel/config.h"
+#include "ztunnel/config/config.h"
 
 namespace zt::ztunnel {
 

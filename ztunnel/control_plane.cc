@@ -5,6 +5,7 @@
 
 #include "identity/embedded_ca.h"
 #include "identity/istiod/istiod_ca_client.h"
+#include "mesh/reason.h"
 
 namespace zt::ztunnel {
 namespace {
@@ -12,12 +13,9 @@ namespace {
 rpc::Roots roots_of(const RootCertificate& root) {
   using Source = rpc::Roots::Source;
   switch (root.source) {
-    case RootCertificate::Source::kFile:
-      return {Source::kFile, root.value};
-    case RootCertificate::Source::kSystem:
-      return {Source::kSystem, {}};
-    case RootCertificate::Source::kInline:
-      return {Source::kInline, root.value};
+    case RootCertificate::Source::kFile: return {Source::kFile, root.value};
+    case RootCertificate::Source::kSystem: return {Source::kSystem, {}};
+    case RootCertificate::Source::kInline: return {Source::kInline, root.value};
   }
   return {};
 }
@@ -25,12 +23,9 @@ rpc::Roots roots_of(const RootCertificate& root) {
 rpc::Token token_of(const TokenSource& token) {
   using Source = rpc::Token::Source;
   switch (token.source) {
-    case TokenSource::Source::kNone:
-      return {Source::kNone, {}};
-    case TokenSource::Source::kFile:
-      return {Source::kFile, token.value};
-    case TokenSource::Source::kLiteral:
-      return {Source::kLiteral, token.value};
+    case TokenSource::Source::kNone: return {Source::kNone, {}};
+    case TokenSource::Source::kFile: return {Source::kFile, token.value};
+    case TokenSource::Source::kLiteral: return {Source::kLiteral, token.value};
   }
   return {};
 }
@@ -39,16 +34,13 @@ rpc::Token token_of(const TokenSource& token) {
 class TimedCa final : public identity::CaClient {
  public:
   TimedCa(std::unique_ptr<identity::CaClient> ca, Metrics& metrics)
-      : answered_(metrics.ca_duration.get({"ok"})),
-        failed_(metrics.ca_duration.get({"failed"})),
-        ca_(std::move(ca)) {}
+      : answered_(metrics.ca_duration.get({"ok"})), failed_(metrics.ca_duration.get({"failed"})), ca_(std::move(ca)) {}
 
   void fetch(const identity::SpiffeId& id, Done done) override {
-    ca_->fetch(
-        id, [this, begun = Clock::now(), done = std::move(done)](Result<identity::CertificatePtr> answer) {
-          (answer ? answered_ : failed_).observe(std::chrono::duration<double>(Clock::now() - begun).count());
-          done(std::move(answer));
-        });
+    ca_->fetch(id, [this, begun = Clock::now(), done = std::move(done)](Result<identity::CertificatePtr> answer) {
+      (answer ? answered_ : failed_).observe(std::chrono::duration<double>(Clock::now() - begun).count());
+      done(std::move(answer));
+    });
   }
 
  private:
@@ -81,18 +73,16 @@ Result<std::unique_ptr<identity::CaClient>> make_ca_client(const Config& config,
   const ControlPlaneConfig& control = config.control;
   std::unique_ptr<identity::CaClient> ca;
   if (control.embedded_ca_dir) {
-    ZT_ASSIGN(ca, identity::EmbeddedCa::open(
-                      {.directory = *control.embedded_ca_dir, .ttl = control.secret_ttl, .wall_now = {}}));
+    ZT_ASSIGN(ca, identity::EmbeddedCa::open({.directory = *control.embedded_ca_dir, .ttl = control.secret_ttl, .wall_now = {}}));
   } else if (control.ca_address) {
-    ZT_ASSIGN(ca,
-              identity::IstiodCaClient::create({.endpoint = {.address = *control.ca_address,
-                                                             .roots = roots_of(control.ca_root),
-                                                             .alt_hostname = control.alt_ca_hostname,
-                                                             .token = token_of(control.token),
-                                                             .cluster_id = config.general.cluster_id,
-                                                             .headers = control.ca_headers},
-                                                .ttl = control.secret_ttl,
-                                                .impersonate = config.general.mode == ProxyMode::kShared}));
+    ZT_ASSIGN(ca, identity::IstiodCaClient::create({.endpoint = {.address = *control.ca_address,
+                                                                 .roots = roots_of(control.ca_root),
+                                                                 .alt_hostname = control.alt_ca_hostname,
+                                                                 .token = token_of(control.token),
+                                                                 .cluster_id = config.general.cluster_id,
+                                                                 .headers = control.ca_headers},
+                                                    .ttl = control.secret_ttl,
+                                                    .impersonate = config.general.mode == ProxyMode::kShared}));
   } else {
     return fail(Reason::kInvalidInput,
                 "no certificate authority: set CA_ADDRESS to istiod, or EMBEDDED_CA_DIR to a directory that "

@@ -4,10 +4,10 @@
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "identity/ca_client.h"
-#include "workload_api/store.h"
+#include "workload_api/store/store.h"
 #include "workload_api/xds/xds_client.h"
-#include "ztunnel/config.h"
-#include "ztunnel/metrics_registry.h"
+#include "ztunnel/config/config.h"
+#include "ztunnel/telemetry/metrics_registry.h"
 
 // The clients of the control plane as the configuration asks for them (contract §6.1, §7.1). That the control
 // plane is away, or its root or our token not mounted yet, is no error here: both clients try again by

@@ -6,8 +6,8 @@
 #include "base/grpc/endpoint.h"
 #include "base/log.h"
 #include "ztunnel/app.h"
-#include "ztunnel/environment.h"
-#include "ztunnel/version.h"
+#include "ztunnel/config/environment.h"
+#include "ztunnel/telemetry/version.h"
 
 namespace {
 
@@ -59,7 +59,8 @@ int main(int argc, char** argv) {
   }
   if (command == "help" || command == "--help" || command == "-h") {
     std::fputs(
-        "usage: ztunnel [proxy|version|help]\n\nThe node proxy. It takes its configuration from these environment variables:\n\n", stdout);
+        "usage: ztunnel [proxy|version|help]\n\nThe node proxy. It takes its configuration from these environment variables:\n\n",
+        stdout);
     std::fputs(config_help().c_str(), stdout);
     return 0;
   }

@@ -13,7 +13,7 @@ namespace zt::rpc {
 class BackgroundThread {
  public:
   explicit BackgroundThread(const std::string& name);  // at most 15 bytes, as the kernel has it
-  ~BackgroundThread();  // finishes the job at hand, drops those that have not begun
+  ~BackgroundThread();                                 // finishes the job at hand, drops those that have not begun
   BackgroundThread(const BackgroundThread&) = delete;
   BackgroundThread& operator=(const BackgroundThread&) = delete;
 

@@ -16,8 +16,7 @@ namespace {
 // at once and reach no network.
 struct Keeper {
   Keeper() {
-    grpc::GenericStub(channel).UnaryCall(&context, "/keep/queue", {}, &request, &answer,
-                                         [](const grpc::Status&) {});
+    grpc::GenericStub(channel).UnaryCall(&context, "/keep/queue", {}, &request, &answer, [](const grpc::Status&) {});
   }
   std::shared_ptr<grpc::Channel> channel = grpc::CreateChannel("none", nullptr);
   grpc::ClientContext context;

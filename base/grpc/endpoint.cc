@@ -18,6 +18,7 @@
 #include "base/grpc/callback_queue.h"
 #include "base/grpc/host_verifier.h"
 #include "base/log.h"
+#include "mesh/reason.h"
 
 namespace zt::rpc {
 namespace {
@@ -68,14 +69,12 @@ Result<Endpoint> Endpoint::make(EndpointOptions options) {
   if (!address.starts_with(kScheme)) return bad_address();
   endpoint.authority_ = address.substr(kScheme.size());
   const auto colon = endpoint.authority_.rfind(':');
-  if (colon == std::string::npos || colon == 0 || colon + 1 == endpoint.authority_.size())
-    return bad_address();
+  if (colon == std::string::npos || colon == 0 || colon + 1 == endpoint.authority_.size()) return bad_address();
   endpoint.host_ = endpoint.authority_.substr(0, colon);
   if (endpoint.host_.starts_with('[') && endpoint.host_.ends_with(']'))
     endpoint.host_ = endpoint.host_.substr(1, endpoint.host_.size() - 2);
 
-  if (!legal_value(endpoint.options_.cluster_id))
-    return fail(Reason::kInvalidInput, "the cluster id cannot be sent in a header");
+  if (!legal_value(endpoint.options_.cluster_id)) return fail(Reason::kInvalidInput, "the cluster id cannot be sent in a header");
   for (const auto& [name, value] : endpoint.options_.headers)
     if (!legal_name(name) || !legal_value(value))
       return fail(Reason::kInvalidInput, fmt::format("the extra header {} cannot be sent", name));
@@ -88,8 +87,7 @@ std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_p
   std::vector<std::string> names{host_};
   if (options_.alt_hostname) names.push_back(*options_.alt_hostname);
   grpc::experimental::TlsChannelCredentialsOptions tls;
-  tls.set_certificate_provider(
-      std::make_shared<grpc::experimental::StaticDataCertificateProvider>(roots_pem));
+  tls.set_certificate_provider(std::make_shared<grpc::experimental::StaticDataCertificateProvider>(roots_pem));
   tls.watch_root_certs();
   tls.set_verify_server_certs(true);
   tls.set_certificate_verifier(make_host_verifier(std::move(names)));
@@ -101,7 +99,7 @@ std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_p
   arguments.SetMaxSendMessageSize(-1);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds(kKeepaliveInterval));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, milliseconds(kKeepaliveTimeout));
-  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);  // no limit: else they stop after two
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);                        // no limit: else they stop after two
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, milliseconds(kConnectLimit));  // that is its meaning
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, milliseconds(kReconnectPauseMin));
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, milliseconds(kReconnectPauseMax));
@@ -110,8 +108,7 @@ std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_p
   arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
   arguments.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);  // no TXT queries
-  return grpc::CreateCustomChannel("dns:///" + authority_, grpc::experimental::TlsCredentials(tls),
-                                   arguments);
+  return grpc::CreateCustomChannel("dns:///" + authority_, grpc::experimental::TlsCredentials(tls), arguments);
 }
 
 void use_system_resolver() { ::setenv("GRPC_DNS_RESOLVER", "native", 0); }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/address.h"
+#include "mesh/reason.h"
 
 namespace zt::rpc {
 namespace {
@@ -22,19 +23,16 @@ using BioPtr = std::unique_ptr<BIO, decltype(&BIO_free_all)>;
 
 std::vector<std::string> names_of(const X509* certificate) {
   std::vector<std::string> out;
-  auto* names =
-      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
+  auto* names = static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr));
   for (int i = 0; i < sk_GENERAL_NAME_num(names) && out.size() < kMaxNamesInError; ++i) {
     const GENERAL_NAME* name = sk_GENERAL_NAME_value(names, i);
     if (name->type == GEN_DNS || name->type == GEN_URI) {
       const ASN1_STRING* text = name->d.ia5;
-      out.emplace_back(reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)),
-                       static_cast<size_t>(ASN1_STRING_length(text)));
+      out.emplace_back(reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)), static_cast<size_t>(ASN1_STRING_length(text)));
     } else if (name->type == GEN_IPADD) {
       const ASN1_STRING* bytes = name->d.iPAddress;
-      const auto ip =
-          IpAddress::from_bytes(std::string_view(reinterpret_cast<const char*>(ASN1_STRING_get0_data(bytes)),
-                                                 static_cast<size_t>(ASN1_STRING_length(bytes))));
+      const auto ip = IpAddress::from_bytes(std::string_view(reinterpret_cast<const char*>(ASN1_STRING_get0_data(bytes)),
+                                                             static_cast<size_t>(ASN1_STRING_length(bytes))));
       if (ip) out.push_back(ip->to_string());
     }
   }
@@ -46,12 +44,11 @@ class HostVerifier final : public grpc::experimental::ExternalCertificateVerifie
  public:
   explicit HostVerifier(std::vector<std::string> names) : names_(std::move(names)) {}
 
-  bool Verify(grpc::experimental::TlsCustomVerificationCheckRequest* request,
-              std::function<void(grpc::Status)>, grpc::Status* status) override {
+  bool Verify(grpc::experimental::TlsCustomVerificationCheckRequest* request, std::function<void(grpc::Status)>,
+              grpc::Status* status) override {
     const auto certificate = request->peer_cert();
     const auto checked = check_host({certificate.data(), certificate.size()}, names_);
-    *status =
-        checked ? grpc::Status::OK : grpc::Status(grpc::StatusCode::UNAUTHENTICATED, checked.error().text);
+    *status = checked ? grpc::Status::OK : grpc::Status(grpc::StatusCode::UNAUTHENTICATED, checked.error().text);
     return true;  // done already
   }
   void Cancel(grpc::experimental::TlsCustomVerificationCheckRequest*) override {}
@@ -63,8 +60,7 @@ class HostVerifier final : public grpc::experimental::ExternalCertificateVerifie
 }  // namespace
 
 Result<> check_host(std::string_view certificate_pem, const std::vector<std::string>& names) {
-  const BioPtr bio(BIO_new_mem_buf(certificate_pem.data(), static_cast<int>(certificate_pem.size())),
-                   BIO_free_all);
+  const BioPtr bio(BIO_new_mem_buf(certificate_pem.data(), static_cast<int>(certificate_pem.size())), BIO_free_all);
   const X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
   if (!certificate) {
     ERR_clear_error();
@@ -72,14 +68,12 @@ Result<> check_host(std::string_view certificate_pem, const std::vector<std::str
   }
   constexpr unsigned kFlags = X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
   for (const std::string& name : names) {
-    const int matches = IpAddress::parse(name)
-                            ? X509_check_ip_asc(certificate.get(), name.c_str(), kFlags)
-                            : X509_check_host(certificate.get(), name.data(), name.size(), kFlags, nullptr);
+    const int matches = IpAddress::parse(name) ? X509_check_ip_asc(certificate.get(), name.c_str(), kFlags)
+                                               : X509_check_host(certificate.get(), name.data(), name.size(), kFlags, nullptr);
     if (matches == 1) return {};
   }
-  return fail(Reason::kInvalidInput,
-              fmt::format("the server's certificate is for [{}], not for {}",
-                          fmt::join(names_of(certificate.get()), ", "), fmt::join(names, " or ")));
+  return fail(Reason::kInvalidInput, fmt::format("the server's certificate is for [{}], not for {}",
+                                                 fmt::join(names_of(certificate.get()), ", "), fmt::join(names, " or ")));
 }
 
 std::shared_ptr<grpc::experimental::CertificateVerifier> make_host_verifier(std::vector<std::string> names) {

@@ -17,7 +17,6 @@ namespace zt::rpc {
 [[nodiscard]] Result<> check_host(std::string_view certificate_pem, const std::vector<std::string>& names);
 
 // The same as gRPC wants it. gRPC has verified the chain before.
-[[nodiscard]] std::shared_ptr<grpc::experimental::CertificateVerifier> make_host_verifier(
-    std::vector<std::string> names);
+[[nodiscard]] std::shared_ptr<grpc::experimental::CertificateVerifier> make_host_verifier(std::vector<std::string> names);
 
 }  // namespace zt::rpc

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/grpc/endpoint.h"
+#include "mesh/reason.h"
 
 // What an endpoint reads from files.
 namespace zt::rpc {
@@ -28,29 +29,25 @@ Result<std::string> read_file(const std::string& what, const std::string& path, 
   if (!in) return fail_errno(Reason::kInvalidInput, "cannot read " + what + " " + path);
   std::string text(limit + 1, '\0');
   in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (in.bad() || (in.fail() && !in.eof()))
-    return fail_errno(Reason::kInvalidInput, "cannot read " + what + " " + path);
+  if (in.bad() || (in.fail() && !in.eof())) return fail_errno(Reason::kInvalidInput, "cannot read " + what + " " + path);
   text.resize(static_cast<size_t>(in.gcount()));
   if (text.size() > limit)
-    return fail(Reason::kInvalidInput,
-                what + " " + path + " is larger than " + std::to_string(limit) + " bytes");
+    return fail(Reason::kInvalidInput, what + " " + path + " is larger than " + std::to_string(limit) + " bytes");
   return text;
 }
 
 // gRPC would only say that its handshake failed.
 bool has_certificate(const std::string& pem) {
-  const std::unique_ptr<BIO, decltype(&BIO_free_all)> bio(
-      BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())), BIO_free_all);
-  const std::unique_ptr<X509, decltype(&X509_free)> first(
-      PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
+  const std::unique_ptr<BIO, decltype(&BIO_free_all)> bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())),
+                                                          BIO_free_all);
+  const std::unique_ptr<X509, decltype(&X509_free)> first(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
   ERR_clear_error();
   return first != nullptr;
 }
 
 Result<std::string> system_bundle() {
   if (const char* path = std::getenv("SSL_CERT_FILE")) return std::string(path);
-  const auto* found =
-      std::ranges::find_if(kSystemBundles, [](const char* path) { return std::ifstream(path).good(); });
+  const auto* found = std::ranges::find_if(kSystemBundles, [](const char* path) { return std::ifstream(path).good(); });
   if (found != std::end(kSystemBundles)) return std::string(*found);
   return fail(Reason::kInvalidInput, "no file with the system's roots found; SSL_CERT_FILE can name one");
 }
@@ -68,8 +65,7 @@ Result<std::string> Endpoint::read_roots() const {
     ZT_ASSIGN(pem, read_file("the root file", path, kMaxRootBytes));
     where = "the root file " + path;
   }
-  if (!has_certificate(pem))
-    return fail(Reason::kInvalidInput, where + " holds no certificate that can be read");
+  if (!has_certificate(pem)) return fail(Reason::kInvalidInput, where + " holds no certificate that can be read");
   return pem;
 }
 

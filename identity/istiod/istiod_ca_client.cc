@@ -19,6 +19,7 @@
 #include "identity/csr.h"
 #include "identity/istiod/ca.pb.h"
 #include "identity/log_scope.h"
+#include "mesh/reason.h"
 
 namespace zt::identity {
 namespace {
@@ -37,16 +38,14 @@ grpc::ByteBuffer encode(const pb::IstioCertificateRequest& request) {
 }
 bool decode(const grpc::ByteBuffer& buffer, pb::IstioCertificateResponse& response) {
   grpc::Slice slice;
-  return buffer.DumpToSingleSlice(&slice).ok() &&
-         response.ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
+  return buffer.DumpToSingleSlice(&slice).ok() && response.ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
 }
 
 }  // namespace
 
 class IstiodCaClient::Impl {
  public:
-  Impl(IstiodCaOptions options, rpc::Endpoint endpoint)
-      : options_(std::move(options)), endpoint_(std::move(endpoint)) {}
+  Impl(IstiodCaOptions options, rpc::Endpoint endpoint) : options_(std::move(options)), endpoint_(std::move(endpoint)) {}
 
   ~Impl() {
     std::unique_lock lock(mutex_);
@@ -138,8 +137,7 @@ class IstiodCaClient::Impl {
     roots_unreadable_ = false;
     if (channel_ && *roots == roots_pem_) return {};
     if (channel_)
-      ZT_LOG(log_scope, kInfo, "the roots for the CA have changed; connecting anew",
-             Field::string("ca", endpoint_.address()));
+      ZT_LOG(log_scope, kInfo, "the roots for the CA have changed; connecting anew", Field::string("ca", endpoint_.address()));
     channel_ = endpoint_.open_channel(*roots);
     roots_pem_ = std::move(*roots);
     const std::lock_guard lock(mutex_);
@@ -153,20 +151,18 @@ class IstiodCaClient::Impl {
     if (status.ok()) {
       pb::IstioCertificateResponse response;
       if (!decode(call.answer, response))
-        return fail(Reason::kIdentityUnavailable,
-                    fmt::format("the answer of the CA {} cannot be decoded", endpoint_.address()));
+        return fail(Reason::kIdentityUnavailable, fmt::format("the answer of the CA {} cannot be decoded", endpoint_.address()));
       const std::vector<std::string> chain(response.cert_chain().begin(), response.cert_chain().end());
       std::optional<SpiffeId> expected;
       if (options_.impersonate) expected = call.id;
       return WorkloadCertificate::from_pem(chain, std::move(call.key), expected);
     }
     if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED)
-      return fail(Reason::kIdentityTimeout, fmt::format("the CA {} did not answer within {} ms",
-                                                        endpoint_.address(), options_.call_limit.count()));
-    return fail(
-        Reason::kIdentityUnavailable,
-        fmt::format("the CA {} answered {}: {}", endpoint_.address(), rpc::status_name(status.error_code()),
-                    std::string_view(status.error_message()).substr(0, kMaxErrorBytes)));
+      return fail(Reason::kIdentityTimeout,
+                  fmt::format("the CA {} did not answer within {} ms", endpoint_.address(), options_.call_limit.count()));
+    return fail(Reason::kIdentityUnavailable,
+                fmt::format("the CA {} answered {}: {}", endpoint_.address(), rpc::status_name(status.error_code()),
+                            std::string_view(status.error_message()).substr(0, kMaxErrorBytes)));
   }
 
   // Either thread. `done` runs before the call counts as over: no one is called after the destructor.
@@ -209,8 +205,7 @@ Result<std::unique_ptr<IstiodCaClient>> IstiodCaClient::create(IstiodCaOptions o
     return fail(Reason::kInvalidInput, "the lifetime of certificates must not be negative");
   options.endpoint.max_message_bytes = kMaxCaAnswerBytes;
   ZT_ASSIGN(rpc::Endpoint endpoint, rpc::Endpoint::make(options.endpoint));
-  return std::unique_ptr<IstiodCaClient>(
-      new IstiodCaClient(std::make_unique<Impl>(std::move(options), std::move(endpoint))));
+  return std::unique_ptr<IstiodCaClient>(new IstiodCaClient(std::make_unique<Impl>(std::move(options), std::move(endpoint))));
 }
 
 IstiodCaClient::IstiodCaClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -27,7 +27,9 @@ TEST_CASE("a lent buffer comes back and is lent again") {
 TEST_CASE("buffers that nobody needs go back to the system") {
   EventLoop loop;
   BufferPool pool(loop, 1 << 20, 4);
-  { auto a = pool.borrow(), b = pool.borrow(); }
+  {
+    auto a = pool.borrow(), b = pool.borrow();
+  }
   CHECK(pool.spare() == 2);
   CHECK(loop.run_until([&] { return pool.spare() == 0; }, 10s));
 }

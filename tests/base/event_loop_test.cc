@@ -67,7 +67,8 @@ TEST_CASE("many timers keep their order when some are cancelled in between") {
   const auto begun = Clock::now();
   for (int i = 0; i < 200; ++i) {
     timers.push_back(std::make_unique<Timer>(loop));
-    timers.back()->start(begun + std::chrono::microseconds((i * 7919) % 200 * 50), [&fired, i] { fired.push_back((i * 7919) % 200); });
+    timers.back()->start(begun + std::chrono::microseconds((i * 7919) % 200 * 50),
+                         [&fired, i] { fired.push_back((i * 7919) % 200); });
   }
   for (int i = 0; i < 200; i += 3) timers[static_cast<size_t>(i)]->cancel();
   const size_t expected = 200 - 67;

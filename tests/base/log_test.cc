@@ -24,8 +24,8 @@ namespace {
 
 constexpr log::LineTime kTime{1795402242, 264671};  // 2026-11-23T02:50:42.264671Z
 
-std::string line(Format format, std::string_view message, std::vector<Field> fields = {},
-                 std::string_view target = "proxy", Level level = Level::kInfo) {
+std::string line(Format format, std::string_view message, std::vector<Field> fields = {}, std::string_view target = "proxy",
+                 Level level = Level::kInfo) {
   std::string out;
   log::format_line(out, format, kTime, level, target, message, fields);
   REQUIRE(out.back() == '\n');
@@ -45,8 +45,7 @@ struct Pipe {
     writer.reset();
     std::string text;
     char buffer[65536];
-    for (ssize_t n; (n = ::read(reader.get(), buffer, sizeof buffer)) > 0;)
-      text.append(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(reader.get(), buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<size_t>(n));
     return text;
   }
   UniqueFd reader, writer;
@@ -54,8 +53,7 @@ struct Pipe {
 
 size_t count_of(std::string_view text, std::string_view what) {
   size_t count = 0;
-  for (size_t at = text.find(what); at != std::string_view::npos; at = text.find(what, at + what.size()))
-    ++count;
+  for (size_t at = text.find(what); at != std::string_view::npos; at = text.find(what, at + what.size())) ++count;
   return count;
 }
 
@@ -66,8 +64,8 @@ log::Scope access_scope("access");
 
 TEST_CASE("plain lines have time, level, target, message and fields between tabs") {
   CHECK(line(Format::kPlain, "listener established",
-             {Field::bare("address", "[::]:15008"), Field::string("component", "inbound"),
-              Field::flag("transparent", true), Field::count("bytes_sent", 57)},
+             {Field::bare("address", "[::]:15008"), Field::string("component", "inbound"), Field::flag("transparent", true),
+              Field::count("bytes_sent", 57)},
              "proxy::inbound") ==
         "2026-11-23T02:50:42.264671Z\tinfo\tproxy::inbound\tlistener established\t"
         "address=[::]:15008 component=\"inbound\" transparent=true bytes_sent=57");
@@ -79,13 +77,11 @@ TEST_CASE("a plain line without fields ends with a tab, as the peer's does") {
 }
 
 TEST_CASE("json lines carry the full scope, except for access and ztunnel") {
-  CHECK(
-      line(Format::kJson, "listener established",
-           {Field::bare("address", "[::]:15008"), Field::string("component", "inbound"),
-            Field::flag("transparent", true)},
-           "proxy::inbound") ==
-      R"({"level":"info","time":"2026-11-23T02:50:42.264671Z","scope":"ztunnel::proxy::inbound",)"
-      R"("message":"listener established","address":"[::]:15008","component":"inbound","transparent":true})");
+  CHECK(line(Format::kJson, "listener established",
+             {Field::bare("address", "[::]:15008"), Field::string("component", "inbound"), Field::flag("transparent", true)},
+             "proxy::inbound") ==
+        R"({"level":"info","time":"2026-11-23T02:50:42.264671Z","scope":"ztunnel::proxy::inbound",)"
+        R"("message":"listener established","address":"[::]:15008","component":"inbound","transparent":true})");
   CHECK(line(Format::kJson, "m", {Field::count("n", -3)}, "access") ==
         R"({"level":"info","time":"2026-11-23T02:50:42.264671Z","scope":"access","message":"m","n":-3})");
   CHECK_THAT(line(Format::kJson, "m", {}, "ztunnel"), Catch::Contains(R"("scope":"ztunnel")"));
@@ -96,13 +92,10 @@ TEST_CASE("text in fields is escaped in both forms") {
   const auto [name, text, plain, json] = GENERATE(table<const char*, std::string, std::string, std::string>({
       Row{"quotes and backslashes", R"(a"b\c)", R"("a\"b\\c")", R"("a\"b\\c")"},
       Row{"line breaks cannot forge a line", "a\nb\r\tc", R"("a\nb\r\tc")", R"("a\nb\r\tc")"},
-      Row{"control characters", std::string("\0\x1b\x7f", 3), R"("\0\u{1b}\u{7f}")",
-          "\"\\u0000\\u001b\x7f\""},
+      Row{"control characters", std::string("\0\x1b\x7f", 3), R"("\0\u{1b}\u{7f}")", "\"\\u0000\\u001b\x7f\""},
       Row{"backspace and form feed", "\b\f", R"("\u{8}\u{c}")", R"("\b\f")"},
-      Row{"UTF-8 stays", "zürich \u4e2d \U0001f600", "\"zürich \u4e2d \U0001f600\"",
-          "\"zürich \u4e2d \U0001f600\""},
-      Row{"bytes that are not UTF-8", "a\xff\xc0\x80z", "\"a\ufffd\ufffd\ufffdz\"",
-          "\"a\ufffd\ufffd\ufffdz\""},
+      Row{"UTF-8 stays", "zürich \u4e2d \U0001f600", "\"zürich \u4e2d \U0001f600\"", "\"zürich \u4e2d \U0001f600\""},
+      Row{"bytes that are not UTF-8", "a\xff\xc0\x80z", "\"a\ufffd\ufffd\ufffdz\"", "\"a\ufffd\ufffd\ufffdz\""},
       Row{"surrogates are not UTF-8", "\xed\xa0\x80", "\"\ufffd\ufffd\ufffd\"", "\"\ufffd\ufffd\ufffd\""},
       Row{"a sequence cut short", "\xe4\xb8", "\"\ufffd\ufffd\"", "\"\ufffd\ufffd\""},
   }));
@@ -112,8 +105,7 @@ TEST_CASE("text in fields is escaped in both forms") {
 }
 
 TEST_CASE("a message may have several lines in plain form, and no other control characters") {
-  CHECK_THAT(line(Format::kPlain, "config:\na: \"1\"\x1b[0m"),
-             Catch::Contains("config:\na: \"1\"\\u{1b}[0m"));
+  CHECK_THAT(line(Format::kPlain, "config:\na: \"1\"\x1b[0m"), Catch::Contains("config:\na: \"1\"\\u{1b}[0m"));
   CHECK_THAT(line(Format::kJson, "config:\na: \"1\""), Catch::Contains(R"("message":"config:\na: \"1\"")"));
 }
 
@@ -245,8 +237,7 @@ TEST_CASE("lines of many threads all arrive, each whole") {
   std::string received;
   std::thread consumer([&] {
     char buffer[65536];
-    for (ssize_t n; (n = ::read(pipe.reader.get(), buffer, sizeof buffer)) > 0;)
-      received.append(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(pipe.reader.get(), buffer, sizeof buffer)) > 0;) received.append(buffer, static_cast<size_t>(n));
   });
   constexpr int kThreads = 4;
   constexpr int kLines = 1000;
@@ -254,8 +245,7 @@ TEST_CASE("lines of many threads all arrive, each whole") {
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([t] {
-      for (int i = 0; i < kLines; ++i)
-        ZT_LOG(test_scope, kInfo, "line", Field::count("thread", t), Field::count("i", i));
+      for (int i = 0; i < kLines; ++i) ZT_LOG(test_scope, kInfo, "line", Field::count("thread", t), Field::count("i", i));
     });
   }
   for (auto& thread : threads) thread.join();
@@ -286,15 +276,13 @@ TEST_CASE("a blocked reader costs lines, which are counted and reported, and nev
   std::string received;
   std::thread consumer([&] {
     char buffer[65536];
-    for (ssize_t n; (n = ::read(pipe.reader.get(), buffer, sizeof buffer)) > 0;)
-      received.append(buffer, static_cast<size_t>(n));
+    for (ssize_t n; (n = ::read(pipe.reader.get(), buffer, sizeof buffer)) > 0;) received.append(buffer, static_cast<size_t>(n));
   });
   log::stop();
   pipe.writer.reset();
   consumer.join();
   CHECK(count_of(received, "nobody reads") == kLines - dropped);
-  CHECK_THAT(received, Catch::Contains("\twarn\tlog\tlog lines dropped, the queue was full\tcount=" +
-                                       std::to_string(dropped)));
+  CHECK_THAT(received, Catch::Contains("\twarn\tlog\tlog lines dropped, the queue was full\tcount=" + std::to_string(dropped)));
 }
 
 TEST_CASE("a reader that has gone away is no reason to die") {

@@ -1,4 +1,5 @@
 #include "base/result.h"
+#include "mesh/reason.h"
 
 #include <cerrno>
 

@@ -24,7 +24,9 @@ TEST_CASE("tasks await tasks and return their values") {
   EventLoop loop;
   TaskScope scope(loop);
   int result = 0;
-  scope.spawn([](EventLoop& event_loop, int& out) -> Task<void> { out = co_await add(event_loop, 2, 3) + co_await add(event_loop, 4, 5); }(loop, result));
+  scope.spawn([](EventLoop& event_loop, int& out) -> Task<void> {
+    out = co_await add(event_loop, 2, 3) + co_await add(event_loop, 4, 5);
+  }(loop, result));
   REQUIRE(loop.run_until([&] { return result == 14; }, 5s));
   REQUIRE(loop.run_until([&] { return scope.size() == 0; }, 5s));
 }

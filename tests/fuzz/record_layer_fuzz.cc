@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "hbone/record_layer.h"
+#include "hbone/tls/record_layer.h"
 
 using namespace zt::hbone;
 
@@ -34,12 +34,9 @@ class Writer {
   void piece(uint8_t kind, std::span<const uint8_t> bytes) {
     switch (kind % 8) {
       case 0:
-      case 1:
-        return seal(ContentType::kApplicationData, bytes, kind % 8 == 1 ? kind : 0u);
-      case 2:
-        return seal(ContentType::kHandshake, bytes, kind & 0x80u);
-      case 3:
-        return seal(ContentType::kAlert, bytes, 0);
+      case 1: return seal(ContentType::kApplicationData, bytes, kind % 8 == 1 ? kind : 0u);
+      case 2: return seal(ContentType::kHandshake, bytes, kind & 0x80u);
+      case 3: return seal(ContentType::kAlert, bytes, 0);
       case 4:
         // Not type 0: that would be padding, and the content's own last byte the type.
         return seal(static_cast<ContentType>(kind >> 3 == 0 ? 1 : kind >> 3), bytes, 0);
@@ -51,13 +48,11 @@ class Writer {
       }
       case 6: {
         wire.resize(wire.size() + kAlertRecord);
-        if (!sealer_.seal_alert(std::span(wire).last<kAlertRecord>(),
-                                static_cast<Alert>(bytes.empty() ? 0 : bytes[0])))
+        if (!sealer_.seal_alert(std::span(wire).last<kAlertRecord>(), static_cast<Alert>(bytes.empty() ? 0 : bytes[0])))
           wire.resize(wire.size() - kAlertRecord);
         return;
       }
-      default:
-        wire.insert(wire.end(), bytes.begin(), bytes.end());
+      default: wire.insert(wire.end(), bytes.begin(), bytes.end());
     }
   }
 
@@ -121,8 +116,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   Writer writer(from_server);
   while (script.size() >= 3) {
     const uint8_t kind = script[0];
-    const size_t length =
-        std::min<size_t>((size_t{script[1]} << 8 | script[2]) % (kMaxPlaintext + 1), script.size() - 3);
+    const size_t length = std::min<size_t>((size_t{script[1]} << 8 | script[2]) % (kMaxPlaintext + 1), script.size() - 3);
     writer.piece(kind, script.subspan(3, length));
     script = script.subspan(3 + length);
   }

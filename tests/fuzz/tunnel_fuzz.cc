@@ -11,6 +11,7 @@
 
 #include "hbone/connect_headers.h"
 #include "hbone/tunnel.h"
+#include "mesh/reason.h"
 
 namespace {
 
@@ -93,15 +94,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     auto sealer = RecordSealer::make(state(server));
     auto opener = RecordOpener::make(state(!server));
     auto peer_sealer = RecordSealer::make(state(!server));
-    auto started = Tunnel::start(io, server ? Tunnel::Role::kServer : Tunnel::Role::kClient, std::move(ours),
-                                 {.sealer = std::move(*sealer), .opener = std::move(*opener), .suite = {}, .group = {}, .peer = {}, .peer_chain = {}}, {},
-                                 config, owner);
+    auto started = Tunnel::start(
+        io, server ? Tunnel::Role::kServer : Tunnel::Role::kClient, std::move(ours),
+        {.sealer = std::move(*sealer), .opener = std::move(*opener), .suite = {}, .group = {}, .peer = {}, .peer_chain = {}}, {},
+        config, owner);
     require(started.has_value(), "a tunnel starts");
     owner.tunnel = std::move(*started);
     if (!server) {
       for (int i = 0; i < 2; ++i) {
         auto& user = *owner.users.emplace_back(std::make_unique<User>());
-        if (auto stream = owner.tunnel->open({{":method", "CONNECT"}, {":authority", "10.0.0.1:80"}}, user)) user.stream = *stream;
+        if (auto stream = owner.tunnel->open({{":method", "CONNECT"}, {":authority", "10.0.0.1:80"}}, user))
+          user.stream = *stream;
       }
     }
     std::vector<uint8_t> record;

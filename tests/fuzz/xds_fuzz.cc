@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "workload_api/store.h"
+#include "workload_api/store/store.h"
 #include "workload_api/xds/delta_response.h"
 #include "workload_api/xds/delta_session.h"
 #include "workload_api/xds/proto/discovery.pb.h"
@@ -54,10 +54,8 @@ void raw_messages(Input input) {
     const auto parts = decode_response(pieces);
     require(whole.has_value() == parts.has_value());
     if (!whole) continue;
-    require(whole->accepted.size() == parts->accepted.size() &&
-            whole->rejected.size() == parts->rejected.size());
-    if (whole->type != ResourceType::kOther)
-      require(whole->accepted.size() + whole->rejected.size() == whole->resources);
+    require(whole->accepted.size() == parts->accepted.size() && whole->rejected.size() == parts->rejected.size());
+    if (whole->type != ResourceType::kOther) require(whole->accepted.size() + whole->rejected.size() == whole->resources);
     const bool clean = whole->rejected.empty();
     const bool known = whole->type != ResourceType::kOther;
     const DeltaRequest answer = session.handle(std::move(*whole));
@@ -87,8 +85,7 @@ void script(Input input) {
     for (int left = input.byte() % 4 + 1; left > 0; --left) {
       const uint8_t what = input.byte(), detail = input.byte();
       const bool is_service = (what & 7) < 3;
-      const std::string name =
-          is_service ? "shop/s" + std::to_string(what >> 6) : "w" + std::to_string(what >> 5);
+      const std::string name = is_service ? "shop/s" + std::to_string(what >> 6) : "w" + std::to_string(what >> 5);
       if ((what & 24) == 24) {
         message.add_removed_resources(name);
         removed[name] = true;
@@ -99,8 +96,7 @@ void script(Input input) {
       if (is_service) {
         content.mutable_service()->set_namespace_("shop");
         content.mutable_service()->set_hostname(name.substr(5));
-        content.mutable_service()->add_addresses()->set_address(
-            std::string(bad ? 3 : 4, static_cast<char>(detail)));
+        content.mutable_service()->add_addresses()->set_address(std::string(bad ? 3 : 4, static_cast<char>(detail)));
       } else {
         auto& workload = *content.mutable_workload();
         workload.set_uid(name);

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "workload_api/yaml_source.h"
+#include "workload_api/yaml/yaml_source.h"
 
 using namespace zt::workload_api;
 

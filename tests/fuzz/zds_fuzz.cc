@@ -4,9 +4,9 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "redirection/zds.h"
+#include "zds/zds.h"
 
-using namespace zt::redirection;
+using namespace zt::zds;
 
 namespace {
 void require(bool holds) {

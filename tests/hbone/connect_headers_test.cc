@@ -1,4 +1,5 @@
 #include "hbone/connect_headers.h"
+#include "mesh/reason.h"
 
 #include <catch2/catch.hpp>
 
@@ -31,13 +32,15 @@ TEST_CASE("a CONNECT request carries what the real proxy's does, in its order") 
                                        .service_host = "web.shop.svc.cluster.local",
                                        .traceparent = "00-415b73d418760ecc5c77d6979d7db6f1-82dae435173ecaba-00",
                                        .from_network = std::nullopt});
-  CHECK(headers == Headers{{":method", "CONNECT"},
-                           {":authority", "10.240.2.11:8081"},
-                           {"baggage",
-                            "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.pod.name=client-0,service.name=shopper,service.version=r7,"
-                            "cloud.region=region-1,cloud.availability_zone=zone-1a"},
-                           {"forwarded", "for=\"10.240.1.20:44344\";host=web.shop.svc.cluster.local"},
-                           {"traceparent", "00-415b73d418760ecc5c77d6979d7db6f1-82dae435173ecaba-00"}});
+  CHECK(headers ==
+        Headers{
+            {":method", "CONNECT"},
+            {":authority", "10.240.2.11:8081"},
+            {"baggage",
+             "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.pod.name=client-0,service.name=shopper,service.version=r7,"
+             "cloud.region=region-1,cloud.availability_zone=zone-1a"},
+            {"forwarded", "for=\"10.240.1.20:44344\";host=web.shop.svc.cluster.local"},
+            {"traceparent", "00-415b73d418760ecc5c77d6979d7db6f1-82dae435173ecaba-00"}});
 }
 
 TEST_CASE("what is not known is left out of a request") {
@@ -54,7 +57,9 @@ TEST_CASE("what is not known is left out of a request") {
 
 TEST_CASE("baggage is read leniently and never trusted to be well-formed") {
   const auto read = [](std::string_view text) { return Baggage::parse(text); };
-  const auto whole = read("k8s.cluster.name=c,k8s.namespace.name=n,k8s.job.name=w,service.name=s,service.version=v,cloud.region=r,cloud.availability_zone=z");
+  const auto whole = read(
+      "k8s.cluster.name=c,k8s.namespace.name=n,k8s.job.name=w,service.name=s,service.version=v,cloud.region=r,cloud.availability_"
+      "zone=z");
   REQUIRE(whole);
   CHECK(whole->cluster == "c");
   CHECK(whole->workload_type == "job");

@@ -1,6 +1,7 @@
 // Peers that break HTTP/2 or TLS, by hand-made frames and records: each costs only itself, and never more than the limits say.
 #include <catch2/catch.hpp>
 
+#include "mesh/reason.h"
 #include "tests/hbone/tunnel_pair.h"
 
 using namespace zt;
@@ -136,14 +137,17 @@ TEST_CASE("what is not HTTP/2 ends the connection and nothing else") {
       {"HTTP/1.1", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"},
       {"zeros", std::string(100, '\0')},
       {"no SETTINGS after the preface", std::string(kPreface) + frame(kPing, 0, 0, "12345678")},
-      {"frame larger than we accept", std::string(kPreface) + frame(kSettings, 0, 0, "") + std::string("\x20\x00\x00\x00\x00\x00\x00\x00\x01", 9)},
+      {"frame larger than we accept",
+       std::string(kPreface) + frame(kSettings, 0, 0, "") + std::string("\x20\x00\x00\x00\x00\x00\x00\x00\x01", 9)},
       {"PING of 7 bytes", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kPing, 0, 0, "1234567")},
       {"SETTINGS on a stream", std::string(kPreface) + frame(kSettings, 0, 1, "")},
       {"DATA on stream 0", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kData, 0, 0, "x")},
       {"even stream id", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 2, connect_block())},
       {"HPACK garbage", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 1, "\xff\xff\xff\xff\xff\xff")},
-      {"CONTINUATION out of nowhere", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kContinuation, 4, 1, connect_block())},
-      {"connection window overflow", std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kWindowUpdate, 0, 0, "\x7f\xff\xff\xff")},
+      {"CONTINUATION out of nowhere",
+       std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kContinuation, 4, 1, connect_block())},
+      {"connection window overflow",
+       std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kWindowUpdate, 0, 0, "\x7f\xff\xff\xff")},
   }));
   DYNAMIC_SECTION(name) {
     Hostile peer;
@@ -158,8 +162,8 @@ TEST_CASE("what is not TLS ends the connection with an alert") {
   Hostile peer;
   peer.hello();
   REQUIRE(peer.run([&] { return peer.count(kSettings) >= 1; }));
-  peer.write_raw(GENERATE(as<std::string>(), std::string("\x17\x03\x03\x00\x20", 5) + std::string(32, 'x'), "GET / HTTP/1.1\r\n\r\n",
-                          std::string("\x17\x03\x03\xff\xff", 5)));
+  peer.write_raw(GENERATE(as<std::string>(), std::string("\x17\x03\x03\x00\x20", 5) + std::string(32, 'x'),
+                          "GET / HTTP/1.1\r\n\r\n", std::string("\x17\x03\x03\xff\xff", 5)));
   REQUIRE(peer.run([&] { return peer.server.closed.has_value(); }));
   CHECK(peer.server.closed->reason == Reason::kTlsFailed);
 }
@@ -183,7 +187,7 @@ TEST_CASE("a request that HTTP/2 forbids costs its stream only") {
       {"connection header", connect_block() + literal("connection", "close")},
       {"pseudo-header after others", literal("a", "b") + connect_block()},
       {"empty :authority", literal(":method", "CONNECT") + literal(":authority", "")},
-      {"headers beyond the limit", connect_block() + literal("x", std::string(15000, 'y')) },
+      {"headers beyond the limit", connect_block() + literal("x", std::string(15000, 'y'))},
   }));
   DYNAMIC_SECTION(name) {
     Hostile peer;
@@ -211,7 +215,8 @@ TEST_CASE("floods end the connection") {
     } else if (name == "SETTINGS") {
       for (int i = 0; i < 200'000; ++i) flood += frame(kSettings, 0, 0, std::string("\x00\x04\x00\x00\x00\x01", 6));
     } else if (name == "rapid reset") {
-      for (uint32_t i = 0; i < 20'000; ++i) flood += frame(kHeaders, 4, 2 * i + 1, connect_block()) + frame(kRst, 0, 2 * i + 1, std::string("\0\0\0\x08", 4));
+      for (uint32_t i = 0; i < 20'000; ++i)
+        flood += frame(kHeaders, 4, 2 * i + 1, connect_block()) + frame(kRst, 0, 2 * i + 1, std::string("\0\0\0\x08", 4));
     } else if (name == "CONTINUATION") {
       flood = frame(kHeaders, 0, 1, connect_block());
       for (int i = 0; i < 20'000; ++i) flood += frame(kContinuation, 0, 1, literal("x", "y"));
@@ -270,12 +275,13 @@ TEST_CASE("a server's first frames are SETTINGS with the contract's values and t
     for (int shift : {8, 0}) settings += static_cast<char>(id >> shift);
     for (int shift : {24, 16, 8, 0}) settings += static_cast<char>(value >> shift);
   };
-  setting(3, 200);         // MAX_CONCURRENT_STREAMS
-  setting(4, 64 * 1024);   // INITIAL_WINDOW_SIZE: small at first, ours grow
-  setting(5, 1 << 20);     // MAX_FRAME_SIZE
-  setting(6, 65536);       // MAX_HEADER_LIST_SIZE
+  setting(3, 200);        // MAX_CONCURRENT_STREAMS
+  setting(4, 64 * 1024);  // INITIAL_WINDOW_SIZE: small at first, ours grow
+  setting(5, 1 << 20);    // MAX_FRAME_SIZE
+  setting(6, 65536);      // MAX_HEADER_LIST_SIZE
   CHECK(peer.received.substr(0, 9 + settings.size()) == frame(kSettings, 0, 0, settings));
-  CHECK(peer.received.find(frame(kWindowUpdate, 0, 0, std::string("\x00\xff\x00\x01", 4))) != std::string::npos);  // 16 MiB - 65535
+  CHECK(peer.received.find(frame(kWindowUpdate, 0, 0, std::string("\x00\xff\x00\x01", 4))) !=
+        std::string::npos);  // 16 MiB - 65535
 }
 
 TEST_CASE("a peer that has used its key for long is asked for a new one, once, and gets ours") {
@@ -295,7 +301,8 @@ TEST_CASE("a peer that has used its key for long is asked for a new one, once, a
 
 TEST_CASE("a peer that trickles bytes is served like any other") {
   Hostile peer;
-  std::string plain = std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 1, connect_block()) + frame(kData, 1, 1, "trickle");
+  std::string plain =
+      std::string(kPreface) + frame(kSettings, 0, 0, "") + frame(kHeaders, 4, 1, connect_block()) + frame(kData, 1, 1, "trickle");
   std::vector<uint8_t> record(plain.size() + kRecordOverhead);
   memcpy(record.data() + kRecordHeader, plain.data(), plain.size());
   REQUIRE(peer.tls.sealer.seal_in_place(record.data(), plain.size(), ContentType::kApplicationData));

@@ -52,7 +52,12 @@ inline TlsEstablished established(bool server, uint64_t records = 0) {
   auto opener = RecordOpener::make(server ? client_state : server_state);
   REQUIRE(sealer);
   REQUIRE(opener);
-  return {.sealer = std::move(*sealer), .opener = std::move(*opener), .suite = CipherSuite::kAes128GcmSha256, .group = "X25519", .peer = {}, .peer_chain = {}};
+  return {.sealer = std::move(*sealer),
+          .opener = std::move(*opener),
+          .suite = CipherSuite::kAes128GcmSha256,
+          .group = "X25519",
+          .peer = {},
+          .peer_chain = {}};
 }
 
 // A stream's user that keeps bytes in memory: sends what is in `to_send`, takes at most `take_limit` bytes in all.
@@ -162,7 +167,9 @@ struct Pair {
     client.tunnel = std::move(*c);
     server.tunnel = std::move(*s);
   }
-  bool run(const std::function<bool()>& done, std::chrono::seconds limit = std::chrono::seconds(20)) { return loop.run_until(done, limit); }
+  bool run(const std::function<bool()>& done, std::chrono::seconds limit = std::chrono::seconds(20)) {
+    return loop.run_until(done, limit);
+  }
   std::unique_ptr<MemoryUser> open() {
     auto user = std::make_unique<MemoryUser>();
     auto stream = client.tunnel->open(kConnect, *user);

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <map>
 
+#include "mesh/reason.h"
 #include "tests/hbone/tunnel_pair.h"
 
 using namespace zt;
@@ -29,7 +30,8 @@ struct Fixture {
 
   Fixture() { make(); }
   void make() {
-    pool = std::make_unique<TunnelPool>(loop, pool_config, [this](const TunnelKey& key, TunnelOwner& owner) { return dial(key, owner); });
+    pool = std::make_unique<TunnelPool>(loop, pool_config,
+                                        [this](const TunnelKey& key, TunnelOwner& owner) { return dial(key, owner); });
   }
   Task<Result<std::unique_ptr<Tunnel>>> dial(TunnelKey key, TunnelOwner& owner) {
     ++dials[key.destination.port];
@@ -43,7 +45,10 @@ struct Fixture {
     co_return Tunnel::start(io, Tunnel::Role::kClient, std::move(a), established(false), {}, config, owner);
   }
   static TunnelKey key(uint16_t port, std::string account = "a") {
-    return {.source = {"cluster.local", "ns", std::move(account)}, .expected = {{"cluster.local", "ns", "b"}}, .destination = {IpAddress::v4(0x0a000001), port}, .source_ip = IpAddress::v4(0x0a000002)};
+    return {.source = {"cluster.local", "ns", std::move(account)},
+            .expected = {{"cluster.local", "ns", "b"}},
+            .destination = {IpAddress::v4(0x0a000001), port},
+            .source_ip = IpAddress::v4(0x0a000002)};
   }
   struct Request {
     MemoryUser user;
@@ -71,7 +76,8 @@ struct Fixture {
 TEST_CASE("connections with equal keys share a tunnel, others do not") {
   Fixture f;
   auto a = f.open(f.key(1)), b = f.open(f.key(1)), other_port = f.open(f.key(2)), other_account = f.open(f.key(1, "z"));
-  REQUIRE(f.run([&] { return a->user.response && b->user.response && other_port->user.response && other_account->user.response; }));
+  REQUIRE(
+      f.run([&] { return a->user.response && b->user.response && other_port->user.response && other_account->user.response; }));
   CHECK(&a->user.stream->tunnel() == &b->user.stream->tunnel());
   CHECK(f.dials[1] == 2);  // one per account
   CHECK(f.dials[2] == 1);
@@ -89,7 +95,8 @@ TEST_CASE("a storm on one key makes one dial, and waiters of other keys never wa
   REQUIRE(f.run([&] { return other->user.response.has_value(); }));
   CHECK_FALSE(storm[0]->done);
   f.gate.set();
-  REQUIRE(f.run([&] { return std::all_of(storm.begin(), storm.end(), [](auto& request) { return request->user.response.has_value(); }); }));
+  REQUIRE(f.run(
+      [&] { return std::all_of(storm.begin(), storm.end(), [](auto& request) { return request->user.response.has_value(); }); }));
   CHECK(f.dials[1] == 1);
 }
 

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <random>
 
+#include "mesh/reason.h"
 #include "tests/hbone/tunnel_pair.h"
 
 using namespace zt;
@@ -102,7 +103,8 @@ TEST_CASE("bytes that the sink does not take wait within the window, and no othe
   auto user = pair.open_answered();
   const std::string sent = pattern(2'000'000);
   user->send(sent, true);
-  REQUIRE(pair.run([&] { return user->to_send.size() <= sent.size() - pair.config.stream_window_initial && pair.io.budget.used() > 0; }));
+  REQUIRE(pair.run(
+      [&] { return user->to_send.size() <= sent.size() - pair.config.stream_window_initial && pair.io.budget.used() > 0; }));
   // Nothing moves beyond the window however long one waits.
   for (int i = 0; i < 20; ++i) pair.loop.run_once(std::chrono::milliseconds(1));
   CHECK(sent.size() - user->to_send.size() == pair.config.stream_window_initial);

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <new>
 
+#include "mesh/reason.h"
 #include "tests/identity/plugin_ca.h"
 #include "tests/identity/support.h"
 
@@ -30,8 +31,7 @@ Result<std::shared_ptr<const Issuer>> open_directory(const std::string& path, Wa
 // What opening the directory says to a process without root's powers.
 std::string open_as_nobody(const std::string& path) {
   Child child([&] {
-    if (::geteuid() == 0 &&
-        (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0))
+    if (::geteuid() == 0 && (::setgroups(0, nullptr) != 0 || ::setgid(kNobody) != 0 || ::setuid(kNobody) != 0))
       return std::string("cannot drop privileges");
     return error_of(open_directory(path));
   });
@@ -46,8 +46,7 @@ mode_t mode_of(const std::string& path) {
 
 std::vector<std::string> names_in(const std::string& directory) {
   std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(directory))
-    names.push_back(entry.path().filename());
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) names.push_back(entry.path().filename());
   return names;
 }
 
@@ -69,8 +68,7 @@ TEST_CASE("a root is made on first use, private to its owner, and found again") 
 
 TEST_CASE("processes that race for the first use end up with the same root") {
   constexpr int kProcesses = 8, kRounds = 10;
-  void* shared =
-      ::mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* shared = ::mmap(nullptr, sizeof(std::atomic<int>), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   REQUIRE(shared != MAP_FAILED);
   for (int round = 0; round < kRounds; ++round) {
     const TempDir temp;
@@ -111,21 +109,18 @@ TEST_CASE("a damaged or expired root is refused with advice, and not replaced") 
       {"empty", "", "holds no PEM certificate"},
       {"only the certificate", good.substr(0, good.find("-----BEGIN PRIVATE")), "holds no PEM private key"},
       {"cut in the key", good.substr(0, good.size() - 60), "not a readable PEM private key"},
-      {"another's key",
-       good.substr(0, good.find("-----BEGIN PRIVATE")) + key_pem(PkeyPtr(EVP_EC_gen("P-256")).get()),
+      {"another's key", good.substr(0, good.find("-----BEGIN PRIVATE")) + key_pem(PkeyPtr(EVP_EC_gen("P-256")).get()),
        "does not belong to the certificate"},
   };
   for (const Case& c : cases) {
     INFO(c.name);
     write_file(file, c.content);
     const std::string error = error_of(open_directory(temp.path()));
-    CHECK_THAT(error,
-               Catch::StartsWith(file + ": ") && Catch::Contains(c.error) && Catch::Contains("Restore it"));
+    CHECK_THAT(error, Catch::StartsWith(file + ": ") && Catch::Contains(c.error) && Catch::Contains("Restore it"));
     CHECK(read_file(file) == c.content);
   }
   write_file(file, good);
-  CHECK_THAT(error_of(open_directory(temp.path(), kNow + kSelfMadeRootLifetime)),
-             Catch::Contains("has expired"));
+  CHECK_THAT(error_of(open_directory(temp.path(), kNow + kSelfMadeRootLifetime)), Catch::Contains("has expired"));
   CHECK(open_directory(temp.path()));
 }
 
@@ -139,18 +134,16 @@ TEST_CASE("a directory that cannot be used says why and what to do") {
   const TempDir temp;
   CHECK_THAT(error_of(open_directory("")), Catch::Contains("Set EMBEDDED_CA_DIR"));
   write_file(temp.file("file"), "");
-  CHECK_THAT(error_of(open_directory(temp.file("file"))),
-             Catch::Contains(temp.file("file") + " is not a directory"));
+  CHECK_THAT(error_of(open_directory(temp.file("file"))), Catch::Contains(temp.file("file") + " is not a directory"));
   CHECK_THAT(error_of(open_directory(temp.file("file/ca"))), Catch::Contains("cannot make directory"));
 
   ::chmod(temp.path().c_str(), 0755);  // nobody may look, not write
-  CHECK_THAT(open_as_nobody(temp.file("ca")), Catch::Contains("cannot make directory " + temp.file("ca") +
-                                                              ": Permission denied (check owner"));
+  CHECK_THAT(open_as_nobody(temp.file("ca")),
+             Catch::Contains("cannot make directory " + temp.file("ca") + ": Permission denied (check owner"));
   std::filesystem::create_directory(temp.file("ca"));
   ::chmod(temp.file("ca").c_str(), 0555);
   if (::geteuid() == 0)
-    CHECK_THAT(open_as_nobody(temp.file("ca")),
-               Catch::Contains("cannot create a file in " + temp.file("ca")));
+    CHECK_THAT(open_as_nobody(temp.file("ca")), Catch::Contains("cannot create a file in " + temp.file("ca")));
   ::chmod(temp.file("ca").c_str(), 0755);
   must(open_directory(temp.file("ca")));
   if (::geteuid() == 0)
@@ -166,8 +159,7 @@ TEST_CASE("a write that fails leaves nothing behind") {
     ::setrlimit(RLIMIT_FSIZE, &limit);
     return error_of(open_directory(temp.path()));
   });
-  CHECK_THAT(child.result(),
-             Catch::Contains("cannot write " + temp.file("embedded-root.pem") + ": File too large"));
+  CHECK_THAT(child.result(), Catch::Contains("cannot write " + temp.file("embedded-root.pem") + ": File too large"));
   CHECK(names_in(temp.path()).empty());
 }
 
@@ -271,8 +263,7 @@ TEST_CASE("every way a plug-in file can be wrong is refused with the file's name
       {"empty key", &ca, "ca-key.pem", "", "holds no PEM private key"},
       {"empty root", &ca, "root-cert.pem", "", "holds no usable certificate"},
       {"damaged certificate", &ca, "ca-cert.pem", garbage.c_str(), "not a PEM certificate"},
-      {"damaged key", &ca, "ca-key.pem", "-----BEGIN EC PRIVATE KEY-----\nQUFB\n",
-       "not a readable PEM private key"},
+      {"damaged key", &ca, "ca-key.pem", "-----BEGIN EC PRIVATE KEY-----\nQUFB\n", "not a readable PEM private key"},
       {"damaged chain", &ca, "cert-chain.pem", garbage.c_str(), "certificate 1: not a PEM certificate"},
       {"damaged root", &ca, "root-cert.pem", garbage.c_str(), "holds no usable certificate"},
       {"key where a certificate belongs", &ca, "ca-cert.pem", other_key.c_str(), "holds no PEM certificate"},
@@ -300,8 +291,7 @@ TEST_CASE("every way a plug-in file can be wrong is refused with the file's name
     CHECK(issuer.error().reason == Reason::kInvalidInput);
     if (std::string_view(c.name) == "another's root") {  // which of chain and root is wrong nobody can tell
       CHECK_THAT(issuer.error().text, Catch::StartsWith(temp.file("cert-chain.pem")) &&
-                                          Catch::Contains("does not lead to a root") &&
-                                          Catch::Contains("root-cert.pem"));
+                                          Catch::Contains("does not lead to a root") && Catch::Contains("root-cert.pem"));
       continue;
     }
     CHECK_THAT(issuer.error().text, Catch::StartsWith(temp.file(c.file)) && Catch::Contains(c.error));
@@ -338,8 +328,7 @@ TEST_CASE("the version of a directory changes with each of its files") {
   const CaDirectory directory(temp.path());
   auto last = must(directory.version());
   CHECK(last == must(directory.version()));
-  for (const char* name :
-       {"embedded-root.pem", "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"}) {
+  for (const char* name : {"embedded-root.pem", "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"}) {
     INFO(name);
     write_file(temp.file(name), "x");
     const auto now = must(directory.version());

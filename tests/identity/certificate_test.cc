@@ -4,6 +4,7 @@
 
 #include "identity/chain_verify.h"
 #include "identity/csr.h"
+#include "mesh/reason.h"
 #include "tests/identity/support.h"
 
 namespace zt::identity {
@@ -47,9 +48,7 @@ TEST_CASE("the identity is the first SPIFFE id among the URI SANs") {
       {"no SAN extension", {}, {}},
       {"one", {{GEN_URI, a}}, {a}},
       {"several keep their order", {{GEN_URI, b}, {GEN_URI, a}}, {b, a}},
-      {"others are passed over",
-       {{GEN_DNS, "x"}, {GEN_URI, "https://x"}, {GEN_EMAIL, "x@y"}, {GEN_URI, a}},
-       {a}},
+      {"others are passed over", {{GEN_DNS, "x"}, {GEN_URI, "https://x"}, {GEN_EMAIL, "x@y"}, {GEN_URI, a}}, {a}},
       {"a SPIFFE id as DNS name is none", {{GEN_DNS, a}}, {}},
       {"a NUL does not end a name early", {{GEN_URI, a + "\0.evil"s}, {GEN_URI, b}}, {b}},
   };
@@ -59,8 +58,8 @@ TEST_CASE("the identity is the first SPIFFE id among the URI SANs") {
     std::vector<std::string> got;
     for (const SpiffeId& id : spiffe_sans(leaf.get())) got.push_back(id.to_string());
     CHECK(got == c.expected);
-    const auto certificate = must(WorkloadCertificate::create(share(leaf.get()), {}, bundle_of({leaf.get()}),
-                                                              share(key.get()), std::nullopt));
+    const auto certificate =
+        must(WorkloadCertificate::create(share(leaf.get()), {}, bundle_of({leaf.get()}), share(key.get()), std::nullopt));
     CHECK(certificate->identity().has_value() == !c.expected.empty());
     if (certificate->identity()) CHECK(certificate->identity()->to_string() == c.expected.front());
   }
@@ -113,8 +112,7 @@ TEST_CASE("a CA's answer becomes a certificate: leaf, intermediates, and the roo
       {"a damaged leaf", {damaged, root}, "element 0 (leaf): certificate 1: not a PEM", 0, 0},
       {"a damaged intermediate", {leaf, damaged, root}, "element 1 (intermediate): certificate 1", 0, 0},
       {"another's leaf", {link, root}, "does not belong to the key", 0, 0},
-      {"too many elements", std::vector<std::string>(kMaxChainParts + 1, leaf), "more than 32 elements", 0,
-       0},
+      {"too many elements", std::vector<std::string>(kMaxChainParts + 1, leaf), "more than 32 elements", 0, 0},
       {"an element too large", {leaf + std::string(kMaxChainPartBytes, ' '), root}, "larger than", 0, 0},
       {"a root bundle too large", {leaf, root + std::string(kMaxTrustBundleBytes, ' ')}, "larger than", 0, 0},
   };
@@ -151,13 +149,10 @@ TEST_CASE("in shared mode the leaf must be for whom it was asked, in dedicated m
 
   const PkeyPtr key = must(generate_p256_key());
   const X509Ptr none = leaf_with_sans({}, key.get());
-  CHECK_THAT(
-      error_of(WorkloadCertificate::create(share(none.get()), {}, ca.roots(), share(key.get()), id_of("a"))),
-      Catch::Contains("has no URI SAN"));
-  const X509Ptr second =
-      leaf_with_sans({{GEN_URI, "https://x"}, {GEN_URI, id_of("a").to_string()}}, key.get());
-  CHECK_THAT(error_of(WorkloadCertificate::create(share(second.get()), {}, ca.roots(), share(key.get()),
-                                                  id_of("a"))),
+  CHECK_THAT(error_of(WorkloadCertificate::create(share(none.get()), {}, ca.roots(), share(key.get()), id_of("a"))),
+             Catch::Contains("has no URI SAN"));
+  const X509Ptr second = leaf_with_sans({{GEN_URI, "https://x"}, {GEN_URI, id_of("a").to_string()}}, key.get());
+  CHECK_THAT(error_of(WorkloadCertificate::create(share(second.get()), {}, ca.roots(), share(key.get()), id_of("a"))),
              Catch::Contains("not a SPIFFE id"));
 }
 
@@ -192,9 +187,8 @@ TEST_CASE("times print as RFC 3339, also those past what nanoseconds can count")
 
 std::string base64_decoded(std::string text) {
   std::string out(text.size(), '\0');
-  const int length =
-      EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()),
-                      reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
+  const int length = EVP_DecodeBlock(reinterpret_cast<unsigned char*>(out.data()),
+                                     reinterpret_cast<const unsigned char*>(text.data()), static_cast<int>(text.size()));
   REQUIRE(length >= 0);
   out.resize(static_cast<size_t>(length) - (text.ends_with("==") ? 2 : text.ends_with("=") ? 1 : 0));
   return out;

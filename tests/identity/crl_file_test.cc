@@ -24,8 +24,8 @@ struct Watched {
   std::unique_ptr<CrlFile> file;
 
   void start() {
-    file = std::make_unique<CrlFile>(
-        loop, path, [this](const RevocationListsPtr& lists) { seen.push_back(lists->entries()); }, 5ms);
+    file =
+        std::make_unique<CrlFile>(loop, path, [this](const RevocationListsPtr& lists) { seen.push_back(lists->entries()); }, 5ms);
     file->start();
   }
   std::string list(size_t entries) {

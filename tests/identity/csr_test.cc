@@ -18,9 +18,8 @@ X509ReqPtr parse(const std::string& pem) {
 
 TEST_CASE("a CSR has a fresh P-256 key, no subject, and one critical SAN with one URI") {
   // A comma would start another entry in OpenSSL's own SAN syntax.
-  const auto id =
-      GENERATE(SpiffeId{"cluster.local", "shop", "client"}, SpiffeId{"td", "n", "a,DNS:evil.example"},
-               SpiffeId{"td", "n", std::string(1900, 'x')});
+  const auto id = GENERATE(SpiffeId{"cluster.local", "shop", "client"}, SpiffeId{"td", "n", "a,DNS:evil.example"},
+                           SpiffeId{"td", "n", std::string(1900, 'x')});
   const CertificateRequest request = must(make_certificate_request(id));
   const X509ReqPtr csr = parse(request.csr_pem);
   REQUIRE(csr);
@@ -41,11 +40,10 @@ TEST_CASE("a CSR has a fresh P-256 key, no subject, and one critical SAN with on
   const GeneralNamesPtr names(static_cast<GENERAL_NAMES*>(X509V3_EXT_d2i(san)));
   REQUIRE(sk_GENERAL_NAME_num(names.get()) == 1);
   int type = 0;
-  const auto* uri = static_cast<const ASN1_IA5STRING*>(
-      GENERAL_NAME_get0_value(sk_GENERAL_NAME_value(names.get(), 0), &type));
+  const auto* uri = static_cast<const ASN1_IA5STRING*>(GENERAL_NAME_get0_value(sk_GENERAL_NAME_value(names.get(), 0), &type));
   CHECK(type == GEN_URI);
-  CHECK(std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)),
-                    static_cast<size_t>(ASN1_STRING_length(uri))) == id.to_string());
+  CHECK(std::string(reinterpret_cast<const char*>(ASN1_STRING_get0_data(uri)), static_cast<size_t>(ASN1_STRING_length(uri))) ==
+        id.to_string());
   sk_X509_EXTENSION_pop_free(extensions, X509_EXTENSION_free);
 }
 

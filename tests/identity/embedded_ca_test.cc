@@ -8,6 +8,7 @@
 #include <set>
 
 #include "identity/chain_verify.h"
+#include "mesh/reason.h"
 #include "tests/identity/plugin_ca.h"
 #include "tests/identity/support.h"
 
@@ -55,8 +56,7 @@ TEST_CASE("a leaf has what peers look at: SAN, usages, validity, serial") {
   CHECK(X509_get_extended_key_usage(leaf) == (XKU_SSL_SERVER | XKU_SSL_CLIENT));
   CHECK(X509_get_key_usage(leaf) == KU_DIGITAL_SIGNATURE);
   int critical = -1;
-  GeneralNamesPtr(
-      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(leaf, NID_subject_alt_name, &critical, nullptr)));
+  GeneralNamesPtr(static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(leaf, NID_subject_alt_name, &critical, nullptr)));
   CHECK(critical == 1);
   CHECK(uri_sans(leaf) == std::vector<std::string>{id_of("client").to_string()});
   char group[32] = {};
@@ -82,8 +82,8 @@ TEST_CASE("a leaf never outlives its issuer or the root") {
   const CaSpec longer{.name = "test root"};
   const bool root_ends_first = GENERATE(false, true);
   const TempDir temp;
-  PluginCa::make(PkeyPtr(EVP_EC_gen("P-256")), PkeyPtr(EVP_EC_gen("P-256")),
-                 root_ends_first ? longer : shorter, root_ends_first ? shorter : longer)
+  PluginCa::make(PkeyPtr(EVP_EC_gen("P-256")), PkeyPtr(EVP_EC_gen("P-256")), root_ends_first ? longer : shorter,
+                 root_ends_first ? shorter : longer)
       .write(temp.path());
   const auto certificate = must(fetch(*open_ca(temp.path(), std::chrono::seconds::max()), id_of("a")));
   CHECK(certificate->not_after() == kNow + 30min);
@@ -113,12 +113,10 @@ TEST_CASE("openssl's own command accepts our chains for both roles") {
   write_file(temp.file("roots.pem"), roots);
   CHECK(certificate->intermediates().size() == (plugged_in ? 1u : 0u));
 
-  const std::string at =
-      std::to_string(std::chrono::duration_cast<std::chrono::seconds>(kNow.time_since_epoch()).count());
+  const std::string at = std::to_string(std::chrono::duration_cast<std::chrono::seconds>(kNow.time_since_epoch()).count());
   for (const char* purpose : {"sslserver", "sslclient"}) {
-    const std::string command = "openssl verify -x509_strict -attime " + at + " -purpose " + purpose +
-                                " -CAfile " + temp.file("roots.pem") +
-                                (links.empty() ? "" : " -untrusted " + temp.file("links.pem")) + " " +
+    const std::string command = "openssl verify -x509_strict -attime " + at + " -purpose " + purpose + " -CAfile " +
+                                temp.file("roots.pem") + (links.empty() ? "" : " -untrusted " + temp.file("links.pem")) + " " +
                                 temp.file("leaf.pem");
     CHECK(output_of(command) == temp.file("leaf.pem") + ": OK\n");
   }
@@ -160,14 +158,12 @@ TEST_CASE("replaced files are used from the next certificate on, bad ones are no
   write_file(temp.file("ca-cert.pem"), "garbage");
   CHECK(roots_now()->same_roots(*bundle_of({second.root.get()})));
 
-  for (const char* name : {"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"})
-    ::unlink(temp.file(name).c_str());
+  for (const char* name : {"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"}) ::unlink(temp.file(name).c_str());
   CHECK(roots_now()->same_roots(*bundle_of({second.root.get()})));
   CHECK(std::filesystem::is_empty(temp.path()));  // and no new root was made
 }
 
-TEST_CASE(
-    "requests run off the caller's thread and all are answered, also those that shutdown finds waiting") {
+TEST_CASE("requests run off the caller's thread and all are answered, also those that shutdown finds waiting") {
   const TempDir temp;
   constexpr int kRequests = 500;
   std::atomic<int> answers = 0, expected = 0, on_caller = 0;
@@ -191,9 +187,8 @@ TEST_CASE("a flood of requests is answered with an error instead of growing with
   std::promise<void> gate;
   const auto opened = gate.get_future().share();
   std::atomic<int> refused = 0;
-  const auto ca = open_ca(temp.path());  // last: it still answers while it goes
-  ca->fetch(id_of("first"),
-            [opened](const Result<CertificatePtr>&) { opened.wait(); });  // holds up the CA's thread
+  const auto ca = open_ca(temp.path());                                                   // last: it still answers while it goes
+  ca->fetch(id_of("first"), [opened](const Result<CertificatePtr>&) { opened.wait(); });  // holds up the CA's thread
   for (size_t i = 0; i < EmbeddedCa::kMaxQueuedRequests + 10; ++i)
     ca->fetch(id_of("a"), [&](Result<CertificatePtr> result) {
       if (!result && result.error().text.find("too many requests") != std::string::npos) ++refused;

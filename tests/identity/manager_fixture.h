@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "identity/secret_manager.h"
+#include "mesh/reason.h"
 #include "tests/identity/fake_scheduler.h"
 #include "tests/identity/support.h"
 
@@ -19,8 +20,7 @@ struct ManagerFixture {
   FakeCa ca;
   TestCa authority{scheduler.wall_now()};
   double jitter = 0;
-  std::unique_ptr<SecretManager> manager =
-      std::make_unique<SecretManager>(ca, scheduler, [this] { return jitter; });
+  std::unique_ptr<SecretManager> manager = std::make_unique<SecretManager>(ca, scheduler, [this] { return jitter; });
 
   // What one get() was answered with; empty while it waits.
   using Answer = std::shared_ptr<std::vector<Result<Credentials>>>;

@@ -52,8 +52,7 @@ TEST_CASE("a list of certificates has a limit and names the damaged one") {
   CHECK(error_of(parse_certificates(pem + pem, 1)) == "more than 1 certificates");
   CHECK(error_of(parse_certificates("", 4)) == "holds no PEM certificate");
   const std::string damaged = "-----BEGIN CERTIFICATE-----\nQUFB\n-----END CERTIFICATE-----\n";
-  CHECK_THAT(error_of(parse_certificates(pem + damaged, 4)),
-             Catch::StartsWith("certificate 2: not a PEM certificate"));
+  CHECK_THAT(error_of(parse_certificates(pem + damaged, 4)), Catch::StartsWith("certificate 2: not a PEM certificate"));
 }
 
 TEST_CASE("a private key is read in each form, but never with a password") {
@@ -66,8 +65,8 @@ TEST_CASE("a private key is read in each form, but never with a password") {
   const auto written = [&](bool traditional) {
     const BioPtr bio(BIO_new(BIO_s_mem()));
     unsigned char password[] = "secret";
-    (traditional ? PEM_write_bio_PrivateKey_traditional : PEM_write_bio_PrivateKey)(
-        bio.get(), rsa.get(), EVP_aes_128_cbc(), password, 6, nullptr, nullptr);
+    (traditional ? PEM_write_bio_PrivateKey_traditional : PEM_write_bio_PrivateKey)(bio.get(), rsa.get(), EVP_aes_128_cbc(),
+                                                                                    password, 6, nullptr, nullptr);
     char* data = nullptr;
     const long length = BIO_get_mem_data(bio.get(), &data);
     return std::string(data, static_cast<size_t>(length));

@@ -16,8 +16,7 @@ struct CaSpec {
   WallTime not_after = wall_of(2027, 1, 1);
 };
 
-inline X509Ptr make_ca_certificate(const CaSpec& spec, EVP_PKEY* key, const X509* issuer,
-                                   EVP_PKEY* issuer_key) {
+inline X509Ptr make_ca_certificate(const CaSpec& spec, EVP_PKEY* key, const X509* issuer, EVP_PKEY* issuer_key) {
   X509Ptr certificate(X509_new());
   X509* self = certificate.get();
   X509_set_version(self, X509_VERSION_3);
@@ -53,8 +52,7 @@ struct PluginCa {
   PkeyPtr root_key, ca_key;
   X509Ptr root, ca;
 
-  static PluginCa make(PkeyPtr root_key, PkeyPtr ca_key, const CaSpec& spec = {},
-                       CaSpec root_spec = {.name = "test root"}) {
+  static PluginCa make(PkeyPtr root_key, PkeyPtr ca_key, const CaSpec& spec = {}, CaSpec root_spec = {.name = "test root"}) {
     PluginCa out;
     out.root_key = std::move(root_key);
     out.ca_key = std::move(ca_key);
@@ -62,9 +60,7 @@ struct PluginCa {
     out.ca = make_ca_certificate(spec, out.ca_key.get(), out.root.get(), out.root_key.get());
     return out;
   }
-  static PluginCa make(const CaSpec& spec = {}) {
-    return make(PkeyPtr(EVP_EC_gen("P-256")), PkeyPtr(EVP_EC_gen("P-256")), spec);
-  }
+  static PluginCa make(const CaSpec& spec = {}) { return make(PkeyPtr(EVP_EC_gen("P-256")), PkeyPtr(EVP_EC_gen("P-256")), spec); }
 
   void write(const std::string& directory) const {
     write_file(directory + "/ca-cert.pem", pem_of(ca.get()));

@@ -42,17 +42,14 @@ TEST_CASE("a certificate is revoked by a list that its issuer signed, and by no 
       {"a list of none", pem_of(list({}).get()), false, false},
       {"a list of one", cart_listed, true, false},
       {"the same in DER", der_of(list({cart->leaf()}).get()), true, false},
-      {"two in one file, with text around",
-       "first\n" + cart_listed + "\nsecond\n" + pem_of(list({web->leaf()}).get()), true, true},
+      {"two in one file, with text around", "first\n" + cart_listed + "\nsecond\n" + pem_of(list({web->leaf()}).get()), true,
+       true},
       {"a list that should have been replaced", pem_of(list({cart->leaf()}, -30).get()), true, false},
-      {"an entry that takes back an earlier one", pem_of(list({cart->leaf()}, 3600, kRemoveFromCrl).get()),
-       false, false},
-      {"a namesake's list", pem_of(make_crl(ca.root(), namesake.key(), {cart->leaf(), web->leaf()}).get()),
-       false, false},
-      {"a namesake's list before ours",
-       pem_of(make_crl(ca.root(), namesake.key(), {cart->leaf()}).get()) + cart_listed, true, false},
-      {"the anchor itself, which only its holders can distrust", pem_of(list({ca.root()}).get()), false,
+      {"an entry that takes back an earlier one", pem_of(list({cart->leaf()}, 3600, kRemoveFromCrl).get()), false, false},
+      {"a namesake's list", pem_of(make_crl(ca.root(), namesake.key(), {cart->leaf(), web->leaf()}).get()), false, false},
+      {"a namesake's list before ours", pem_of(make_crl(ca.root(), namesake.key(), {cart->leaf()}).get()) + cart_listed, true,
        false},
+      {"the anchor itself, which only its holders can distrust", pem_of(list({ca.root()}).get()), false, false},
   };
   for (const Row& row : rows) {
     INFO(row.name);
@@ -70,12 +67,10 @@ TEST_CASE("an intermediate that is revoked takes what it issued with it") {
   CaSpec root = valid;
   root.name = "test root";
   const PluginCa ca = PluginCa::make(PkeyPtr(EVP_EC_gen("P-256")), PkeyPtr(EVP_EC_gen("P-256")), valid, root);
-  const auto issuer =
-      Issuer::create(share(ca.ca.get()), share(ca.ca_key.get()), {}, bundle_of({ca.root.get()}), kNow);
+  const auto issuer = Issuer::create(share(ca.ca.get()), share(ca.ca_key.get()), {}, bundle_of({ca.root.get()}), kNow);
   REQUIRE(issuer);
   const auto leaf = must((*issuer)->issue(id_of("cart"), std::chrono::hours(1), kNow));
-  const auto lists =
-      must(RevocationLists::parse(pem_of(make_crl(ca.root.get(), ca.root_key.get(), {ca.ca.get()}).get())));
+  const auto lists = must(RevocationLists::parse(pem_of(make_crl(ca.root.get(), ca.root_key.get(), {ca.ca.get()}).get())));
   CHECK(lists->revoked_in(chain_of({leaf->leaf(), ca.ca.get(), ca.root.get()})) == ca.ca.get());
   CHECK(lists->revoked_in(chain_of({leaf->leaf(), ca.ca.get()})) == nullptr);  // trusted as an anchor
 }
@@ -95,13 +90,10 @@ TEST_CASE("a damaged file is refused as a whole, and the error says where") {
   for (size_t i = 0; i <= kMaxRevocationLists; ++i) many += good;
   const Row rows[] = {
       {"the second of two", good + damaged, "PEM block 2: not a certificate revocation list"},
-      {"a block without its end", good.substr(0, good.size() - 30),
-       "PEM block 1: not a certificate revocation list"},
-      {"a certificate under the wrong label", "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n",
-       "PEM block 1: "},
+      {"a block without its end", good.substr(0, good.size() - 30), "PEM block 1: not a certificate revocation list"},
+      {"a certificate under the wrong label", "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n", "PEM block 1: "},
       {"neither form", "hello", "neither PEM nor a certificate revocation list in DER"},
-      {"DER cut short", der.substr(0, der.size() - 1),
-       "neither PEM nor a certificate revocation list in DER"},
+      {"DER cut short", der.substr(0, der.size() - 1), "neither PEM nor a certificate revocation list in DER"},
       {"something after DER", der + "x", "something follows"},
       {"too many", many, "more than 256 revocation lists"},
       {"too large", std::string(kMaxRevocationBytes + 1, ' '), "larger than 16777216 bytes"},
@@ -158,8 +150,7 @@ TEST_CASE("a CA that answers with a revoked certificate is asked again with the 
   f.ca.take().done(revoked);
   f.scheduler.run_posted();
   REQUIRE(waiting->size() == 1);
-  CHECK_THAT(error_of(waiting->front()),
-             Catch::Contains("certificate that cannot be used") && Catch::Contains("is revoked"));
+  CHECK_THAT(error_of(waiting->front()), Catch::Contains("certificate that cannot be used") && Catch::Contains("is revoked"));
   CHECK(f.ca.requests.empty());
   f.next_request(std::chrono::minutes(1));
   f.answer();

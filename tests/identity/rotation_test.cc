@@ -64,12 +64,8 @@ class Connection {
            SSL_write(server_.get(), buffer, 4) == 4 && SSL_read(client_.get(), buffer, sizeof buffer) == 4 &&
            std::string_view(buffer, 4) == "ping";
   }
-  [[nodiscard]] std::string server_serial() const {
-    return serial_decimal(SSL_get0_peer_certificate(client_.get()));
-  }
-  [[nodiscard]] SpiffeId client_identity() const {
-    return spiffe_sans(SSL_get0_peer_certificate(server_.get())).at(0);
-  }
+  [[nodiscard]] std::string server_serial() const { return serial_decimal(SSL_get0_peer_certificate(client_.get())); }
+  [[nodiscard]] SpiffeId client_identity() const { return spiffe_sans(SSL_get0_peer_certificate(server_.get())).at(0); }
 
  private:
   [[nodiscard]] bool established() const {
@@ -83,8 +79,8 @@ TEST_CASE("certificates rotate without a dropped connection, and new connections
   constexpr int kDays = 3;
   const TempDir temp;
   FakeScheduler scheduler;  // its clock stands while the CA's thread works
-  const auto ca = must(EmbeddedCa::open(
-      {.directory = temp.path(), .ttl = 24h, .wall_now = [&scheduler] { return scheduler.wall_now(); }}));
+  const auto ca =
+      must(EmbeddedCa::open({.directory = temp.path(), .ttl = 24h, .wall_now = [&scheduler] { return scheduler.wall_now(); }}));
   SecretManager manager(*ca, scheduler);
   const SpiffeId client = id_of("client"), server = id_of("server");
   std::set<std::string> rotated;

@@ -47,8 +47,7 @@ class KeyTraces {
   }
   [[nodiscard]] std::string found_in(std::string_view text) const {
     std::string lower(text);
-    std::ranges::transform(lower, lower.begin(),
-                           [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
     for (const std::string& trace : traces_) {
       std::string lower_trace = trace;
       std::ranges::transform(lower_trace, lower_trace.begin(),
@@ -86,29 +85,25 @@ TEST_CASE_METHOD(ManagerFixture, "no key appears in a log line, an error, a dump
   traces.add(plugin.ca_key.get());
   traces.add(plugin.root_key.get());
   const std::string pem = key_pem(plugin.ca_key.get());
-  for (const char* name :
-       {"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem", "embedded-root.pem"}) {
-    for (const std::string& content :
-         {pem, pem.substr(0, pem.size() - 40), "x" + pem.substr(30), pem + pem}) {
+  for (const char* name : {"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem", "embedded-root.pem"}) {
+    for (const std::string& content : {pem, pem.substr(0, pem.size() - 40), "x" + pem.substr(30), pem + pem}) {
       const TempDir directory;
       if (std::string_view(name) != "embedded-root.pem") plugin.write(directory.path());
       write_file(directory.file(name), content, 0644);
-      text += error_of(EmbeddedCa::open(
-          {.directory = directory.path(), .wall_now = [this] { return scheduler.wall_now(); }}));
+      text += error_of(EmbeddedCa::open({.directory = directory.path(), .wall_now = [this] { return scheduler.wall_now(); }}));
     }
   }
 
   // A CA at work: its own key, the keys it hands out, files that change to something useless.
   const TempDir directory;
   {
-    const auto embedded = must(EmbeddedCa::open(
-        {.directory = directory.path(), .wall_now = [this] { return scheduler.wall_now(); }}));
+    const auto embedded =
+        must(EmbeddedCa::open({.directory = directory.path(), .wall_now = [this] { return scheduler.wall_now(); }}));
     const PkeyPtr root_key = must(parse_private_key(read_file(directory.file("embedded-root.pem"))));
     traces.add(root_key.get());
     for (int i = 0; i < 2; ++i) {
       std::promise<Result<CertificatePtr>> promise;
-      embedded->fetch(id_of("a"),
-                      [&](Result<CertificatePtr> result) { promise.set_value(std::move(result)); });
+      embedded->fetch(id_of("a"), [&](Result<CertificatePtr> result) { promise.set_value(std::move(result)); });
       const auto certificate = must(promise.get_future().get());
       traces.add(certificate->private_key());
       write_file(directory.file("embedded-root.pem"), pem);
@@ -118,8 +113,7 @@ TEST_CASE_METHOD(ManagerFixture, "no key appears in a log line, an error, a dump
   // Answers of a CA that carry keys where certificates belong, and keys that do not fit.
   const auto issued = issue(id_of("a"));
   traces.add(issued->private_key());
-  const std::string own = key_pem(issued->private_key()), leaf = pem_of(issued->leaf()),
-                    root = pem_of(authority.root());
+  const std::string own = key_pem(issued->private_key()), leaf = pem_of(issued->leaf()), root = pem_of(authority.root());
   for (const std::vector<std::string>& chain :
        {std::vector<std::string>{own, root}, {leaf, own, root}, {leaf, own + root}, {leaf, own}, {own}})
     text += error_of(WorkloadCertificate::from_pem(chain, share(issued->private_key()), id_of("b")));

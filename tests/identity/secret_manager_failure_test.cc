@@ -1,4 +1,5 @@
 #include "identity/secret_manager.h"
+#include "mesh/reason.h"
 #include "tests/identity/manager_fixture.h"
 
 namespace zt::identity {
@@ -9,15 +10,12 @@ using namespace std::chrono_literals;
 
 const SpiffeId kA = id_of("a"), kB = id_of("b");
 
-TEST_CASE_METHOD(
-    ManagerFixture,
-    "a failed fetch fails who waits, and is retried after a back-off that grows to 150 seconds") {
+TEST_CASE_METHOD(ManagerFixture, "a failed fetch fails who waits, and is retried after a back-off that grows to 150 seconds") {
   const auto waiting = get(kA);
   refuse("istiod says no");
   REQUIRE(waiting->size() == 1);
   CHECK(waiting->front().error().reason == Reason::kIdentityUnavailable);
-  CHECK(waiting->front().error().text ==
-        "cannot get a certificate for " + kA.to_string() + ": istiod says no");
+  CHECK(waiting->front().error().text == "cannot get a certificate for " + kA.to_string() + ": istiod says no");
   CHECK(state(kA) == "Unavailable: istiod says no");
 
   size_t calls = 1;
@@ -53,13 +51,10 @@ TEST_CASE_METHOD(ManagerFixture, "identities back off on their own") {
   CHECK_THAT(state(kA), Catch::StartsWith("Unavailable"));
 }
 
-TEST_CASE_METHOD(
-    ManagerFixture,
-    "a certificate that is still valid is served through failures, until it expires and no longer") {
+TEST_CASE_METHOD(ManagerFixture, "a certificate that is still valid is served through failures, until it expires and no longer") {
   const auto certificate = available(kA, 1h);
   std::vector<bool> told;
-  manager->subscribe(
-      [&](const SpiffeId&, const Credentials& now) { told.push_back(now.certificate != nullptr); });
+  manager->subscribe([&](const SpiffeId&, const Credentials& now) { told.push_back(now.certificate != nullptr); });
   CHECK(told == std::vector<bool>{true});
 
   const auto expiry = certificate->not_after();
@@ -131,8 +126,7 @@ TEST_CASE_METHOD(ManagerFixture, "a stepped calendar clock is noticed within min
   }
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "a clock that jumps an hour ahead and back costs renewals, and nothing expired is served") {
+TEST_CASE_METHOD(ManagerFixture, "a clock that jumps an hour ahead and back costs renewals, and nothing expired is served") {
   const auto first = available(kA, 30min);
   scheduler.step_wall_clock(1h);
   CHECK_FALSE(manager->current(kA));
@@ -161,8 +155,7 @@ TEST_CASE_METHOD(ManagerFixture, "a CA whose clock is ahead of ours is not asked
   CHECK(manager->current(kA)->certificate == early);
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "a connection that waits hastens the retry, but not below the minimum interval") {
+TEST_CASE_METHOD(ManagerFixture, "a connection that waits hastens the retry, but not below the minimum interval") {
   manager->prefetch(kA);
   refuse_times(7);  // the next would come after 64 s
   const size_t calls = ca.calls;
@@ -199,8 +192,7 @@ TEST_CASE_METHOD(ManagerFixture, "connections that keep asking cannot hammer the
   manager.reset();  // it answers who still waits, into `answered`
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "a caller waits for a silent CA no longer than the limit, and the fetch goes on") {
+TEST_CASE_METHOD(ManagerFixture, "a caller waits for a silent CA no longer than the limit, and the fetch goes on") {
   const auto early = get(kA);
   scheduler.advance(4s);
   const auto late = get(kA);
@@ -254,8 +246,7 @@ TEST_CASE_METHOD(ManagerFixture, "an answer that is no use is a failure") {
     scheduler.step_wall_clock(2h);
     ca.take().done(old);
     scheduler.run_posted();
-    CHECK_THAT(waiting->front().error().text,
-               Catch::Contains("expired at") && Catch::Contains("is our clock right?"));
+    CHECK_THAT(waiting->front().error().text, Catch::Contains("expired at") && Catch::Contains("is our clock right?"));
   }
   SECTION("nothing") {
     const auto waiting = get(kA);
@@ -265,8 +256,7 @@ TEST_CASE_METHOD(ManagerFixture, "an answer that is no use is a failure") {
   }
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "a certificate that comes past its half life is not renewed in a tight loop") {
+TEST_CASE_METHOD(ManagerFixture, "a certificate that comes past its half life is not renewed in a tight loop") {
   authority = TestCa(scheduler.wall_now() - 48h);
   manager->prefetch(kA);
   for (int i = 0; i < 20; ++i) {
@@ -283,8 +273,7 @@ TEST_CASE_METHOD(ManagerFixture,
 
 // ---- roots
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "a new root that comes with any certificate applies to all identities at once") {
+TEST_CASE_METHOD(ManagerFixture, "a new root that comes with any certificate applies to all identities at once") {
   const auto a = available(kA), b = available(kB);
   const auto held = get(kB)->front();
   const TestCa next(scheduler.wall_now());
@@ -299,15 +288,14 @@ TEST_CASE_METHOD(ManagerFixture,
   std::ranges::sort(told);
   CHECK(told == std::vector<std::string>{"a", "b", "c"});
   CHECK(must(manager->current(kB)).trust->same_roots(*both));
-  CHECK(must(manager->current(kB)).certificate == b);  // no need to renew: its root is still there
+  CHECK(must(manager->current(kB)).certificate == b);              // no need to renew: its root is still there
   CHECK(held->trust->same_roots(*bundle_of({authority.root()})));  // an open connection keeps what it has
   CHECK(manager->stats().root_changes == 1);
   scheduler.advance(5min);
   CHECK(ca.calls == 3);
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "when a root is dropped, certificates below it are renewed soon, spread out") {
+TEST_CASE_METHOD(ManagerFixture, "when a root is dropped, certificates below it are renewed soon, spread out") {
   const auto a = available(kA);
   scheduler.advance(1h);
   const TestCa next(scheduler.wall_now());

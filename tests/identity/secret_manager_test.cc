@@ -3,6 +3,7 @@
 #include <random>
 #include <set>
 
+#include "mesh/reason.h"
 #include "tests/identity/manager_fixture.h"
 
 namespace zt::identity {
@@ -50,8 +51,7 @@ TEST_CASE_METHOD(ManagerFixture, "at most eight fetches are in flight, a freed s
   CHECK(ca.calls == 10);
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "slots go to waiting connections, then to prefetches, then to renewals, each in order") {
+TEST_CASE_METHOD(ManagerFixture, "slots go to waiting connections, then to prefetches, then to renewals, each in order") {
   const SpiffeId renewed = id_of("renewed");
   available(renewed);
   scheduler.advance(12h - 1min - 1s);  // just before its renewal (it is backdated by two minutes)
@@ -87,8 +87,7 @@ TEST_CASE_METHOD(ManagerFixture, "a certificate is renewed at half its life, mov
   jitter = GENERATE(-1.0, 0.0, 1.0);
   const auto certificate = available(kA);
   const auto half = (certificate->not_after() - certificate->not_before()) / 2;
-  const auto delay =
-      half - kBackdate + std::chrono::milliseconds(static_cast<int64_t>(half.count() * 0.1 * jitter));
+  const auto delay = half - kBackdate + std::chrono::milliseconds(static_cast<int64_t>(half.count() * 0.1 * jitter));
   scheduler.advance(delay - 1s);
   CHECK(ca.calls == 1);
   scheduler.advance(2s);
@@ -122,8 +121,7 @@ TEST_CASE_METHOD(ManagerFixture, "forgetting answers who waits, and what was in 
   CHECK(manager->stats().in_flight == 0);
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "an identity that comes back while its old fetch is in flight gets a fetch of its own") {
+TEST_CASE_METHOD(ManagerFixture, "an identity that comes back while its old fetch is in flight gets a fetch of its own") {
   get(kA);
   manager->forget(kA);
   const auto waiting = get(kA);
@@ -143,8 +141,7 @@ TEST_CASE_METHOD(ManagerFixture, "forgetting what is only queued takes it out of
   CHECK(ca.calls == kMaxFetchesInFlight);
 }
 
-TEST_CASE_METHOD(ManagerFixture,
-                 "listeners hear of every certificate, of what there was before them, and of its end") {
+TEST_CASE_METHOD(ManagerFixture, "listeners hear of every certificate, of what there was before them, and of its end") {
   available(kA);
   std::vector<std::string> heard;
   manager->subscribe([&](const SpiffeId& id, const Credentials& now) {
@@ -206,8 +203,7 @@ TEST_CASE_METHOD(ManagerFixture, "the number of waiting connections and of ident
   answer();
   CHECK(waiting.back()->front());
 
-  for (size_t i = manager->stats().identities; i < kMaxIdentities; ++i)
-    manager->prefetch(id_of("i" + std::to_string(i)));
+  for (size_t i = manager->stats().identities; i < kMaxIdentities; ++i) manager->prefetch(id_of("i" + std::to_string(i)));
   manager->prefetch(id_of("too-many"));
   CHECK(state(id_of("too-many")) == "(unknown)");
   CHECK(get(id_of("too-many"))->front().error().reason == Reason::kResourceLimit);
@@ -255,9 +251,7 @@ TEST_CASE_METHOD(ManagerFixture,
                  "whatever happens in whatever order, every caller is answered once and never with an "
                  "expired certificate") {
   std::mt19937_64 random(GENERATE(1u, 2u, 3u, 4u, 5u));
-  const auto roll = [&](unsigned sides) {
-    return std::uniform_int_distribution<unsigned>(0, sides - 1)(random);
-  };
+  const auto roll = [&](unsigned sides) { return std::uniform_int_distribution<unsigned>(0, sides - 1)(random); };
   size_t asked = 0, answered = 0;
   manager->subscribe([&](const SpiffeId&, const Credentials& now) {
     if (now.certificate) REQUIRE_FALSE(now.certificate->expired(scheduler.wall_now()));
@@ -273,9 +267,7 @@ TEST_CASE_METHOD(ManagerFixture,
           if (result) REQUIRE_FALSE(result->certificate->expired(scheduler.wall_now()));
         });
         break;
-      case 2:
-        manager->prefetch(id);
-        break;
+      case 2: manager->prefetch(id); break;
       case 3:
         if (roll(4) == 0) manager->forget(id);
         break;
@@ -288,9 +280,7 @@ TEST_CASE_METHOD(ManagerFixture,
         else
           answer(std::chrono::seconds(1 + roll(600)));
         break;
-      case 6:
-        scheduler.advance(std::chrono::milliseconds(roll(20'000)));
-        break;
+      case 6: scheduler.advance(std::chrono::milliseconds(roll(20'000))); break;
       default:
         if (roll(50) == 0) scheduler.step_wall_clock(std::chrono::minutes(static_cast<int>(roll(20)) - 5));
     }

@@ -1,4 +1,5 @@
 #include "identity/spiffe_id.h"
+#include "mesh/reason.h"
 
 #include <catch2/catch.hpp>
 #include <unordered_set>
@@ -61,8 +62,7 @@ TEST_CASE("the longest SPIFFE id is 2048 bytes") {
 
 TEST_CASE("ids that differ in one part differ, also as keys") {
   const SpiffeId a{"td", "ns", "sa"};
-  std::unordered_set<SpiffeId> set{
-      a, {"td", "ns", "sb"}, {"td", "nt", "sa"}, {"te", "ns", "sa"}, {"td", "sa", "ns"}, a};
+  std::unordered_set<SpiffeId> set{a, {"td", "ns", "sb"}, {"td", "nt", "sa"}, {"te", "ns", "sa"}, {"td", "sa", "ns"}, a};
   CHECK(set.size() == 5);
   CHECK(set.contains(SpiffeId{"td", "ns", "sa"}));
   CHECK(std::hash<SpiffeId>{}(a) != std::hash<SpiffeId>{}({"td", "sa", "ns"}));

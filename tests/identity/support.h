@@ -58,8 +58,7 @@ class TestCa {
   }
   // Hands out other roots from now on; its own root should be among them.
   void use_roots(std::shared_ptr<const TrustBundle> roots, WallTime now) {
-    auto issuer =
-        Issuer::create(share(root_.certificate.get()), share(root_.key.get()), {}, std::move(roots), now);
+    auto issuer = Issuer::create(share(root_.certificate.get()), share(root_.key.get()), {}, std::move(roots), now);
     if (!issuer) FAIL("issuer: " << issuer.error().text);
     issuer_ = *issuer;
   }
@@ -165,8 +164,7 @@ class Child {
   const std::string& result() {
     if (out_ >= 0) {
       char buffer[4096];
-      for (ssize_t n; (n = ::read(out_, buffer, sizeof buffer)) > 0;)
-        text_.append(buffer, static_cast<size_t>(n));
+      for (ssize_t n; (n = ::read(out_, buffer, sizeof buffer)) > 0;) text_.append(buffer, static_cast<size_t>(n));
       ::close(out_);
       out_ = -1;
       ::waitpid(pid_, nullptr, 0);

@@ -13,8 +13,8 @@
 namespace zt::identity::test {
 
 // A revocation list of `issuer` that names `revoked`, signed with `key`. next_update: seconds from now.
-inline X509CrlPtr make_crl(X509* issuer, EVP_PKEY* key, std::initializer_list<X509*> revoked,
-                           long next_update = 3600, int reason = -1) {
+inline X509CrlPtr make_crl(X509* issuer, EVP_PKEY* key, std::initializer_list<X509*> revoked, long next_update = 3600,
+                           int reason = -1) {
   X509CrlPtr list(X509_CRL_new());
   REQUIRE(X509_CRL_set_version(list.get(), X509_CRL_VERSION_2) == 1);
   X509_CRL_set_issuer_name(list.get(), X509_get_subject_name(issuer));

@@ -4,8 +4,8 @@
 #include <string>
 #include <string_view>
 
-#include "workload_api/store.h"
-#include "workload_api/yaml_source.h"
+#include "workload_api/store/store.h"
+#include "workload_api/yaml/yaml_source.h"
 
 // Small meshes for tests, written in the local file's YAML.
 namespace zt::workload_api {
@@ -28,11 +28,7 @@ inline IpAddress ip(std::string_view text) {
   return *parsed;
 }
 
-inline std::string key_of(const ServiceEntry* entry) {
-  return entry == nullptr ? "none" : entry->service().key.str();
-}
-inline std::string uid_of(const Workload* workload) {
-  return workload == nullptr ? "none" : workload->uid.str();
-}
+inline std::string key_of(const ServiceEntry* entry) { return entry == nullptr ? "none" : entry->service().key.str(); }
+inline std::string uid_of(const Workload* workload) { return workload == nullptr ? "none" : workload->uid.str(); }
 
 }  // namespace zt::workload_api

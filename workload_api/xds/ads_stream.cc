@@ -15,17 +15,17 @@
 #include <mutex>
 #include <utility>
 
+#include "mesh/reason.h"
+
 namespace zt::workload_api {
 namespace {
 
-constexpr const char* kMethod =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+constexpr const char* kMethod = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 // How the ends of connections read that a server closes in good order, or that break: as Go, tonic and gRPC
 // C++ put it.
-constexpr std::array<std::string_view, 6> kConnectionClosed{
-    "transport is closing", "received prior goaway",    "GOAWAY received",
-    "Socket closed",        "Connection reset by peer", "Broken pipe"};
+constexpr std::array<std::string_view, 6> kConnectionClosed{"transport is closing", "received prior goaway",    "GOAWAY received",
+                                                            "Socket closed",        "Connection reset by peer", "Broken pipe"};
 
 // gRPC's words when what it receives outgrows the quota of the channel, which a message within the limit does
 // not (Endpoint::open_channel).
@@ -35,18 +35,16 @@ constexpr std::string_view kQuotaUsedUp = "Buffers full";
 constexpr size_t kTrimAbove = 16u << 20;
 
 std::string text_of(const grpc::Status& status) {
-  const bool too_large =
-      status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && status.error_message() == kQuotaUsedUp;
-  return fmt::format("status: {}, message: \"{}\"", rpc::status_name(status.error_code()),
-                     too_large ? fmt::format("Received message larger than max ({})", kMaxResponseBytes)
-                               : status.error_message());
+  const bool too_large = status.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED && status.error_message() == kQuotaUsedUp;
+  return fmt::format(
+      "status: {}, message: \"{}\"", rpc::status_name(status.error_code()),
+      too_large ? fmt::format("Received message larger than max ({})", kMaxResponseBytes) : status.error_message());
 }
 
 std::vector<std::string_view> pieces_of(const std::vector<grpc::Slice>& slices) {
   std::vector<std::string_view> pieces;
   pieces.reserve(slices.size());
-  for (const grpc::Slice& slice : slices)
-    pieces.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
+  for (const grpc::Slice& slice : slices) pieces.emplace_back(reinterpret_cast<const char*>(slice.begin()), slice.size());
   return pieces;
 }
 
@@ -58,14 +56,12 @@ StreamEnd classify_end(int code, const std::string& message, bool answered) {
   switch (code) {
     case grpc::StatusCode::UNKNOWN:
     case grpc::StatusCode::CANCELLED:
-    case grpc::StatusCode::DEADLINE_EXCEEDED:
-      return StreamEnd::kReconnect;
+    case grpc::StatusCode::DEADLINE_EXCEEDED: return StreamEnd::kReconnect;
     case grpc::StatusCode::UNAVAILABLE:
       for (const std::string_view text : kConnectionClosed)
         if (message.find(text) != std::string::npos) return StreamEnd::kReconnect;
       return StreamEnd::kError;
-    default:
-      return StreamEnd::kError;
+    default: return StreamEnd::kError;
   }
 }
 
@@ -81,8 +77,9 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   // ---- control thread
 
   void open(const rpc::Endpoint& endpoint, NodeDescription node, std::vector<DeltaRequest> first) {
-    background_.post([self = shared_from_this(), &endpoint, node = std::move(node),
-                      first = std::move(first)] { self->start(endpoint, node, first); });
+    background_.post([self = shared_from_this(), &endpoint, node = std::move(node), first = std::move(first)] {
+      self->start(endpoint, node, first);
+    });
   }
 
   void send(const DeltaRequest& request) {
@@ -116,8 +113,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
 
   // ---- background thread
 
-  void start(const rpc::Endpoint& endpoint, const NodeDescription& node,
-             const std::vector<DeltaRequest>& first) {
+  void start(const rpc::Endpoint& endpoint, const NodeDescription& node, const std::vector<DeltaRequest>& first) {
     const auto roots = endpoint.read_roots();
     if (!roots) return fail_to_start(roots.error().text);
     const auto headers = endpoint.call_headers();
@@ -145,17 +141,13 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   void decode(grpc::ByteBuffer buffer) {
     std::vector<grpc::Slice> slices;
     const grpc::Status dumped = buffer.Dump(&slices);
-    Result<DeltaResponse> response =
-        dumped.ok() ? decode_response(pieces_of(slices))
-                    : fail(Reason::kInvalidInput, "cannot decompress: " + dumped.error_message());
+    Result<DeltaResponse> response = dumped.ok() ? decode_response(pieces_of(slices))
+                                                 : fail(Reason::kInvalidInput, "cannot decompress: " + dumped.error_message());
     slices.clear();
     const size_t bytes = buffer.Length();
     buffer.Clear();
-    if (bytes >= kTrimAbove)
-      background_.post([] { ::malloc_trim(0); });  // when this job has let go of its copy
-    post([response = std::move(response)](Call& self) mutable {
-      self.handler_.response(std::move(response));
-    });
+    if (bytes >= kTrimAbove) background_.post([] { ::malloc_trim(0); });  // when this job has let go of its copy
+    post([response = std::move(response)](Call& self) mutable { self.handler_.response(std::move(response)); });
   }
 
   // ---- gRPC's threads
@@ -169,9 +161,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
       answered_ = true;
       message.Swap(&buffer_);
     }
-    background_.post([self = shared_from_this(), message = std::move(message)]() mutable {
-      self->decode(std::move(message));
-    });
+    background_.post([self = shared_from_this(), message = std::move(message)]() mutable { self->decode(std::move(message)); });
   }
 
   void OnWriteDone(bool ok) override {
@@ -249,8 +239,8 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   bool done_ = false;  // gRPC has let go
 };
 
-AdsStream::AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint,
-                     NodeDescription node, std::vector<DeltaRequest> first, Handler handler)
+AdsStream::AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint, NodeDescription node,
+                     std::vector<DeltaRequest> first, Handler handler)
     : call_(std::make_shared<Call>(loop, background, std::move(handler))) {
   call_->open(endpoint, std::move(node), std::move(first));
 }

@@ -30,8 +30,8 @@ class AdsStream {
     std::function<void(Ended)> ended;  // once, the last event
   };
 
-  AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint,
-            NodeDescription node, std::vector<DeltaRequest> first, Handler handler);
+  AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint, NodeDescription node,
+            std::vector<DeltaRequest> first, Handler handler);
   ~AdsStream();  // cancels, and waits until gRPC has let go of the call
   AdsStream(const AdsStream&) = delete;
   AdsStream& operator=(const AdsStream&) = delete;

@@ -15,8 +15,7 @@ class Backoff {
   // Uniform in [0, 1).
   using Random = std::function<double()>;
 
-  Backoff(Duration first, Duration max, Random random)
-      : first_(first), max_(max), next_(first), random_(std::move(random)) {}
+  Backoff(Duration first, Duration max, Random random) : first_(first), max_(max), next_(first), random_(std::move(random)) {}
 
   [[nodiscard]] Duration next() {
     const Duration whole = std::exchange(next_, std::min(next_ * 2, max_));

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "workload_api/store.h"
+#include "workload_api/store/store.h"
 #include "workload_api/xds/convert_common.h"
 #include "workload_api/xds/proto/workload.pb.h"
 
@@ -19,28 +19,20 @@ constexpr std::string_view kDefaultCluster = "Kubernetes";
 
 Result<TunnelProtocol> tunnel_protocol(int number) {
   switch (number) {
-    case pb::NONE:
-      return TunnelProtocol::kNone;
-    case pb::HBONE:
-      return TunnelProtocol::kHbone;
-    case pb::LEGACY_ISTIO_MTLS:
-      return refuse("unknown enum: unsupported tunnel protocol: legacy istio mtls");
-    default:
-      return unknown_enum(number);
+    case pb::NONE: return TunnelProtocol::kNone;
+    case pb::HBONE: return TunnelProtocol::kHbone;
+    case pb::LEGACY_ISTIO_MTLS: return refuse("unknown enum: unsupported tunnel protocol: legacy istio mtls");
+    default: return unknown_enum(number);
   }
 }
 
 // The one enum whose unknown values are let pass (contract §6.8).
 WorkloadType workload_type(int number) {
   switch (number) {
-    case pb::CRONJOB:
-      return WorkloadType::kCronJob;
-    case pb::POD:
-      return WorkloadType::kPod;
-    case pb::JOB:
-      return WorkloadType::kJob;
-    default:
-      return WorkloadType::kDeployment;
+    case pb::CRONJOB: return WorkloadType::kCronJob;
+    case pb::POD: return WorkloadType::kPod;
+    case pb::JOB: return WorkloadType::kJob;
+    default: return WorkloadType::kDeployment;
   }
 }
 
@@ -57,8 +49,7 @@ template <class Ports>
 PortMap Converter::ports(const Ports& messages) {
   std::vector<PortMap::Pair> pairs;
   pairs.reserve(static_cast<size_t>(messages.size()));
-  for (const pb::Port& port : messages)
-    pairs.emplace_back(port_of(port.service_port()), port_of(port.target_port()));
+  for (const pb::Port& port : messages) pairs.emplace_back(port_of(port.service_port()), port_of(port.target_port()));
   PortMap map{std::span<const PortMap::Pair>(pairs)};
   interner_.intern(map);
   return map;
@@ -69,16 +60,14 @@ Result<GatewayAddress> Converter::gateway(const pb::GatewayAddress& message) {
   gateway.hbone_mtls_port = port_of(message.hbone_mtls_port());
   switch (message.destination_case()) {
     case pb::GatewayAddress::kHostname:
-      gateway.destination =
-          NamespacedHostname{text(message.hostname().namespace_()), text(message.hostname().hostname())};
+      gateway.destination = NamespacedHostname{text(message.hostname().namespace_()), text(message.hostname().hostname())};
       return gateway;
     case pb::GatewayAddress::kAddress: {
       ZT_ASSIGN(const IpAddress ip, address_of(message.address().address()));
       gateway.destination = NetworkAddress{text(message.address().network()), ip};
       return gateway;
     }
-    case pb::GatewayAddress::DESTINATION_NOT_SET:
-      break;
+    case pb::GatewayAddress::DESTINATION_NOT_SET: break;
   }
   return refuse("nonempty gateway address is missing address");
 }
@@ -126,11 +115,9 @@ Result<Ref<Workload>> Converter::workload(const pb::Workload& message) {
   workload.canonical_revision = text(message.canonical_revision());
   workload.workload_name = text(message.workload_name());
   workload.cluster_id = text_or(message.cluster_id(), kDefaultCluster);
-  workload.locality = {text(message.locality().region()), text(message.locality().zone()),
-                       text(message.locality().subzone())};
+  workload.locality = {text(message.locality().region()), text(message.locality().zone()), text(message.locality().subzone())};
   workload.authorization_policies.reserve(static_cast<size_t>(message.authorization_policies_size()));
-  for (const std::string& policy : message.authorization_policies())
-    workload.authorization_policies.push_back(text(policy));
+  for (const std::string& policy : message.authorization_policies()) workload.authorization_policies.push_back(text(policy));
   workload.type = workload_type(message.workload_type());
   workload.native_tunnel = message.native_tunnel();
   workload.capacity = message.has_capacity() ? message.capacity().value() : 1;
@@ -176,8 +163,7 @@ Result<Ref<Service>> Converter::service(const pb::Service& message) {
     ZT_ASSIGN(GatewayAddress destination, gateway(waypoint.destination()));
     service.weighted_waypoints.push_back({std::move(destination), waypoint.weight()});
   }
-  service.visibility =
-      message.visibility() == pb::Service::NAMESPACE ? Visibility::kNamespace : Visibility::kPublic;
+  service.visibility = message.visibility() == pb::Service::NAMESPACE ? Visibility::kNamespace : Visibility::kPublic;
 
   service.name = text(message.name());
   service.ns = text(message.namespace_());

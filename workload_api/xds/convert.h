@@ -1,7 +1,7 @@
 #pragma once
 #include "base/result.h"
-#include "workload_api/interner.h"
-#include "workload_api/model.h"
+#include "workload_api/model/model.h"
+#include "workload_api/store/interner.h"
 
 namespace istio::workload {
 class GatewayAddress;
@@ -24,14 +24,11 @@ class Converter {
   [[nodiscard]] Result<Ref<Workload>> workload(const istio::workload::Workload& message);
   [[nodiscard]] Result<Ref<Service>> service(const istio::workload::Service& message);
   // `name` is the resource's and becomes the policy's key.
-  [[nodiscard]] Result<Ref<Authorization>> authorization(const istio::security::Authorization& message,
-                                                         std::string_view name);
+  [[nodiscard]] Result<Ref<Authorization>> authorization(const istio::security::Authorization& message, std::string_view name);
 
  private:
   Str text(std::string_view value) { return interner_.make(value); }
-  Str text_or(std::string_view value, std::string_view otherwise) {
-    return interner_.make(value.empty() ? otherwise : value);
-  }
+  Str text_or(std::string_view value, std::string_view otherwise) { return interner_.make(value.empty() ? otherwise : value); }
   template <class Ports>
   PortMap ports(const Ports& messages);
   Result<GatewayAddress> gateway(const istio::workload::GatewayAddress& message);

@@ -11,25 +11,18 @@ namespace pb = istio::security;
 
 Result<PolicyScope> scope_of(int number) {
   switch (number) {
-    case pb::GLOBAL:
-      return PolicyScope::kGlobal;
-    case pb::NAMESPACE:
-      return PolicyScope::kNamespace;
-    case pb::WORKLOAD_SELECTOR:
-      return PolicyScope::kWorkloadSelector;
-    default:
-      return unknown_enum(number);
+    case pb::GLOBAL: return PolicyScope::kGlobal;
+    case pb::NAMESPACE: return PolicyScope::kNamespace;
+    case pb::WORKLOAD_SELECTOR: return PolicyScope::kWorkloadSelector;
+    default: return unknown_enum(number);
   }
 }
 
 Result<PolicyAction> action_of(int number) {
   switch (number) {
-    case pb::ALLOW:
-      return PolicyAction::kAllow;
-    case pb::DENY:
-      return PolicyAction::kDeny;
-    default:
-      return unknown_enum(number);
+    case pb::ALLOW: return PolicyAction::kAllow;
+    case pb::DENY: return PolicyAction::kDeny;
+    default: return unknown_enum(number);
   }
 }
 
@@ -58,20 +51,11 @@ std::vector<StringMatch> Converter::string_matches(const Messages& messages) {
   std::vector<StringMatch> out;
   for (const pb::StringMatch& match : messages) {
     switch (match.match_type_case()) {
-      case pb::StringMatch::kExact:
-        out.push_back({StringMatch::Kind::kExact, text(match.exact())});
-        break;
-      case pb::StringMatch::kPrefix:
-        out.push_back({StringMatch::Kind::kPrefix, text(match.prefix())});
-        break;
-      case pb::StringMatch::kSuffix:
-        out.push_back({StringMatch::Kind::kSuffix, text(match.suffix())});
-        break;
-      case pb::StringMatch::kPresence:
-        out.push_back({StringMatch::Kind::kPresence, {}});
-        break;
-      case pb::StringMatch::MATCH_TYPE_NOT_SET:
-        break;  // dropped, as above
+      case pb::StringMatch::kExact: out.push_back({StringMatch::Kind::kExact, text(match.exact())}); break;
+      case pb::StringMatch::kPrefix: out.push_back({StringMatch::Kind::kPrefix, text(match.prefix())}); break;
+      case pb::StringMatch::kSuffix: out.push_back({StringMatch::Kind::kSuffix, text(match.suffix())}); break;
+      case pb::StringMatch::kPresence: out.push_back({StringMatch::Kind::kPresence, {}}); break;
+      case pb::StringMatch::MATCH_TYPE_NOT_SET: break;  // dropped, as above
     }
   }
   return out;
@@ -80,8 +64,7 @@ std::vector<StringMatch> Converter::string_matches(const Messages& messages) {
 template <class Messages>
 std::vector<ServiceAccountMatch> Converter::account_matches(const Messages& messages) {
   std::vector<ServiceAccountMatch> out;
-  for (const pb::ServiceAccountMatch& match : messages)
-    out.push_back({text(match.namespace_()), text(match.serviceaccount())});
+  for (const pb::ServiceAccountMatch& match : messages) out.push_back({text(match.namespace_()), text(match.serviceaccount())});
   return out;
 }
 

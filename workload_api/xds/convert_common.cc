@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "mesh/reason.h"
+
 namespace zt::workload_api {
 
 std::unexpected<Error> refuse(std::string text) { return fail(Reason::kInvalidInput, std::move(text)); }

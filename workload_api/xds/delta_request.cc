@@ -2,6 +2,7 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include "mesh/reason.h"
 #include "workload_api/xds/proto/discovery.pb.h"
 
 namespace zt::workload_api {
@@ -15,8 +16,7 @@ constexpr int kNackCode = 3;
 
 }  // namespace
 
-Result<NodeDescription> NodeDescription::make(const std::string& id,
-                                              const std::map<std::string, std::string>& metadata,
+Result<NodeDescription> NodeDescription::make(const std::string& id, const std::map<std::string, std::string>& metadata,
                                               const std::map<std::string, std::string>& json) {
   pb::Node node;
   node.set_id(id);
@@ -27,12 +27,10 @@ Result<NodeDescription> NodeDescription::make(const std::string& id,
     value.Clear();
     const auto parsed = google::protobuf::util::JsonStringToMessage(text, &value);
     if (!parsed.ok() || value.kind_case() == google::protobuf::Value::KIND_NOT_SET)
-      return fail(Reason::kInvalidInput,
-                  "node metadata " + key + " is not JSON: " + parsed.message().as_string());
+      return fail(Reason::kInvalidInput, "node metadata " + key + " is not JSON: " + parsed.message().as_string());
   }
   NodeDescription description;
-  if (!node.SerializeToString(&description.encoded_))
-    return fail(Reason::kInvalidInput, "node metadata cannot be encoded");
+  if (!node.SerializeToString(&description.encoded_)) return fail(Reason::kInvalidInput, "node metadata cannot be encoded");
   return description;
 }
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "workload_api/str.h"
+#include "workload_api/model/str.h"
 
 namespace zt::workload_api {
 
@@ -28,8 +28,7 @@ class NodeDescription {
  public:
   NodeDescription() = default;
   // `json` overlays `metadata`; its values are JSON texts. An error names the key whose text is none.
-  static Result<NodeDescription> make(const std::string& id,
-                                      const std::map<std::string, std::string>& metadata,
+  static Result<NodeDescription> make(const std::string& id, const std::map<std::string, std::string>& metadata,
                                       const std::map<std::string, std::string>& json);
 
  private:

@@ -9,6 +9,7 @@
 #include <limits>
 #include <utility>
 
+#include "mesh/reason.h"
 #include "workload_api/xds/convert.h"
 #include "workload_api/xds/proto/authorization.pb.h"
 #include "workload_api/xds/proto/discovery.pb.h"
@@ -21,14 +22,11 @@ using google::protobuf::internal::WireFormatLite;
 using google::protobuf::io::CodedInputStream;
 using Message = envoy::service::discovery::v3::DeltaDiscoveryResponse;
 
-constexpr uint32_t tag(int field) {
-  return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED);
-}
+constexpr uint32_t tag(int field) { return WireFormatLite::MakeTag(field, WireFormatLite::WIRETYPE_LENGTH_DELIMITED); }
 
 // Protobuf would write to stderr what it does not like. Our log and the NACK say it, by name and within
 // limits.
-[[maybe_unused]] google::protobuf::LogHandler* const kDefaultLogHandler =
-    google::protobuf::SetLogHandler(nullptr);
+[[maybe_unused]] google::protobuf::LogHandler* const kDefaultLogHandler = google::protobuf::SetLogHandler(nullptr);
 
 // The pieces of a message as one stream.
 class PieceStream final : public google::protobuf::io::ZeroCopyInputStream {
@@ -38,8 +36,7 @@ class PieceStream final : public google::protobuf::io::ZeroCopyInputStream {
   bool Next(const void** data, int* size) override {
     while (piece_ < pieces_.size() && offset_ == pieces_[piece_].size()) advance();
     if (piece_ == pieces_.size()) return false;
-    const std::string_view rest =
-        pieces_[piece_].substr(offset_, static_cast<size_t>(std::numeric_limits<int>::max()));
+    const std::string_view rest = pieces_[piece_].substr(offset_, static_cast<size_t>(std::numeric_limits<int>::max()));
     *data = rest.data();
     *size = static_cast<int>(rest.size());
     take(rest.size());
@@ -88,8 +85,7 @@ class Decoder {
   }
 
   Result<DeltaResponse> run() {
-    if (out_.bytes > kMaxResponseBytes)
-      return broken(fmt::format("is larger than {} bytes", kMaxResponseBytes));
+    if (out_.bytes > kMaxResponseBytes) return broken(fmt::format("is larger than {} bytes", kMaxResponseBytes));
     if (!walk(&Decoder::envelope)) return broken("is not a DeltaDiscoveryResponse");
     out_.type = resource_type(out_.type_url);
     if (out_.type != ResourceType::kOther && !walk(&Decoder::resource)) return broken("is damaged");
@@ -103,12 +99,9 @@ class Decoder {
  private:
   [[nodiscard]] std::unexpected<Error> broken(std::string_view why) const {
     const std::string beyond = fmt::format("has more than {} entries", kMaxResponseEntries);
-    return fail(Reason::kInvalidInput,
-                fmt::format("the control plane's message {}", too_many() ? beyond : why));
+    return fail(Reason::kInvalidInput, fmt::format("the control plane's message {}", too_many() ? beyond : why));
   }
-  [[nodiscard]] bool too_many() const {
-    return out_.resources + removed_.size() + out_.aliases.size() > kMaxResponseEntries;
-  }
+  [[nodiscard]] bool too_many() const { return out_.resources + removed_.size() + out_.aliases.size() > kMaxResponseEntries; }
 
   template <class Visit>
   bool walk(Visit visit) {
@@ -122,18 +115,15 @@ class Decoder {
 
   bool envelope(uint32_t field, CodedInputStream& input) {
     switch (field) {
-      case tag(Message::kTypeUrlFieldNumber):
-        return WireFormatLite::ReadString(&input, &out_.type_url);
-      case tag(Message::kNonceFieldNumber):
-        return WireFormatLite::ReadString(&input, &out_.nonce);
+      case tag(Message::kTypeUrlFieldNumber): return WireFormatLite::ReadString(&input, &out_.type_url);
+      case tag(Message::kNonceFieldNumber): return WireFormatLite::ReadString(&input, &out_.nonce);
       case tag(Message::kRemovedResourcesFieldNumber):
         return WireFormatLite::ReadString(&input, &removed_.emplace_back()) && !too_many();
       case tag(Message::kResourcesFieldNumber):
         ++out_.resources;
         if (too_many()) return false;
         [[fallthrough]];
-      default:
-        return WireFormatLite::SkipField(&input, field);
+      default: return WireFormatLite::SkipField(&input, field);
     }
   }
 
@@ -157,8 +147,7 @@ class Decoder {
       return true;
     }
     const bool address = out_.type == ResourceType::kAddress;
-    google::protobuf::Message& content =
-        address ? static_cast<google::protobuf::Message&>(address_) : policy_;
+    google::protobuf::Message& content = address ? static_cast<google::protobuf::Message&>(address_) : policy_;
     if (!content.ParseFromString(entry_.resource().value())) {
       undecodable_.push_back({entry_.name(), kUndecodable.data()});
       return true;
@@ -192,8 +181,7 @@ class Decoder {
         out_.batch.services.push_back(std::move(service));
         return {};
       }
-      case istio::workload::Address::TYPE_NOT_SET:
-        break;
+      case istio::workload::Address::TYPE_NOT_SET: break;
     }
     return fail(Reason::kInvalidInput, "unknown address type");
   }
@@ -230,12 +218,8 @@ class Decoder {
 
 }  // namespace
 
-Result<DeltaResponse> decode_response(std::span<const std::string_view> pieces) {
-  return Decoder(pieces).run();
-}
+Result<DeltaResponse> decode_response(std::span<const std::string_view> pieces) { return Decoder(pieces).run(); }
 
-Result<DeltaResponse> decode_response(std::string_view bytes) {
-  return decode_response(std::span(&bytes, 1));
-}
+Result<DeltaResponse> decode_response(std::string_view bytes) { return decode_response(std::span(&bytes, 1)); }
 
 }  // namespace zt::workload_api

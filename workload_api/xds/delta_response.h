@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/result.h"
-#include "workload_api/store.h"
-#include "workload_api/str.h"
+#include "workload_api/model/str.h"
+#include "workload_api/store/store.h"
 #include "workload_api/xds/resource_type.h"
 
 namespace zt::workload_api {

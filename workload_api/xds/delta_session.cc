@@ -81,8 +81,7 @@ DeltaRequest DeltaSession::handle(DeltaResponse response) {
   stats_.rejected_resources += rejected.size();
   answer.error = nack_text(rejected);
   ZT_LOG(xds_log, kWarn, "the control plane sent malformed resources; all others are applied",
-         Field::string("type", response.type_url),
-         Field::count("rejected", static_cast<int64_t>(rejected.size())),
+         Field::string("type", response.type_url), Field::count("rejected", static_cast<int64_t>(rejected.size())),
          Field::count("resources", static_cast<int64_t>(response.resources)),
          Field::string("error", std::string_view(*answer.error).substr(0, kMaxLoggedBytes)));
   return answer;
@@ -93,8 +92,8 @@ DeltaRequest DeltaSession::handle(DeltaResponse response) {
 void DeltaSession::note_names(const DeltaResponse& response) {
   Versions& versions = retained(response.type);
   for (const auto& [name, version] : response.accepted) versions[name] = version;
-  const auto& removed = response.type == ResourceType::kAddress ? response.batch.removed_addresses
-                                                                : response.batch.removed_policies;
+  const auto& removed =
+      response.type == ResourceType::kAddress ? response.batch.removed_addresses : response.batch.removed_policies;
   for (const std::string& name : removed)
     if (const auto found = versions.find(name); found != versions.end()) versions.erase(found);
 
@@ -110,8 +109,7 @@ bool DeltaSession::ready() const {
          (options_.on_demand || acked_[static_cast<size_t>(ResourceType::kAddress)]);
 }
 
-std::optional<DeltaRequest> DeltaSession::look_up(const std::string& key, Clock::time_point now,
-                                                  LookupDone done) {
+std::optional<DeltaRequest> DeltaSession::look_up(const std::string& key, Clock::time_point now, LookupDone done) {
   if (!lookups_.look_up(key, now, std::move(done))) return std::nullopt;
   DeltaRequest request;
   request.type_url = kAddressTypeUrl;

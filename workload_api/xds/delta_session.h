@@ -6,7 +6,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "workload_api/store.h"
+#include "workload_api/store/store.h"
 #include "workload_api/xds/delta_request.h"
 #include "workload_api/xds/delta_response.h"
 #include "workload_api/xds/on_demand.h"
@@ -40,8 +40,7 @@ class DeltaSession {
   [[nodiscard]] bool ready() const;
 
   // On-demand mode: what the control plane knows about `key`. A request that is returned is to be sent.
-  [[nodiscard]] std::optional<DeltaRequest> look_up(const std::string& key, Clock::time_point now,
-                                                    LookupDone done);
+  [[nodiscard]] std::optional<DeltaRequest> look_up(const std::string& key, Clock::time_point now, LookupDone done);
   [[nodiscard]] OnDemandKeys& lookups() { return lookups_; }
   [[nodiscard]] const OnDemandKeys& lookups() const { return lookups_; }
 

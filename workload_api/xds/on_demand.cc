@@ -63,8 +63,7 @@ void OnDemandKeys::expire(Clock::time_point now) {
     if (found == keys_.end()) continue;
     std::vector<Waiter>& waiters = found->second.waiters;
     size_t count = 0;
-    while (count < waiters.size() && waiters[count].deadline <= now)
-      late.push_back(std::move(waiters[count++].done));
+    while (count < waiters.size() && waiters[count].deadline <= now) late.push_back(std::move(waiters[count++].done));
     waiters.erase(waiters.begin(), waiters.begin() + static_cast<ptrdiff_t>(count));
     waiting_ -= count;
     // The key stays: the answer to its subscription may still come, and another subscription would get none.

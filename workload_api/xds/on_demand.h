@@ -80,8 +80,7 @@ class OnDemandKeys {
   };
 
   std::unordered_map<std::string, Key, TextHash, std::equal_to<>> keys_;
-  std::deque<std::pair<Clock::time_point, std::string>>
-      deadlines_;  // one per waiter, those answered included
+  std::deque<std::pair<Clock::time_point, std::string>> deadlines_;  // one per waiter, those answered included
   std::vector<LookupDone> released_;
   size_t waiting_ = 0;
   bool streaming_ = false;

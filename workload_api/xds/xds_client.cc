@@ -111,14 +111,12 @@ class XdsClient::Impl {
   void report(StreamEnd end, const std::string& text, std::chrono::milliseconds delay) {
     switch (end) {
       case StreamEnd::kConnectionError:
-        return log::write(
-            xds_log, log::Level::kWarn,
-            fmt::format("XDS client connection error: gRPC connection error connecting to {}: {}, retrying "
-                        "in {}ms",
-                        endpoint_.address(), text, delay.count()));
-      case StreamEnd::kError:
         return log::write(xds_log, log::Level::kWarn,
-                          fmt::format("XDS client error: {}, retrying in {}ms", text, delay.count()));
+                          fmt::format("XDS client connection error: gRPC connection error connecting to {}: {}, retrying "
+                                      "in {}ms",
+                                      endpoint_.address(), text, delay.count()));
+      case StreamEnd::kError:
+        return log::write(xds_log, log::Level::kWarn, fmt::format("XDS client error: {}, retrying in {}ms", text, delay.count()));
       case StreamEnd::kReconnect:
       case StreamEnd::kComplete:
         return log::write(xds_log, log::Level::kInfo,
@@ -163,11 +161,10 @@ std::function<double()> default_random() {
 Result<std::unique_ptr<XdsClient>> XdsClient::create(EventLoop& loop, Store& store, XdsOptions options) {
   options.endpoint.max_message_bytes = kMaxResponseBytes;
   ZT_ASSIGN(rpc::Endpoint endpoint, rpc::Endpoint::make(std::move(options.endpoint)));
-  ZT_ASSIGN(NodeDescription node,
-            NodeDescription::make(options.node_id, options.node_metadata, options.node_json));
-  return std::unique_ptr<XdsClient>(new XdsClient(
-      std::make_unique<Impl>(loop, store, std::move(endpoint), std::move(node), options.on_demand,
-                             options.random ? std::move(options.random) : default_random())));
+  ZT_ASSIGN(NodeDescription node, NodeDescription::make(options.node_id, options.node_metadata, options.node_json));
+  return std::unique_ptr<XdsClient>(
+      new XdsClient(std::make_unique<Impl>(loop, store, std::move(endpoint), std::move(node), options.on_demand,
+                                           options.random ? std::move(options.random) : default_random())));
 }
 
 XdsClient::XdsClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -8,7 +8,7 @@
 #include "base/event_loop.h"
 #include "base/grpc/endpoint.h"
 #include "base/result.h"
-#include "workload_api/store.h"
+#include "workload_api/store/store.h"
 #include "workload_api/xds/on_demand.h"
 #include "workload_api/xds/xds_stats.h"
 

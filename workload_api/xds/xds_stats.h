@@ -15,8 +15,7 @@ namespace zt::workload_api {
 enum class StreamEnd : uint8_t { kConnectionError, kReconnect, kError, kComplete };
 inline constexpr size_t kStreamEnds = 4;
 [[nodiscard]] constexpr std::string_view stream_end_name(StreamEnd end) {
-  constexpr std::array<std::string_view, kStreamEnds> names{"ConnectionError", "Reconnect", "Error",
-                                                            "Complete"};
+  constexpr std::array<std::string_view, kStreamEnds> names{"ConnectionError", "Reconnect", "Error", "Complete"};
   return names[static_cast<size_t>(end)];
 }
 

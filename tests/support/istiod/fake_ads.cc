@@ -20,8 +20,7 @@ void add(Response& response, const std::string& name, const FakeAds::Resource& r
   for (const std::string& alias : resource.aliases) entry.add_aliases(alias);
 }
 
-bool asked_for(const std::set<std::string>& names, const std::string& name,
-               const FakeAds::Resource& resource) {
+bool asked_for(const std::set<std::string>& names, const std::string& name, const FakeAds::Resource& resource) {
   if (names.contains(name)) return true;
   for (const std::string& alias : resource.aliases)
     if (names.contains(alias)) return true;
@@ -110,8 +109,7 @@ size_t FakeAds::open_streams() const {
   const std::lock_guard lock(mutex_);
   return streams_.size();
 }
-bool FakeAds::wait(const std::function<bool(const std::vector<Received>&)>& done,
-                   std::chrono::milliseconds limit) const {
+bool FakeAds::wait(const std::function<bool(const std::vector<Received>&)>& done, std::chrono::milliseconds limit) const {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, limit, [&] { return done(received_); });
 }

@@ -17,8 +17,7 @@
 namespace zt::test {
 namespace {
 
-constexpr std::string_view kAdsMethod =
-    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+constexpr std::string_view kAdsMethod = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 constexpr std::string_view kCaMethod = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 constexpr int kInvalidArgument = 3, kUnimplemented = 12, kUnauthenticated = 16;
 constexpr std::chrono::hours kLongestTtl{2160};
@@ -27,8 +26,7 @@ std::string text_of(const grpc::ByteBuffer& buffer) {
   std::vector<grpc::Slice> slices;
   std::string out;
   if (buffer.Dump(&slices).ok())
-    for (const grpc::Slice& slice : slices)
-      out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
+    for (const grpc::Slice& slice : slices) out.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
   return out;
 }
 
@@ -144,16 +142,14 @@ class FakeIstiod::Service final : public grpc::CallbackGenericService {
     if (const auto refused = owner_.admit(headers)) return new RefusedCall(*refused);
     if (context->method() == kAdsMethod) return new AdsCall(owner_.ads_);
     if (context->method() == kCaMethod)
-      return new UnaryCall(
-          [this, headers](UnaryCall& call, const std::string& bytes) { certify(call, headers, bytes); });
+      return new UnaryCall([this, headers](UnaryCall& call, const std::string& bytes) { certify(call, headers, bytes); });
     return new RefusedCall({kUnimplemented, "no such method"});
   }
 
  private:
   void certify(UnaryCall& call, const std::map<std::string, std::string>& headers, const std::string& bytes) {
     CertificateCall from{{}, headers};
-    if (!from.request.ParseFromString(bytes))
-      return call.end({kInvalidArgument, "not an IstioCertificateRequest"});
+    if (!from.request.ParseFromString(bytes)) return call.end({kInvalidArgument, "not an IstioCertificateRequest"});
     const CertificateAnswer answer = owner_.certificate(std::move(from));
     if (answer.never) return;
     if (answer.raw) {
@@ -262,14 +258,11 @@ FakeIstiod::CertificateAnswer FakeIstiod::sign(const CertificateCall& call) cons
   }
   std::chrono::seconds ttl(call.request.validity_duration());
   if (ttl > kLongestTtl)
-    return {
-        {kInvalidArgument, "CSR signing error (requested TTL is greater than the max allowed TTL 2160h0m0s)"},
-        {}};
+    return {{kInvalidArgument, "CSR signing error (requested TTL is greater than the max allowed TTL 2160h0m0s)"}, {}};
   if (ttl == std::chrono::seconds::zero()) ttl = std::chrono::hours(24);
   ttl = std::min(ttl, most);
   const TestPki& signer = roots >= Roots::kBothNewSigns ? next_pki_ : pki_;
-  const std::string leaf =
-      signer.sign(call.request.csr(), impersonated.empty() ? own_identity : impersonated, ttl);
+  const std::string leaf = signer.sign(call.request.csr(), impersonated.empty() ? own_identity : impersonated, ttl);
   if (leaf.empty()) return {{kInvalidArgument, "CSR signing error"}, {}};
   std::string bundle;
   if (roots != Roots::kNew) bundle += pki_.root_pem();

@@ -64,8 +64,7 @@ X509Ptr TestPki::start_certificate(EVP_PKEY* key, std::chrono::seconds lifetime)
   const BignumPtr serial(BN_new());
   require(BN_rand(serial.get(), 126, BN_RAND_TOP_ONE, BN_RAND_BOTTOM_ANY) == 1);
   BN_to_ASN1_INTEGER(serial.get(), X509_get_serialNumber(certificate.get()));
-  const std::chrono::seconds backdate =
-      lifetime < std::chrono::seconds::zero() ? -lifetime + std::chrono::hours(1) : kBackdate;
+  const std::chrono::seconds backdate = lifetime < std::chrono::seconds::zero() ? -lifetime + std::chrono::hours(1) : kBackdate;
   X509_gmtime_adj(X509_getm_notBefore(certificate.get()), -backdate.count());
   X509_gmtime_adj(X509_getm_notAfter(certificate.get()), lifetime.count());
   X509_set_pubkey(certificate.get(), key);
@@ -85,8 +84,7 @@ ServerIdentity TestPki::server(const std::vector<std::string>& names, std::chron
   return {identity::pem_of(certificate.get()), key_text(key.get())};
 }
 
-std::string TestPki::sign(std::string_view csr_pem, const std::string& uri,
-                          std::chrono::seconds lifetime) const {
+std::string TestPki::sign(std::string_view csr_pem, const std::string& uri, std::chrono::seconds lifetime) const {
   const BioPtr bio(BIO_new_mem_buf(csr_pem.data(), static_cast<int>(csr_pem.size())));
   const X509ReqPtr csr(PEM_read_bio_X509_REQ(bio.get(), nullptr, nullptr, nullptr));
   if (!csr || X509_REQ_verify(csr.get(), X509_REQ_get0_pubkey(csr.get())) != 1) return "";

@@ -25,8 +25,7 @@ class TestPki {
   // A leaf for the key of this CSR with `uri` as its only, critical SAN, whatever the CSR asks for: so does
   // istiod. Empty if the CSR cannot be read or its signature is wrong. A negative lifetime makes one that has
   // expired.
-  [[nodiscard]] std::string sign(std::string_view csr_pem, const std::string& uri,
-                                 std::chrono::seconds lifetime) const;
+  [[nodiscard]] std::string sign(std::string_view csr_pem, const std::string& uri, std::chrono::seconds lifetime) const;
 
  private:
   identity::X509Ptr start_certificate(EVP_PKEY* key, std::chrono::seconds lifetime) const;

@@ -1,0 +1,118 @@
+#include "agent/agent_options.h"
+
+#include <fmt/core.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <charconv>
+#include <sstream>
+#include <utility>
+
+#include "mesh/reason.h"
+
+namespace zt::agent {
+
+namespace {
+
+constexpr const char* kDescription =
+    "Node agent: redirects the pods of a file into the node proxy and offers them to it over ZDS.\n"
+    "Pods stay redirected when the agent ends (fail closed), unless --cleanup is given.";
+
+// Lets CLI11 check and convert durations.
+std::string check_duration(const std::string& text) {
+  const auto parsed = parse_duration(text);
+  return parsed ? std::string() : parsed.error().text;
+}
+
+std::chrono::milliseconds duration(const std::string& text) { return *parse_duration(text); }
+
+}  // namespace
+
+Result<std::chrono::milliseconds> parse_duration(std::string_view text) {
+  struct Unit {
+    std::string_view name;
+    int64_t milliseconds;
+  };
+  constexpr std::array<Unit, 4> kUnits{{{"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}}};
+  constexpr int64_t kMost = 24 * 3'600'000;
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
+  for (const auto& known : kUnits) {
+    if (error != std::errc{} || unit != known.name || number < 0 || number > kMost / known.milliseconds) continue;
+    return std::chrono::milliseconds(number * known.milliseconds);
+  }
+  return fail(Reason::kInvalidInput, fmt::format("'{}' is not a duration of up to a day, such as 250ms, 30s or 5m", text));
+}
+
+ParsedOptions parse_agent_options(int argc, const char* const* argv) {
+  AgentOptions options;
+  std::string verify_interval = "10s", leave_limit = "30s", format = "plain";
+  bool ipv6 = true, dns = false;
+
+  CLI::App app(kDescription, "ztunnel-agent");
+  app.set_version_flag("--version", "ztunnel-agent " ZT_VERSION);
+  app.fallthrough();
+  app.require_subcommand(0, 1);
+  app.add_option("--pods", options.agent.pods_file, "YAML file of the pods to enrol; watched")
+      ->envname("ZTUNNEL_AGENT_PODS")
+      ->type_name("FILE");
+  app.add_option("--zds-socket", options.agent.zds_path, "socket where proxies connect")
+      ->envname("ZTUNNEL_UDS_ADDRESS")
+      ->type_name("PATH")
+      ->capture_default_str();
+  app.add_option("--state-file", options.agent.state_file,
+                 "the pods enrolled, for the next agent; belongs on a tmpfs (default: the socket's path and .pods)")
+      ->envname("ZTUNNEL_AGENT_STATE_FILE")
+      ->type_name("FILE");
+  app.add_option("--verify-interval", verify_interval, "how often the real state of every pod is checked and repaired")
+      ->envname("ZTUNNEL_AGENT_VERIFY_INTERVAL")
+      ->check(check_duration)
+      ->type_name("DURATION")
+      ->capture_default_str();
+  app.add_option("--leave-limit", leave_limit, "how long a leaving pod's connections may go on through the proxy")
+      ->envname("ZTUNNEL_AGENT_LEAVE_LIMIT")
+      ->check(check_duration)
+      ->type_name("DURATION")
+      ->capture_default_str();
+  app.add_option("--ipv6", ipv6, "capture IPv6 as well")->envname("AMBIENT_IPV6")->capture_default_str();
+  app.add_option("--dns", dns, "capture DNS of pods whose entry does not say; needs a proxy that serves it")
+      ->envname("AMBIENT_DNS_CAPTURE")
+      ->capture_default_str();
+  app.add_flag("--cleanup", options.cleanup, "un-enrol all pods when the agent is ended by SIGTERM or SIGINT")
+      ->envname("ZTUNNEL_AGENT_CLEANUP");
+  app.add_option("--log-level", options.log_filter, "comma list of level and target=level")
+      ->envname("RUST_LOG")
+      ->type_name("FILTER");
+  app.add_option("--log-format", format, "plain or json")
+      ->envname("LOG_FORMAT")
+      ->check(CLI::IsMember({"plain", "json"}))
+      ->capture_default_str();
+
+  app.add_subcommand("run", "serve until ended by a signal (the default)");
+  CLI::App* leave = app.add_subcommand("leave", "un-enrol the pods of the file; only while no agent runs");
+  leave->add_option("uid", options.uids, "these pods only");
+  CLI::App* verify = app.add_subcommand("verify", "compare the real state of the file's pods with what it should be");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out;
+    const int code = app.exit(error, out, out);
+    return {.options = std::nullopt, .exit = {code == 0 ? 0 : 1, out.str()}};
+  }
+  if (options.agent.pods_file.empty()) {
+    return {.options = std::nullopt,
+            .exit = {1, "--pods is missing: name the YAML file of the pods to enrol (or set ZTUNNEL_AGENT_PODS)\n"}};
+  }
+  if (leave->parsed()) options.command = AgentOptions::Command::kLeave;
+  if (verify->parsed()) options.command = AgentOptions::Command::kVerify;
+  options.agent.verify_interval = duration(verify_interval);
+  options.agent.leave_limit = duration(leave_limit);
+  options.agent.defaults.ipv6 = ipv6;
+  options.agent.defaults.dns = dns;
+  options.log_format = format == "json" ? log::Format::kJson : log::Format::kPlain;
+  return {.options = std::move(options), .exit = {}};
+}
+
+}  // namespace zt::agent

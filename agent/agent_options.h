@@ -1,0 +1,41 @@
+#pragma once
+#include <chrono>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "agent/agent.h"
+#include "base/log.h"
+#include "base/result.h"
+
+namespace zt::agent {
+
+// The command line of ztunnel-agent, with environment variables behind it.
+struct AgentOptions {
+  enum class Command : uint8_t { kRun, kLeave, kVerify };
+  Command command = Command::kRun;
+  Agent::Options agent;
+  std::vector<std::string> uids;  // leave: these pods only; empty = all
+  bool cleanup = false;           // un-enrol all pods at the end
+  std::string log_filter;
+  log::Format log_format = log::Format::kPlain;
+};
+
+// What to do instead of running: print `text` and exit with `code` (help, version, a mistake on the command
+// line).
+struct EarlyExit {
+  int code = 0;
+  std::string text;
+};
+
+struct ParsedOptions {
+  std::optional<AgentOptions> options;
+  EarlyExit exit;  // if there are no options
+};
+[[nodiscard]] ParsedOptions parse_agent_options(int argc, const char* const* argv);
+
+// "250ms", "30s", "5m": a whole number and a unit, up to a day. kInvalidInput.
+[[nodiscard]] Result<std::chrono::milliseconds> parse_duration(std::string_view text);
+
+}  // namespace zt::agent

@@ -1,0 +1,165 @@
+#include <fmt/core.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/agent.h"
+#include "agent/agent_options.h"
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "mesh/reason.h"
+#include "redirection/nftables/nftables.h"
+#include "zds/zds_socket.h"
+
+namespace zt::agent {
+namespace {
+
+log::Scope log_main("agent");
+
+int complain(const std::string& text) {
+  log::stop();
+  std::fprintf(stderr, "ztunnel-agent: %s\n", text.c_str());
+  return 1;
+}
+
+// Signals as events of the loop: SIGHUP reads the pods file again, SIGTERM and SIGINT end the agent, a second
+// one at once.
+class Signals final : private Watcher {
+ public:
+  explicit Signals(EventLoop& loop) : loop_(loop) {}
+  ~Signals() {
+    if (fd_) loop_.unwatch(fd_.get(), *this);
+  }
+  static sigset_t set() {
+    sigset_t signals;
+    sigemptyset(&signals);
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+    return signals;
+  }
+  Result<> start(Agent& agent, bool cleanup) {
+    agent_ = &agent;
+    cleanup_ = cleanup;
+    const sigset_t signals = set();
+    fd_.reset(::signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
+    if (!fd_) return fail_errno(Reason::kIo, "signalfd");
+    return loop_.watch(fd_.get(), *this);
+  }
+
+ private:
+  void on_ready(uint32_t) noexcept override {
+    signalfd_siginfo info{};
+    while (::read(fd_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
+      if (info.ssi_signo == SIGHUP) {
+        agent_->reload();
+      } else if (cleanup_ && !std::exchange(ending_, true)) {
+        ZT_LOG(log_main, kInfo, "ending: all pods leave");
+        agent_->leave_all([this] { loop_.stop(); });
+      } else {
+        ZT_LOG(log_main, kInfo, "ending: pods stay redirected");
+        loop_.stop();
+      }
+    }
+  }
+  EventLoop& loop_;
+  Agent* agent_ = nullptr;
+  bool cleanup_ = false;
+  bool ending_ = false;
+  UniqueFd fd_;
+};
+
+int run(const AgentOptions& options) {
+  EventLoop loop;
+  redirection::NftablesRedirector redirector;
+  Agent agent(loop, redirector, options.agent);
+  Signals signals(loop);
+  if (auto started = signals.start(agent, options.cleanup); !started) return complain(started.error().text);
+  if (auto started = agent.start(); !started) return complain(started.error().text);
+  loop.run();
+  log::stop();
+  return 0;
+}
+
+Result<std::vector<PodSpec>> load(const AgentOptions& options) {
+  ZT_ASSIGN(const std::string text, read_pods_file(options.agent.pods_file));
+  ZT_ASSIGN(std::vector<PodSpec> specs, parse_pods(text, options.agent.pods_file, options.agent.defaults));
+  for (const auto& uid : options.uids) {
+    if (std::none_of(specs.begin(), specs.end(), [&](const PodSpec& spec) { return spec.uid == uid; })) {
+      return fail(Reason::kNotFound, fmt::format("{} has no pod with uid {}", options.agent.pods_file, uid));
+    }
+  }
+  if (!options.uids.empty()) {
+    std::erase_if(specs, [&](const PodSpec& spec) {
+      return std::find(options.uids.begin(), options.uids.end(), spec.uid) == options.uids.end();
+    });
+  }
+  return specs;
+}
+
+int leave(const AgentOptions& options) {
+  const auto specs = load(options);
+  if (!specs) return complain(specs.error().text);
+  if (zds::connect_zds(options.agent.zds_path)) {
+    return complain(fmt::format("an agent is running at {} and would enrol the pods again. Take them out of {} instead",
+                                options.agent.zds_path, options.agent.pods_file));
+  }
+  redirection::NftablesRedirector redirector;
+  if (auto left = leave_pods(redirector, *specs, options.agent.leave_limit); !left) return complain(left.error().text);
+  fmt::print("{} pods left\n", specs->size());
+  return 0;
+}
+
+int verify(const AgentOptions& options) {
+  const auto specs = load(options);
+  if (!specs) return complain(specs.error().text);
+  redirection::NftablesRedirector redirector;
+  int bad = 0;
+  for (const auto& spec : *specs) {
+    redirection::Deviations deviations;
+    auto netns = Netns::open(spec.netns_path);
+    if (netns) {
+      auto found = redirector.verify({std::make_shared<const Netns>(std::move(*netns)), spec.options});
+      deviations = found ? std::move(*found) : redirection::Deviations{found.error().text};
+    } else {
+      deviations.push_back(netns.error().text);
+    }
+    fmt::print("{}\t{}/{}\t{}\n", spec.uid, spec.info.namespace_name, spec.info.name,
+               deviations.empty() ? "as it should be" : "DEVIATES");
+    for (const auto& deviation : deviations) fmt::print("\t{}\n", deviation);
+    bad += deviations.empty() ? 0 : 1;
+  }
+  return bad == 0 ? 0 : 2;
+}
+
+int agent_main(int argc, const char* const* argv) {
+  const ParsedOptions parsed = parse_agent_options(argc, argv);
+  if (!parsed.options) {
+    std::fputs(parsed.exit.text.c_str(), parsed.exit.code == 0 ? stdout : stderr);
+    return parsed.exit.code;
+  }
+  const AgentOptions& options = *parsed.options;
+  if (!options.log_filter.empty()) {
+    if (auto set = log::set_filter(options.log_filter); !set) return complain("--log-level: " + set.error().text);
+  }
+  switch (options.command) {
+    case AgentOptions::Command::kLeave: return leave(options);
+    case AgentOptions::Command::kVerify: return verify(options);
+    case AgentOptions::Command::kRun: break;
+  }
+  // Before there are threads: they inherit the mask, and the signals reach nobody but the loop.
+  const sigset_t signals = Signals::set();
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);  // a log reader that goes away is no reason to end
+  log::start(STDOUT_FILENO, options.log_format);
+  return run(options);
+}
+
+}  // namespace
+}  // namespace zt::agent
+
+int main(int argc, char** argv) { return zt::agent::agent_main(argc, argv); }

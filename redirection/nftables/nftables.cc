@@ -1,0 +1,201 @@
+#include "redirection/nftables/nftables.h"
+
+#include <fmt/core.h>
+#include <nftables/libnftables.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+
+#include "mesh/reason.h"
+#include "redirection/nftables/nftables_rules.h"
+#include "redirection/nftables/policy_routes.h"
+
+namespace zt::redirection {
+
+namespace {
+
+struct ContextDeleter {
+  void operator()(nft_ctx* context) const { nft_ctx_free(context); }
+};
+
+// libnftables in the calling thread's network namespace.
+class Nft {
+ public:
+  static Result<Nft> open() {
+    Nft nft(nft_ctx_new(NFT_CTX_DEFAULT));
+    if (!nft.context_ || nft_ctx_buffer_output(nft.context_.get()) != 0 || nft_ctx_buffer_error(nft.context_.get()) != 0) {
+      return fail(Reason::kIo, "cannot set up libnftables");
+    }
+    // Without counters: two listings are equal exactly if the rules are.
+    nft_ctx_output_set_flags(nft.context_.get(), NFT_CTX_OUTPUT_STATELESS);
+    return nft;
+  }
+
+  // One transaction: all of it or nothing.
+  Result<> run(const std::string& commands) {
+    if (nft_run_cmd_from_buffer(context_.get(), commands.c_str()) == 0) return {};
+    return fail(Reason::kIo, fmt::format("nftables: {}", error()));
+  }
+
+  // The table's text, or nothing if there is no such table.
+  Result<std::optional<std::string>> list_table(std::string_view table) {
+    if (nft_run_cmd_from_buffer(context_.get(), fmt::format("list table inet {}", table).c_str()) == 0) {
+      return std::string(nft_ctx_get_output_buffer(context_.get()));
+    }
+    const std::string why = error();
+    if (why.find("No such file or directory") != std::string::npos) return std::nullopt;
+    return fail(Reason::kIo, fmt::format("nftables: cannot list table inet {}: {}", table, why));
+  }
+
+ private:
+  explicit Nft(nft_ctx* context) : context_(context) {}
+
+  // The first line; the others repeat the command and point into it.
+  std::string error() {
+    const std::string_view text = nft_ctx_get_error_buffer(context_.get());
+    return std::string(text.substr(0, text.find('\n')));
+  }
+
+  std::unique_ptr<nft_ctx, ContextDeleter> context_;
+};
+
+// A fresh, empty namespace, made by a thread that ends in it.
+Result<Netns> make_scratch_netns() {
+  ZT_ASSIGN(const Netns own, Netns::current());
+  return in_netns_thread(own, []() -> Result<Netns> {
+    if (::unshare(CLONE_NEWNET) != 0) return fail_errno(Reason::kIo, "cannot make a network namespace");
+    return Netns::current();
+  });
+}
+
+Result<> apply_rules(const RedirectionOptions& options) {
+  ZT_ASSIGN(Nft nft, Nft::open());
+  return nft.run(render_pod_rules(options));
+}
+
+std::vector<std::string_view> lines_of(std::string_view text) {
+  std::vector<std::string_view> lines;
+  while (!text.empty()) {
+    const auto end = text.find('\n');
+    auto line = text.substr(0, end);
+    line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+    if (!line.empty() && line != "}") lines.push_back(line);
+    if (end == std::string_view::npos) break;
+    text.remove_prefix(end + 1);
+  }
+  return lines;
+}
+
+// Names the lines of the table that are missing or too many, with their chain. Same lines in another order
+// are named too.
+void compare_table(std::string_view table, std::string_view wanted, std::string_view actual, Deviations& deviations) {
+  const auto keyed = [](std::string_view text) {
+    std::vector<std::string> out;
+    std::string_view chain;
+    for (const auto line : lines_of(text)) {
+      if (line.starts_with("table ")) continue;
+      if (line.starts_with("chain ")) chain = line.substr(6, line.find(' ', 6) - 6);
+      out.push_back(line.starts_with("chain ") ? fmt::format("chain {}", chain) : fmt::format("{}: {}", chain, line));
+    }
+    return out;
+  };
+  const auto want = keyed(wanted), have = keyed(actual);
+  const auto report = [&](std::string_view what, const std::vector<std::string>& lines, std::vector<std::string> others) {
+    for (const auto& line : lines) {
+      if (const auto same = std::find(others.begin(), others.end(), line); same != others.end()) {
+        others.erase(same);
+      } else {
+        deviations.push_back(fmt::format("{} in nftables table {}: {}", what, table, line));
+      }
+    }
+  };
+  const size_t before = deviations.size();
+  report("missing", want, have);
+  report("unexpected", have, want);
+  if (deviations.size() == before) deviations.push_back(fmt::format("rules of nftables table {} are in another order", table));
+}
+
+}  // namespace
+
+Result<NftablesRedirector::Listing> NftablesRedirector::list() {
+  ZT_ASSIGN(Nft nft, Nft::open());
+  Listing listing;
+  for (const auto table : kAllTables) {
+    ZT_ASSIGN(auto text, nft.list_table(table));
+    if (text) listing.emplace(table, std::move(*text));
+  }
+  return listing;
+}
+
+Result<const NftablesRedirector::Listing*> NftablesRedirector::reference(const RedirectionOptions& options) {
+  const auto known =
+      std::find_if(references_.begin(), references_.end(), [&](const auto& reference) { return reference.first == options; });
+  if (known != references_.end()) return &known->second;
+  ZT_ASSIGN(const Netns scratch, make_scratch_netns());
+  ZT_ASSIGN(Listing listing, in_netns_thread(scratch, [&]() -> Result<Listing> {
+              ZT_TRY(apply_rules(options));
+              return list();
+            }));
+  return &references_.emplace_back(options, std::move(listing)).second;
+}
+
+Result<> NftablesRedirector::probe() {
+  auto tried = reference({});
+  if (tried) return {};
+  return fail(Reason::kIo, fmt::format("nftables redirection does not work here: {}. It needs CAP_SYS_ADMIN and CAP_NET_ADMIN, "
+                                       "and a kernel with nf_tables, nft_redir, nft_ct and nf_nat",
+                                       tried.error().text));
+}
+
+Result<> NftablesRedirector::enroll(const RedirectedPod& pod) {
+  // Routes first: rules without them would strand the proxy's connections to the application; they alone do
+  // nothing.
+  return in_netns_thread(*pod.netns, [&]() -> Result<> {
+    ZT_TRY(add_policy_routes(pod.options.ipv6));
+    return apply_rules(pod.options);
+  });
+}
+
+Result<> NftablesRedirector::stop_capturing(const RedirectedPod& pod) {
+  return in_netns_thread(*pod.netns, []() -> Result<> {
+    ZT_ASSIGN(Nft nft, Nft::open());
+    return nft.run(render_stop_capturing());
+  });
+}
+
+Result<size_t> NftablesRedirector::carried_connections(const RedirectedPod& pod) {
+  return in_netns_thread(*pod.netns, [] { return count_carried_connections(); });
+}
+
+Result<> NftablesRedirector::unenroll(const RedirectedPod& pod) {
+  return in_netns_thread(*pod.netns, []() -> Result<> {
+    ZT_ASSIGN(Nft nft, Nft::open());
+    ZT_TRY(nft.run(render_removal()));
+    return remove_policy_routes();
+  });
+}
+
+Result<Deviations> NftablesRedirector::verify(const RedirectedPod& pod) {
+  ZT_ASSIGN(const Listing* wanted, reference(pod.options));
+  return in_netns_thread(*pod.netns, [&]() -> Result<Deviations> {
+    ZT_ASSIGN(const Listing actual, list());
+    Deviations deviations;
+    for (const auto table : kAllTables) {
+      const auto want = wanted->find(table), have = actual.find(table);
+      if (want == wanted->end() && have != actual.end()) {
+        deviations.push_back(fmt::format("unexpected nftables table {}", table));
+      } else if (want != wanted->end() && have == actual.end()) {
+        deviations.push_back(fmt::format("missing nftables table {}", table));
+      } else if (want != wanted->end() && want->second != have->second) {
+        compare_table(table, want->second, have->second, deviations);
+      }
+    }
+    ZT_ASSIGN(const Deviations routes, verify_policy_routes(pod.options.ipv6));
+    deviations.insert(deviations.end(), routes.begin(), routes.end());
+    return deviations;
+  });
+}
+
+}  // namespace zt::redirection

@@ -1,0 +1,217 @@
+#include "redirection/nftables/policy_routes.h"
+
+#include <fmt/core.h>
+#include <linux/fib_rules.h>
+#include <linux/inet_diag.h>
+#include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/linux/netlink.h"
+#include "mesh/reason.h"
+#include "redirection/constants.h"
+
+namespace zt::redirection {
+
+namespace {
+
+struct Family {
+  uint8_t number;
+  std::string_view name;
+};
+constexpr Family kV4{AF_INET, "IPv4"};
+constexpr Family kV6{AF_INET6, "IPv6"};
+
+// Whether lo can carry IPv6 routes here. /proc/sys/net shows the namespace of the thread that reads it.
+bool lo_has_ipv6() {
+  std::ifstream file("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+  std::string value;
+  return static_cast<bool>(file >> value) && value != "1";
+}
+
+Result<uint32_t> lo_index() {
+  const unsigned index = ::if_nametoindex("lo");
+  if (index == 0) return fail_errno(Reason::kIo, "interface lo");
+  return index;
+}
+
+NetlinkRequest rule_request(const Family& family, uint16_t type, uint16_t flags) {
+  fib_rule_hdr header{};
+  header.family = family.number;
+  header.action = FR_ACT_TO_TBL;
+  header.table = kRouteTable;
+  NetlinkRequest request(type, flags, header);
+  request.attribute(FRA_FWMARK, kLoopMark);
+  request.attribute(FRA_FWMASK, kMarkMask);
+  request.attribute(FRA_PRIORITY, kRulePriority);
+  request.attribute(FRA_TABLE, kRouteTable);
+  return request;
+}
+
+NetlinkRequest route_request(const Family& family, uint16_t type, uint16_t flags, uint32_t lo) {
+  rtmsg header{};
+  header.rtm_family = family.number;
+  header.rtm_table = kRouteTable;
+  // Whoever added it and how: what is to be deleted is matched by the rest.
+  const bool removal = type == RTM_DELROUTE;
+  header.rtm_protocol = removal ? RTPROT_UNSPEC : RTPROT_BOOT;
+  header.rtm_scope = removal ? RT_SCOPE_NOWHERE : RT_SCOPE_HOST;
+  header.rtm_type = RTN_LOCAL;
+  NetlinkRequest request(type, flags, header);
+  request.attribute(RTA_TABLE, kRouteTable);
+  request.attribute(RTA_OIF, lo);
+  return request;
+}
+
+Result<> expect(Result<int> answer, std::initializer_list<int> also_fine, std::string what) {
+  if (!answer) return fail(answer.error().reason, what + ": " + answer.error().text);
+  if (*answer == 0 || std::find(also_fine.begin(), also_fine.end(), *answer) != also_fine.end()) return {};
+  const bool lo_down = *answer == ENETDOWN || *answer == ENETUNREACH;
+  return fail(Reason::kIo, fmt::format("{}: {}{}", what, errno_text(*answer), lo_down ? " (is lo up in the pod?)" : ""));
+}
+
+Result<> add(NetlinkSocket& netlink, const Family& family, uint32_t lo) {
+  ZT_TRY(expect(netlink.request(route_request(family, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, lo)), {},
+                fmt::format("cannot add the {} route of table {}", family.name, kRouteTable)));
+  return expect(netlink.request(rule_request(family, RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL)), {EEXIST},
+                fmt::format("cannot add the {} rule for mark {:#x}", family.name, kLoopMark));
+}
+
+Result<> remove(NetlinkSocket& netlink, const Family& family, uint32_t lo) {
+  // A namespace without the family, the table or the entry has nothing to remove.
+  ZT_TRY(expect(netlink.request(rule_request(family, RTM_DELRULE, 0)), {ENOENT, ESRCH, EAFNOSUPPORT, EOPNOTSUPP},
+                fmt::format("cannot remove the {} rule for mark {:#x}", family.name, kLoopMark)));
+  return expect(netlink.request(route_request(family, RTM_DELROUTE, 0, lo)),
+                {ENOENT, ESRCH, ENETDOWN, ENETUNREACH, EAFNOSUPPORT, EOPNOTSUPP},
+                fmt::format("cannot remove the {} route of table {}", family.name, kRouteTable));
+}
+
+Result<bool> has_rule(NetlinkSocket& netlink, const Family& family) {
+  bool found = false;
+  fib_rule_hdr header{};
+  header.family = family.number;
+  const auto on_rule = [&](const nlmsghdr& message) {
+    if (message.nlmsg_type != RTM_NEWRULE || message.nlmsg_len < NLMSG_LENGTH(sizeof header)) return;
+    fib_rule_hdr rule{};
+    std::memcpy(&rule, NLMSG_DATA(&message), sizeof rule);
+    uint32_t mark = 0, mask = 0, priority = 0, table = rule.table;
+    for_each_attribute(message, sizeof rule, [&](uint16_t type, std::span<const std::byte> bytes) {
+      if (type == FRA_FWMARK) mark = as_u32(bytes);
+      if (type == FRA_FWMASK) mask = as_u32(bytes);
+      if (type == FRA_PRIORITY) priority = as_u32(bytes);
+      if (type == FRA_TABLE) table = as_u32(bytes);
+    });
+    const bool plain = rule.src_len == 0 && rule.dst_len == 0 && (rule.flags & FIB_RULE_INVERT) == 0;
+    found |= rule.family == family.number && rule.action == FR_ACT_TO_TBL && plain && mark == kLoopMark && mask == kMarkMask &&
+             priority == kRulePriority && table == kRouteTable;
+  };
+  ZT_TRY(expect(netlink.dump(NetlinkRequest(RTM_GETRULE, 0, header), on_rule, [&] { found = false; }), {EAFNOSUPPORT, EOPNOTSUPP},
+                fmt::format("cannot list the {} rules", family.name)));
+  return found;
+}
+
+Result<bool> has_route(NetlinkSocket& netlink, const Family& family, uint32_t lo) {
+  bool found = false;
+  rtmsg header{};
+  header.rtm_family = family.number;
+  const auto on_route = [&](const nlmsghdr& message) {
+    if (message.nlmsg_type != RTM_NEWROUTE || message.nlmsg_len < NLMSG_LENGTH(sizeof header)) return;
+    rtmsg route{};
+    std::memcpy(&route, NLMSG_DATA(&message), sizeof route);
+    uint32_t table = route.rtm_table, oif = 0;
+    for_each_attribute(message, sizeof route, [&](uint16_t type, std::span<const std::byte> bytes) {
+      if (type == RTA_TABLE) table = as_u32(bytes);
+      if (type == RTA_OIF) oif = as_u32(bytes);
+    });
+    found |= route.rtm_family == family.number && table == kRouteTable && route.rtm_type == RTN_LOCAL && route.rtm_dst_len == 0 &&
+             oif == lo;
+  };
+  ZT_TRY(expect(netlink.dump(NetlinkRequest(RTM_GETROUTE, 0, header), on_route, [&] { found = false; }),
+                {EAFNOSUPPORT, EOPNOTSUPP}, fmt::format("cannot list the {} routes", family.name)));
+  return found;
+}
+
+}  // namespace
+
+Result<> add_policy_routes(bool ipv6) {
+  ZT_ASSIGN(NetlinkSocket netlink, NetlinkSocket::open(NETLINK_ROUTE));
+  ZT_ASSIGN(const uint32_t lo, lo_index());
+  ZT_TRY(add(netlink, kV4, lo));
+  return ipv6 && lo_has_ipv6() ? add(netlink, kV6, lo) : remove(netlink, kV6, lo);
+}
+
+Result<> remove_policy_routes() {
+  ZT_ASSIGN(NetlinkSocket netlink, NetlinkSocket::open(NETLINK_ROUTE));
+  ZT_ASSIGN(const uint32_t lo, lo_index());
+  // Both are tried, whatever the first one says.
+  auto v4 = remove(netlink, kV4, lo);
+  auto v6 = remove(netlink, kV6, lo);
+  return v4 ? v6 : v4;
+}
+
+Result<Deviations> verify_policy_routes(bool ipv6) {
+  ZT_ASSIGN(NetlinkSocket netlink, NetlinkSocket::open(NETLINK_ROUTE));
+  ZT_ASSIGN(const uint32_t lo, lo_index());
+  Deviations deviations;
+  for (const Family& family : {kV4, kV6}) {
+    const bool wanted = family.number == AF_INET || (ipv6 && lo_has_ipv6());
+    ZT_ASSIGN(const bool rule, has_rule(netlink, family));
+    ZT_ASSIGN(const bool route, has_route(netlink, family, lo));
+    const char* what = wanted ? "missing" : "unexpected";
+    if (rule != wanted) {
+      deviations.push_back(
+          fmt::format("{} {} rule: fwmark {:#x}/{:#x} lookup {}", what, family.name, kLoopMark, kMarkMask, kRouteTable));
+    }
+    if (route != wanted) {
+      deviations.push_back(fmt::format("{} {} route: local default dev lo table {}", what, family.name, kRouteTable));
+    }
+  }
+  return deviations;
+}
+
+// A captured connection ends in a socket at 15001 or 15006; one that came through a tunnel shows only as the
+// proxy's own, marked connection to the application. Tunnels themselves (15008 at either end) do not count:
+// they are pooled and may be idle.
+Result<size_t> count_carried_connections() {
+  ZT_ASSIGN(NetlinkSocket netlink, NetlinkSocket::open(NETLINK_SOCK_DIAG));
+  // The states in which bytes can still flow: one side may have closed.
+  constexpr uint32_t kStates = 1u << TCP_ESTABLISHED | 1u << TCP_FIN_WAIT1 | 1u << TCP_FIN_WAIT2 | 1u << TCP_CLOSE_WAIT;
+  size_t total = 0;
+  for (const uint8_t family : {AF_INET, AF_INET6}) {
+    inet_diag_req_v2 query{};
+    query.sdiag_family = family;
+    query.sdiag_protocol = IPPROTO_TCP;
+    query.idiag_states = kStates;
+    size_t count = 0;
+    const auto on_socket = [&](const nlmsghdr& message) {
+      inet_diag_msg socket{};
+      if (message.nlmsg_type != SOCK_DIAG_BY_FAMILY || message.nlmsg_len < NLMSG_LENGTH(sizeof socket)) return;
+      std::memcpy(&socket, NLMSG_DATA(&message), sizeof socket);
+      uint32_t mark = 0;
+      for_each_attribute(message, sizeof socket, [&](uint16_t type, std::span<const std::byte> bytes) {
+        if (type == INET_DIAG_MARK) mark = as_u32(bytes);
+      });
+      const uint16_t local = ntohs(socket.id.idiag_sport), remote = ntohs(socket.id.idiag_dport);
+      const bool captured = local == kOutboundPort || local == kInboundPlaintextPort;
+      const bool tunnel = local == kInboundHbonePort || remote == kInboundHbonePort;
+      count += captured || ((mark & kMarkMask) == kProxyMark && !tunnel) ? 1 : 0;
+    };
+    ZT_TRY(expect(netlink.dump(NetlinkRequest(SOCK_DIAG_BY_FAMILY, 0, query), on_socket, [&] { count = 0; }),
+                  {ENOENT, EAFNOSUPPORT}, "cannot list the pod's TCP connections"));
+    total += count;
+  }
+  return total;
+}
+
+}  // namespace zt::redirection

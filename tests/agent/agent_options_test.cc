@@ -1,0 +1,98 @@
+#include "agent/agent_options.h"
+
+#include <catch2/catch.hpp>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+using namespace zt;
+using namespace zt::agent;
+using namespace std::chrono_literals;
+using Catch::Contains;
+
+namespace {
+ParsedOptions parse(std::vector<const char*> words) {
+  words.insert(words.begin(), "ztunnel-agent");
+  return parse_agent_options(static_cast<int>(words.size()), words.data());
+}
+
+class Environment {
+ public:
+  Environment(const char* name, const char* value) : name_(name) { ::setenv(name, value, 1); }
+  ~Environment() { ::unsetenv(name_); }
+  Environment(const Environment&) = delete;
+
+ private:
+  const char* name_;
+};
+}  // namespace
+
+TEST_CASE("the agent's defaults") {
+  const auto parsed = parse({"--pods", "p.yaml"});
+  REQUIRE(parsed.options);
+  CHECK(parsed.options->command == AgentOptions::Command::kRun);
+  CHECK(parsed.options->agent.pods_file == "p.yaml");
+  CHECK(parsed.options->agent.zds_path == "/var/run/ztunnel/ztunnel.sock");
+  CHECK(parsed.options->agent.verify_interval == 10s);
+  CHECK(parsed.options->agent.leave_limit == 30s);
+  CHECK(parsed.options->agent.defaults == redirection::RedirectionOptions{});
+  CHECK_FALSE(parsed.options->cleanup);
+}
+
+TEST_CASE("environment variables stand behind the command line") {
+  const Environment pods("ZTUNNEL_AGENT_PODS", "env.yaml"), socket("ZTUNNEL_UDS_ADDRESS", "/env.sock");
+  const Environment dns("AMBIENT_DNS_CAPTURE", "true"), ipv6("AMBIENT_IPV6", "false"), cleanup("ZTUNNEL_AGENT_CLEANUP", "true");
+  auto parsed = parse({});
+  REQUIRE(parsed.options);
+  CHECK(parsed.options->agent.pods_file == "env.yaml");
+  CHECK(parsed.options->agent.zds_path == "/env.sock");
+  CHECK(parsed.options->agent.defaults.dns);
+  CHECK_FALSE(parsed.options->agent.defaults.ipv6);
+  CHECK(parsed.options->cleanup);
+  parsed = parse({"--pods", "line.yaml", "--dns", "false"});
+  CHECK(parsed.options->agent.pods_file == "line.yaml");
+  CHECK_FALSE(parsed.options->agent.defaults.dns);
+}
+
+TEST_CASE("subcommands") {
+  CHECK(parse({"run", "--pods", "p"}).options->command == AgentOptions::Command::kRun);
+  CHECK(parse({"verify", "--pods", "p"}).options->command == AgentOptions::Command::kVerify);
+  const auto leave = parse({"--pods", "p", "leave", "u1", "u2", "--leave-limit", "5s"});
+  REQUIRE(leave.options);
+  CHECK(leave.options->command == AgentOptions::Command::kLeave);
+  CHECK(leave.options->uids == std::vector<std::string>{"u1", "u2"});
+  CHECK(leave.options->agent.leave_limit == 5s);
+}
+
+TEST_CASE("mistakes on the command line are named and end with a code that is not 0") {
+  struct Row {
+    std::vector<const char*> words;
+    const char* error;
+  };
+  const Row row =
+      GENERATE(Row{{}, "--pods is missing"}, Row{{"--pods"}, "--pods"}, Row{{"--pods", "p", "--bogus"}, "--bogus"},
+               Row{{"--pods", "p", "dance"}, "dance"}, Row{{"--pods", "p", "--verify-interval", "10"}, "'10' is not a duration"},
+               Row{{"--pods", "p", "--ipv6", "perhaps"}, "--ipv6"}, Row{{"--pods", "p", "--log-format", "xml"}, "xml"});
+  const auto parsed = parse(row.words);
+  REQUIRE_FALSE(parsed.options);
+  CHECK(parsed.exit.code != 0);
+  CHECK_THAT(parsed.exit.text, Contains(row.error));
+}
+
+TEST_CASE("help and version are no mistakes") {
+  CHECK(parse({"--help"}).exit.code == 0);
+  CHECK_THAT(parse({"--help"}).exit.text, Contains("ZTUNNEL_UDS_ADDRESS"));
+  CHECK(parse({"--version"}).exit.code == 0);
+}
+
+TEST_CASE("durations") {
+  CHECK(*parse_duration("250ms") == 250ms);
+  CHECK(*parse_duration("30s") == 30s);
+  CHECK(*parse_duration("5m") == 5min);
+  CHECK(*parse_duration("24h") == 24h);
+  CHECK(*parse_duration("0s") == 0s);
+  for (const char* text : {"", "5", "s", "-1s", "5 s", "5S", "1.5s", "25h", "99999999999999999999s", "5sx"}) {
+    INFO(text);
+    CHECK_FALSE(parse_duration(text));
+  }
+}

@@ -1,0 +1,169 @@
+#include "ztunnel/admin/admin.h"
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <sstream>
+
+#include "base/log.h"
+#include "tests/ztunnel/admin/http_test_client.h"
+#include "ztunnel/admin/readiness.h"
+#include "ztunnel/telemetry/metrics_registry.h"
+
+using namespace zt;
+using namespace zt::ztunnel;
+using namespace std::chrono_literals;
+using testing::Answer;
+using testing::request;
+
+namespace {
+
+struct Ports {
+  Ports() {
+    const auto listen = [&](HttpHandler handler) {
+      auto bound = server.listen("test", SocketAddress{*IpAddress::parse("127.0.0.1"), 0}, false, std::move(handler));
+      REQUIRE(bound);
+      return bound->front();
+    };
+    admin = listen(admin_handler({.config_dump =
+                                      [](const HttpRespond& respond) {
+                                        HttpResponse response;
+                                        response.content_type = "application/json";
+                                        response.body = "{}";
+                                        respond(std::move(response));
+                                      },
+                                  .shutdown = [this] { ++shutdowns; }}));
+    stats = listen(stats_handler(metrics));
+    ready = listen(readiness_handler(readiness));
+  }
+  Metrics metrics{1, {}, "1.32-alpha"};
+  Readiness readiness;
+  std::atomic<int> shutdowns{0};
+  SocketAddress admin, stats, ready;
+  HttpServer server;
+};
+
+// A recorded answer of the peer.
+Answer recorded(const std::string& name) {
+  std::ifstream file(std::string(ZT_GOLDEN_DIR "/ztunnel/admin/") + name);
+  REQUIRE(file);
+  Answer answer;
+  std::string line;
+  std::getline(file, line);
+  answer.status = std::stoi(line.substr(9, 3));
+  while (std::getline(file, line) && line != "\r" && !line.empty()) {
+    if (line.ends_with('\r')) line.pop_back();
+    answer.headers[line.substr(0, line.find(':'))] = line.substr(line.find(':') + 2);
+  }
+  std::ostringstream body;
+  body << file.rdbuf();
+  answer.body = body.str();
+  // The recording may have a line feed more than the body.
+  if (answer.headers.contains("content-length")) answer.body.resize(std::stoul(answer.headers["content-length"]));
+  return answer;
+}
+
+}  // namespace
+
+TEST_CASE("answers are the peer's: status, type and body") {
+  struct Row {
+    const char* name;
+    SocketAddress Ports::* port;
+    const char* method;
+    const char* target;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"15020-unknown.http", &Ports::stats, "GET", "/"},
+      {"15021-healthz-ready.http", &Ports::ready, "GET", "/healthz/ready"},
+      {"15021-healthz-ready-post.http", &Ports::ready, "POST", "/healthz/ready"},
+      {"15021-unknown.http", &Ports::ready, "GET", "/"},
+      {"logging-get.http", &Ports::admin, "GET", "/logging"},
+      {"logging-post-level-bogus.http", &Ports::admin, "POST", "/logging?level=bogus"},
+      {"logging-post.http", &Ports::admin, "POST", "/logging"},
+      {"logging-post-level-debug.http", &Ports::admin, "POST", "/logging?level=debug"},
+      {"logging-post-level-off.http", &Ports::admin, "POST", "/logging?level=off"},
+      {"logging-post-level-info-reset.http", &Ports::admin, "POST", "/logging?level=info&reset"},
+      {"logging-post-reset.http", &Ports::admin, "POST", "/logging?reset"},
+      {"logging-post-unknown-arg.http", &Ports::admin, "POST", "/logging?other=1"},
+      {"logging-post-level-access=debug.http", &Ports::admin, "POST", "/logging?level=access=debug"},
+      {"pprof-heap-profiling.http", &Ports::admin, "GET", "/debug/pprof/heap/profiling"},
+      {"pprof-profile-0s.http", &Ports::admin, "GET", "/debug/pprof/profile?seconds=0"},
+      {"quitquitquit-get.http", &Ports::admin, "GET", "/quitquitquit"},
+      {"quitquitquit-post.http", &Ports::admin, "POST", "/quitquitquit"},
+      {"unknown-path.http", &Ports::admin, "GET", "/nowhere"},
+  }));
+  INFO(row.name);
+  REQUIRE(log::set_filter("hickory_server::server=off,info,access=debug"));  // as in the recorded run
+  Ports ports;
+  const auto expected = recorded(row.name);
+  const auto answer = request(ports.*row.port, row.method, row.target);
+  CHECK(answer.status == expected.status);
+  CHECK(answer.body == expected.body);
+  for (const char* header : {"content-type", "content-length"}) {
+    INFO(header);
+    CHECK(answer.headers.contains(header) == expected.headers.contains(header));
+    if (expected.headers.contains(header)) CHECK(answer.headers.at(header) == expected.headers.at(header));
+  }
+  CHECK(ports.shutdowns == (std::string_view(row.name) == "quitquitquit-post.http" ? 1 : 0));
+  REQUIRE(log::set_filter(log::kDefaultFilter));
+}
+
+TEST_CASE("istioctl's colon form changes the level, which the peer refuses") {
+  Ports ports;
+  const auto answer = request(ports.admin, "POST", "/logging?level=access:debug,xds:warn");
+  CHECK(answer.status == 200);
+  CHECK(answer.body == "current log level is hickory_server::server=off,access=debug,xds=warn,info\n");
+  CHECK(request(ports.admin, "POST", "/logging?reset").body == "current log level is hickory_server::server=off,info\n");
+}
+
+TEST_CASE("readiness names what is missing") {
+  Ports ports;
+  const auto manager = ports.readiness.hold("workload proxy manager");
+  auto answer = request(ports.ready, "GET", "/healthz/ready");
+  CHECK(answer.status == 500);
+  CHECK(answer.body == recorded("15021-healthz-notready-no-agent.http").body);
+  const auto state = ports.readiness.hold("state manager");
+  CHECK(request(ports.ready, "GET", "/healthz/ready").body == recorded("15021-healthz-notready-no-xds-no-agent.http").body);
+}
+
+TEST_CASE("metrics: both paths, any method, type by Accept, compression by Accept-Encoding") {
+  Ports ports;
+  for (const char* path : {"/metrics", "/stats/prometheus"}) {
+    for (const char* method : {"GET", "POST"}) {
+      const auto answer = request(ports.stats, method, path);
+      CHECK(answer.status == 200);
+      CHECK(answer.headers.at("content-type") == "text/plain; charset=utf-8");
+      CHECK(answer.headers.at("vary") == "accept-encoding");
+      CHECK_THAT(answer.body, Catch::StartsWith("# HELP process_open_fds Number of open file descriptors\n"));
+      CHECK_THAT(answer.body, Catch::EndsWith("# EOF\n"));
+    }
+  }
+  const auto open = request(ports.stats, "GET", "/metrics", "accept: application/openmetrics-text;version=1.0.0,*/*;q=0.1\r\n");
+  CHECK(open.headers.at("content-type") == "application/openmetrics-text;charset=utf-8;version=1.0.0");
+  const auto packed = request(ports.stats, "GET", "/metrics", "accept-encoding: gzip\r\n");
+  CHECK(packed.headers.at("content-encoding") == "gzip");
+  CHECK(packed.body.starts_with("\x1f\x8b"));
+}
+
+TEST_CASE("the dump takes any method, the dashboard links what there is") {
+  Ports ports;
+  for (const char* method : {"GET", "POST"}) {
+    const auto dump = request(ports.admin, method, "/config_dump");
+    CHECK(dump.headers.at("content-type") == "application/json");
+    CHECK(dump.body == "{}");
+  }
+  const auto page = request(ports.admin, "GET", "/");
+  CHECK(page.headers.at("content-type") == "text/html; charset=utf-8");
+  for (const char* link : {"config_dump", "logging", "quitquitquit", "debug/pprof/profile", "debug/pprof/heap"}) {
+    CHECK_THAT(page.body, Catch::Contains(std::string("\"") + link + "\""));
+  }
+}
+
+TEST_CASE("profilers that are not built in say so") {
+  Ports ports;
+  CHECK(request(ports.admin, "GET", "/debug/pprof/profile?seconds=1").status == 501);
+  CHECK(request(ports.admin, "GET", "/debug/pprof/profile?frequency=0").status == 400);
+  CHECK(request(ports.admin, "GET", "/debug/pprof/heap").status == 501);
+  CHECK(request(ports.admin, "GET", "/debug/pprof/heap/profiling?activate=maybe").status == 400);
+  CHECK(request(ports.admin, "GET", "/debug/pprof/heap/profiling?activate=true").status == 501);
+}

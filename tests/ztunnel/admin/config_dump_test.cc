@@ -1,0 +1,169 @@
+#include "ztunnel/admin/config_dump.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <fstream>
+#include <sstream>
+
+#include "base/json_writer.h"
+#include "workload_api/yaml/yaml_source.h"
+
+using namespace zt;
+using namespace zt::ztunnel;
+
+namespace {
+
+std::string read_golden(const std::string& name) {
+  std::ifstream file(std::string(ZT_GOLDEN_DIR "/ztunnel/") + name);
+  REQUIRE(file);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// The text of a top-level member of a dump, without its comma.
+std::string member(const std::string& dump, const std::string& name) {
+  const auto begin = dump.find("\n  \"" + name + "\": ");
+  REQUIRE(begin != std::string::npos);
+  const auto end = std::min(dump.find("\n  \"", begin + 1), dump.rfind("\n}"));
+  auto text = dump.substr(begin + 1, end - begin - 1);
+  if (text.ends_with(',')) text.pop_back();
+  return text;
+}
+
+// The peer lists a workload's services in an order of chance; ours is sorted.
+std::string with_sorted_services(const std::string& text) {
+  std::istringstream lines(text);
+  std::vector<std::string> out;
+  for (std::string line; std::getline(lines, line);) {
+    out.push_back(line);
+    if (line != "      \"services\": [") continue;
+    std::vector<std::string> names;
+    while (std::getline(lines, line) && line != "      ],") names.push_back(line.substr(0, line.rfind('"') + 1));
+    std::ranges::sort(names);
+    for (const auto& name : names) out.push_back(name + (&name == &names.back() ? "" : ","));
+    out.push_back(line);
+  }
+  std::string sorted;
+  for (const auto& line : out) sorted += (sorted.empty() ? "" : "\n") + line;
+  return sorted;
+}
+
+std::string all_of(std::move_only_function<bool(std::string&)> more, int* pieces = nullptr) {
+  std::string text;
+  for (;;) {
+    if (pieces != nullptr) ++*pieces;
+    if (!more(text)) return text;
+  }
+}
+
+DumpInputs inputs(const workload_api::SnapshotPtr& snapshot) {
+  DumpInputs dump;
+  dump.snapshot = snapshot;
+  dump.config = std::make_shared<Config>();
+  dump.version = {"1", "abc", "C++", "release", "Clean", "1.32-alpha", "openssl"};
+  return dump;
+}
+
+}  // namespace
+
+TEST_CASE("workloads, services and policies that the peer dumped are dumped the same, byte for byte") {
+  // The peer's own dump, turned into a local file: endpoints moved from services to workloads.
+  auto local = workload_api::load_local_config(ZT_GOLDEN_DIR "/ztunnel/config_dump-as-local.yaml");
+  INFO((local ? "" : local.error().text));
+  REQUIRE(local);
+  workload_api::Store store({});
+  const auto rejected = store.replace_local(std::move(*local));
+  INFO((rejected.empty() ? "" : rejected.front().why));
+  REQUIRE(rejected.empty());
+  const auto dump = all_of(config_dump(inputs(store.snapshot())));
+  CHECK(validate_json(dump));
+  const auto golden = read_golden("config_dump.json");
+  for (const char* name : {"policies", "services", "stagedServices", "staticConfig", "workloads"}) {
+    INFO(name);
+    CHECK(member(dump, name) == with_sorted_services(member(golden, name)));
+  }
+}
+
+TEST_CASE("a dump of many workloads comes in pieces, sorted") {
+  workload_api::Store store({});
+  workload_api::Batch batch;
+  for (int i = 0; i < 2000; ++i) {
+    workload_api::Ref<workload_api::Workload> workload(new workload_api::Workload);
+    workload->uid = "c//Pod/shop/w-" + std::to_string(i);
+    workload->name = "w-" + std::to_string(i);
+    workload->ns = "shop";
+    workload->addresses = {IpAddress::v4(0x0a000000u + static_cast<uint32_t>(i))};
+    batch.workloads.push_back(std::move(workload));
+  }
+  REQUIRE(store.apply(std::move(batch)).empty());
+  int pieces = 0;
+  const auto dump = all_of(config_dump(inputs(store.snapshot())), &pieces);
+  CHECK(pieces > 5);
+  CHECK(validate_json(dump));
+  std::vector<std::string> uids;
+  std::istringstream lines(dump);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("      \"uid\": ")) uids.push_back(line);
+  }
+  CHECK(uids.size() == 2000);
+  CHECK(std::ranges::is_sorted(uids));
+}
+
+TEST_CASE("the members come in the peer's order, workloadState in shared mode only") {
+  const auto names = [](const std::string& dump) {
+    std::vector<std::string> found;
+    std::istringstream lines(dump);
+    for (std::string line; std::getline(lines, line);) {
+      if (line.starts_with("  \"")) found.push_back(line.substr(3, line.find('"', 3) - 3));
+    }
+    return found;
+  };
+  const workload_api::Store store({});
+  auto shared = inputs(store.snapshot());
+  shared.workload_state.emplace();
+  CHECK(names(all_of(config_dump(std::move(shared)))) == names(read_golden("config_dump.json")));
+  const auto dedicated = names(all_of(config_dump(inputs(store.snapshot()))));
+  CHECK(std::ranges::find(dedicated, "workloadState") == dedicated.end());
+}
+
+TEST_CASE("pods and their connections are dumped as the peer dumps them") {
+  const auto address = [](const char* text) { return *SocketAddress::parse(text); };
+  std::map<std::string, PodStatus> pods;
+  pods["29db7ee7-7d32-470b-bdb0-5c53de600c4f"] = {
+      "Up",
+      {"cart-7c9d6b5f4-aaaaa", "shop", "cart"},
+      PodConnections{
+          {{address("10.240.1.30:60540"), "", address("10.240.1.12:9000"), "TCP"},
+           {address("10.240.1.20:46734"), "cart-samenode.shop.svc.cluster.local", address("10.240.1.12:8080"), "HBONE"}},
+          {}}};
+  pods["315bf9e5-de7f-419e-812a-f761e913ca04"] = {
+      "Up",
+      {"client-0", "shop", "client"},
+      PodConnections{{},
+                     {{address("10.240.1.20:56134"), "10.240.1.30:8080", address("10.240.1.30:8080"), "TCP"},
+                      {address("10.240.1.20:41384"), "10.96.1.4:8080", address("10.240.1.12:15008"), "HBONE"},
+                      {address("10.240.1.20:53834"), "10.240.1.11:8080", address("10.240.1.11:15008"), "HBONE"}}}};
+  pods["9-pending"] = {"Pending", {"db-0", "shop", "db"}, std::nullopt};
+  const workload_api::Store store({});
+  auto dump = inputs(store.snapshot());
+  dump.workload_state = std::move(pods);
+  const auto text = member(all_of(config_dump(std::move(dump))), "workloadState");
+  const auto golden = member(read_golden("config_dump-with-connections.json"), "workloadState");
+  const auto expected = golden.substr(0, golden.find("    \"3e3c12ea"));
+  CHECK(text.starts_with(expected));
+  CHECK(text.substr(expected.size()) ==
+        "    \"9-pending\": {\n      \"info\": {\n        \"name\": \"db-0\",\n        \"namespace\": "
+        "\"shop\",\n"
+        "        \"serviceAccount\": \"db\"\n      },\n      \"state\": \"Pending\"\n    }\n  }");
+}
+
+TEST_CASE("an identity without a certificate says why") {
+  std::string out;
+  JsonWriter json(out);
+  write_certificate(json, {"spiffe://cluster.local/ns/shop/sa/db", "Unavailable: the CA said no", {}});
+  CHECK(out ==
+        "{\n  \"certChain\": [],\n  \"identity\": \"spiffe://cluster.local/ns/shop/sa/db\",\n  "
+        "\"rootCerts\": [],\n"
+        "  \"state\": \"Unavailable: the CA said no\"\n}");
+}

@@ -1,0 +1,368 @@
+// Both ends of the proxy in this process, without root: two data planes with workers of their own on loopback addresses, real
+// TLS from an embedded CA, and threads of the test as applications. Run under TSan it shows that connections, snapshots and
+// certificates pass between threads without a race.
+#include "ztunnel/proxy/data_plane.h"
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <catch2/catch.hpp>
+#include <filesystem>
+#include <set>
+#include <thread>
+
+#include "identity/embedded_ca.h"
+#include "identity/loop_scheduler.h"
+#include "workload_api/store/store.h"
+#include "workload_api/yaml/yaml_source.h"
+
+using namespace zt;
+using namespace zt::ztunnel;
+using namespace std::chrono_literals;
+
+namespace {
+
+// Addresses of this process only: tests may run side by side.
+std::string address(int host) {
+  const auto pid = static_cast<unsigned>(getpid());
+  return "127." + std::to_string(1 + pid / 250 % 250) + "." + std::to_string(1 + pid % 250) + "." + std::to_string(host);
+}
+SocketAddress at(const std::string& ip, uint16_t port) { return {*IpAddress::parse(ip), port}; }
+
+UniqueFd tcp_socket() { return UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)); }
+
+// An application's server: echoes each connection on a thread of its own until it ends.
+class EchoServer {
+ public:
+  explicit EchoServer(const SocketAddress& address) : listener_(tcp_socket()) {
+    sockaddr_storage storage;
+    const socklen_t length = address.to_sockaddr(storage);
+    const int on = 1;
+    setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    REQUIRE(bind(listener_.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+    REQUIRE(listen(listener_.get(), 64) == 0);
+    acceptor_ = std::thread([this] {
+      for (;;) {
+        UniqueFd fd(accept(listener_.get(), nullptr, nullptr));
+        if (!fd) return;
+        handlers_.emplace_back([fd = std::move(fd)] {
+          char buffer[16384];
+          for (ssize_t n; (n = recv(fd.get(), buffer, sizeof buffer, 0)) > 0;) {
+            if (send(fd.get(), buffer, static_cast<size_t>(n), MSG_NOSIGNAL) != n) return;
+          }
+        });
+      }
+    });
+  }
+  ~EchoServer() {
+    shutdown(listener_.get(), SHUT_RDWR);
+    acceptor_.join();
+    for (auto& handler : handlers_) handler.join();
+  }
+
+ private:
+  UniqueFd listener_;
+  std::thread acceptor_;
+  std::vector<std::thread> handlers_;
+};
+
+// One node's proxy: a control thread, its state, its certificates.
+struct Node {
+  EventLoop loop;
+  ListenConfig listen;
+  WorkerSettings settings;
+  Metrics metrics{2, {}, "test"};
+  workload_api::Store store{{.node_name = std::nullopt}};
+  identity::LoopScheduler scheduler{loop};
+  std::unique_ptr<identity::CaClient> ca;
+  std::unique_ptr<identity::SecretManager> secrets;
+  std::unique_ptr<DataPlane> data_plane;
+  workload_api::Store::Subscription subscription;
+  std::thread thread;
+
+  Node(const std::string& ip, const std::filesystem::path& ca_folder, uint16_t outbound_port, LookupRequest lookups = {},
+       Clock::duration source_wait = {}) {
+    listen.outbound = at(ip, outbound_port);
+    listen.inbound_plaintext = at(ip, 15006);
+    listen.inbound = at(ip, 15008);
+    settings.handshake_timeout = settings.connect_answer_timeout = settings.certificate_timeout = 20s;
+    settings.policy_wait = 1s;
+    settings.source_wait = source_wait;
+    settings.response_baggage = lookups == nullptr;  // with it the client says by itself who it is
+    settings.illegal_ports = {15001, 15006, 15008};
+    settings.memory_budget_per_worker = 16 << 20;
+    settings.transparency = Transparency::kNever;
+    auto opened = identity::EmbeddedCa::open({.directory = ca_folder.string(), .ttl = 3600s, .wall_now = {}});
+    REQUIRE(opened);
+    ca = std::move(*opened);
+    secrets = std::make_unique<identity::SecretManager>(*ca, scheduler);
+    data_plane = std::make_unique<DataPlane>(
+        loop, settings, listen, 2, metrics,
+        [this](const identity::SpiffeId& id, identity::SecretManager::Waiter done) {
+          loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
+        },
+        std::move(lookups));
+    secrets->subscribe([this](const auto& id, const auto& credentials) { data_plane->certificate_changed(id, credentials); });
+    subscription = store.subscribe([this](const auto& snapshot, const auto&) { data_plane->publish(snapshot); });
+  }
+  void run(const PodName& workload) {
+    auto bound = data_plane->bind_dedicated("dedicated", workload);
+    REQUIRE(bound);
+    data_plane->serve(std::move(*bound));
+    thread = std::thread([this] { loop.run(); });
+  }
+  // On the control thread, and waits for it.
+  void on_control(const std::function<void()>& fn) {
+    std::atomic<bool> done{false};
+    loop.post([&] {
+      fn();
+      done = true;
+      done.notify_one();
+    });
+    done.wait(false);
+  }
+  // A fresh certificate for all workers, as after half of the old one's life.
+  void rotate(const identity::SpiffeId& id) {
+    ca->fetch(id, [this, id](Result<identity::CertificatePtr> made) {
+      if (!made) return;
+      loop.post([this, id, certificate = *made] { data_plane->certificate_changed(id, {certificate, certificate->roots()}); });
+    });
+  }
+  ~Node() {
+    loop.stop();
+    if (thread.joinable()) thread.join();
+  }
+};
+
+struct Mesh {
+  std::filesystem::path folder = std::filesystem::temp_directory_path() / ("zt-data-plane-" + std::to_string(getpid()));
+  std::string client_ip = address(1), server_ip = address(2), vip = address(3);
+  static constexpr const char* kClientAsSeen = "127.0.0.1";  // by the server
+  static constexpr uint16_t kVipPort = 18000, kAppPort = 18080;
+  std::unique_ptr<Node> client, server;
+  std::unique_ptr<EchoServer> app;
+
+  bool server_knows_client;  // of the server's control thread
+
+  // `lookups`: the server's, which is on demand then, and does not know the client at first.
+  explicit Mesh(LookupRequest lookups = {}, Clock::duration source_wait = {}) : server_knows_client(lookups == nullptr) {
+    std::filesystem::remove_all(folder);
+    std::filesystem::create_directory(folder);
+    app = std::make_unique<EchoServer>(at(server_ip, kAppPort));
+    client = std::make_unique<Node>(vip, folder / "ca", kVipPort);  // captures what goes to the VIP by being there
+    server = std::make_unique<Node>(server_ip, folder / "ca", 15001, std::move(lookups), source_wait);
+    apply("");
+    client->run({"client", "shop", "client"});
+    server->run({"server", "shop", "server"});
+  }
+  ~Mesh() {
+    client.reset();
+    server.reset();
+    app.reset();
+    std::filesystem::remove_all(folder);
+  }
+  // The state with these policies, on both nodes. Before run(): at once.
+  void apply(const std::string& policies) {
+    for (Node* node : {client.get(), server.get()}) {
+      bool taken = false;
+      const auto replace = [&] { taken = take(*node, policies); };
+      if (node->thread.joinable()) {
+        node->on_control(replace);
+      } else {
+        replace();
+      }
+      REQUIRE(taken);
+    }
+  }
+  // On the node's control thread.
+  bool take(Node& node, const std::string& policies) {
+    const std::string client_workload =
+        "- {uid: c, name: client, workloadName: client, namespace: shop, serviceAccount: client, workloadIps: [" + client_ip +
+        ", " + kClientAsSeen + "], protocol: HBONE, services: {}}\n";
+    auto parsed = workload_api::parse_local_config("workloads:\n" +
+                                                       (&node == client.get() || server_knows_client ? client_workload : "") + R"(
+- {uid: s, name: server, namespace: shop, serviceAccount: server, workloadIps: [)" +
+                                                       server_ip + R"(], protocol: HBONE, services: {shop/s.shop: {18000: 18080}}}
+services:
+- {name: s, namespace: shop, hostname: s.shop, vips: [/)" +
+                                                       vip + R"(], ports: {18000: 18080}}
+)" + policies,
+                                                   "test.yaml");
+    return parsed && node.store.replace_local(std::move(*parsed)).empty();
+  }
+  // Of any thread: checks nothing itself. Empty if it fails.
+  UniqueFd dial() const {
+    UniqueFd fd = tcp_socket();
+    sockaddr_storage storage;
+    socklen_t length = at(client_ip, 0).to_sockaddr(storage);
+    if (bind(fd.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0) return {};
+    length = at(vip, kVipPort).to_sockaddr(storage);
+    const timeval limit{.tv_sec = 60, .tv_usec = 0};
+    setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    if (connect(fd.get(), reinterpret_cast<sockaddr*>(&storage), length) != 0) return {};
+    return fd;
+  }
+};
+
+// Sends `size` bytes and reads them back; how many came.
+size_t echo(int fd, size_t size) {
+  std::thread writer([fd, size] {
+    const std::string chunk(8192, 'e');
+    for (size_t left = size; left > 0;) {
+      const ssize_t n = send(fd, chunk.data(), std::min(left, chunk.size()), MSG_NOSIGNAL);
+      if (n <= 0) return;
+      left -= static_cast<size_t>(n);
+    }
+  });
+  size_t got = 0;
+  char buffer[16384];
+  while (got < size) {
+    const ssize_t n = recv(fd, buffer, sizeof buffer, 0);
+    if (n <= 0) break;
+    got += static_cast<size_t>(n);
+  }
+  writer.join();
+  return got;
+}
+
+}  // namespace
+
+TEST_CASE("many applications at once, over two workers each side, while state and certificates change") {
+  Mesh mesh;
+  std::atomic<int> good{0};
+  std::vector<std::thread> apps;
+  for (int i = 0; i < 12; ++i) {
+    apps.emplace_back([&, i] {
+      for (int round = 0; round < 3; ++round) {
+        UniqueFd fd = mesh.dial();
+        const size_t size = 1000 + static_cast<size_t>(i) * 30'000;
+        if (fd && echo(fd.get(), size) == size) ++good;
+      }
+    });
+  }
+  for (int i = 0; i < 5; ++i) {
+    mesh.apply("policies: [{name: p" + std::to_string(i) +
+               ", namespace: shop, scope: Namespace, action: Deny, rules: [[[{destinationPorts: [9]}]]]}]\n");
+    mesh.server->rotate({"cluster.local", "shop", "server"});
+    mesh.client->rotate({"cluster.local", "shop", "client"});
+  }
+  for (auto& app : apps) app.join();
+  CHECK(good == 36);
+  CHECK(mesh.client->metrics.render().find("zt_pool_dials_total{result=\"ok\"}") != std::string::npos);
+  size_t client_tunnels = 0, server_tunnels = 0;
+  for (const auto& worker : mesh.client->data_plane->workers()) client_tunnels += worker->io().client_tunnels;
+  for (const auto& worker : mesh.server->data_plane->workers()) server_tunnels += worker->io().server_tunnels;
+  CHECK(client_tunnels > 0);
+  CHECK(server_tunnels > 0);
+  CHECK(mesh.server->metrics.render().find(
+            "istio_tcp_connections_opened_total{reporter=\"destination\",source_workload=\"client\"") != std::string::npos);
+}
+
+TEST_CASE("on demand, a source is asked for once by each worker, and all who come from there are named by the answer") {
+  std::atomic<int> asked{0};
+  std::set<std::string> keys;  // of the server's control thread
+  std::atomic<Mesh*> where{nullptr};
+  const auto answer = [&](std::string key, std::function<void()> done) {
+    ++asked;
+    Mesh& mesh = *where.load();
+    mesh.server->loop.post([&, key = std::move(key), done = std::move(done)] {
+      keys.insert(key);
+      mesh.server_knows_client = true;
+      mesh.take(*mesh.server, "");
+      done();
+    });
+  };
+  Mesh mesh(answer, 20s);
+  where = &mesh;
+  std::vector<std::thread> apps;
+  std::atomic<int> good{0};
+  for (int i = 0; i < 12; ++i) {
+    apps.emplace_back([&] {
+      UniqueFd fd = mesh.dial();
+      if (fd && echo(fd.get(), 100) == 100) ++good;
+    });
+  }
+  for (auto& app : apps) app.join();
+  CHECK(good == 12);
+  CHECK(asked >= 1);
+  CHECK(asked <= 2);
+  mesh.server->on_control([&] { CHECK(keys == std::set<std::string>{std::string("/") + Mesh::kClientAsSeen}); });
+  const std::string metrics = mesh.server->metrics.render();
+  CHECK(metrics.find("opened_total{reporter=\"destination\",source_workload=\"client\"") != std::string::npos);
+  CHECK(metrics.find("opened_total{reporter=\"destination\",source_workload=\"unknown\"") == std::string::npos);
+}
+
+TEST_CASE("on demand, no answer about a source costs one short wait") {
+  std::atomic<int> asked{0};
+  Mesh mesh([&](const std::string&, const std::function<void()>&) { ++asked; }, 10ms);
+  for (int i = 0; i < 10; ++i) {
+    UniqueFd fd = mesh.dial();
+    REQUIRE(fd);
+    CHECK(echo(fd.get(), 100) == 100);
+  }
+  CHECK(asked >= 1);
+  CHECK(asked <= 2);
+  CHECK(mesh.server->metrics.render().find("source_workload=\"unknown\"") != std::string::npos);
+}
+
+TEST_CASE("on demand, peers that name many addresses or services make us ask for a bounded number of them") {
+  Metrics metrics{1, {}, "test"};
+  WorkerSettings settings;
+  settings.source_wait = 0s;
+  std::set<std::string> asked;
+  Worker worker(0, settings, metrics, {}, [&](std::string key, const std::function<void()>&) { asked.insert(std::move(key)); });
+  worker.start();
+  std::atomic<bool> done{false};
+  const bool services = GENERATE(false, true);
+  worker.post([&] {
+    TaskScope tasks(worker.loop());
+    for (size_t i = 0; i < 2 * Worker::kMaxAsked; ++i) {
+      const std::string number = std::to_string(i);
+      tasks.spawn(services ? worker.find_service("shop", "s" + number)
+                           : worker.find_source(*IpAddress::parse("2001:db8::" + number)));
+    }
+    done = true;
+    done.notify_one();
+  });
+  done.wait(false);
+  worker.stop();
+  CHECK(asked.size() == Worker::kMaxAsked);
+}
+
+TEST_CASE("a policy that comes cuts the connections it denies, on whichever worker they are") {
+  Mesh mesh;
+  std::vector<UniqueFd> open;
+  for (int i = 0; i < 8; ++i) {
+    open.push_back(mesh.dial());
+    REQUIRE(open.back());
+    REQUIRE(echo(open.back().get(), 1) == 1);
+  }
+  mesh.apply(
+      "policies: [{name: no, namespace: shop, scope: Namespace, action: Deny, rules: [[[{principals: [{Exact: "
+      "cluster.local/ns/shop/sa/client}]}]]]}]\n");
+  for (auto& fd : open) {
+    char byte;
+    CHECK(recv(fd.get(), &byte, 1, 0) <= 0);
+  }
+  mesh.apply("");
+}
+
+TEST_CASE("shutting down waits for connections until the deadline, then cuts them") {
+  Mesh mesh;
+  UniqueFd stays = mesh.dial();
+  REQUIRE(stays);
+  REQUIRE(echo(stays.get(), 5) == 5);
+  std::atomic<bool> done{false};
+  mesh.client->loop.post([&] {
+    mesh.client->data_plane->shutdown(300ms, [&] {
+      done = true;
+      done.notify_one();
+    });
+  });
+  REQUIRE(echo(stays.get(), 5) == 5);  // what is there goes on
+  done.wait(false);
+  char byte;
+  CHECK(recv(stays.get(), &byte, 1, 0) <= 0);
+  for (const auto& worker : mesh.client->data_plane->workers()) CHECK(worker->connections == 0);
+}

@@ -1,0 +1,26 @@
+#pragma once
+#include <functional>
+
+#include "ztunnel/admin/http_server.h"
+
+// What the three HTTP ports answer (contract §10.1, §10.6, §10.7). Handlers run on the HTTP server's thread.
+namespace zt::ztunnel {
+
+class Metrics;
+class Readiness;
+
+// How the admin port reaches the rest of the process. Both are called on the HTTP server's thread and must
+// not block: they post.
+struct AdminHooks {
+  std::function<void(HttpRespond respond)> config_dump;  // answers with config_dump_response()
+  std::function<void()> shutdown;                        // POST /quitquitquit
+};
+
+// 15000: /, /config_dump, /logging, /quitquitquit, /debug/pprof/…
+[[nodiscard]] HttpHandler admin_handler(AdminHooks hooks);
+// 15020: /metrics and /stats/prometheus, any method. `metrics` outlives the server.
+[[nodiscard]] HttpHandler stats_handler(Metrics& metrics);
+// 15021: GET /healthz/ready. `readiness` outlives the server.
+[[nodiscard]] HttpHandler readiness_handler(const Readiness& readiness);
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,213 @@
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "base/address.h"
+#include "base/log.h"
+#include "base/result.h"
+#include "ztunnel/config/config_resolver.h"
+#include "ztunnel/config/environment.h"
+
+namespace zt {
+class JsonWriter;
+}
+
+// The whole configuration as one immutable value (contract §11). Names and defaults that Istio's chart sets
+// keep the peer's spelling, typos included; settings of our own begin with ZT_.
+namespace zt::ztunnel {
+
+enum class ProxyMode : uint8_t { kShared, kDedicated };
+
+// Listens on one literal address, or on 127.0.0.1 and (if IPv6 is there) ::1.
+struct LocalhostPort {
+  uint16_t port = 0;
+};
+using ListenAddress = std::variant<SocketAddress, LocalhostPort>;
+
+// Where trusted roots come from.
+struct RootCertificate {
+  enum class Source : uint8_t { kFile, kSystem, kInline };
+  Source source = Source::kFile;
+  std::string value;  // path, or PEM text
+};
+
+// A bearer token: a file that is read for each use, or its text. `value` of a literal is a secret.
+struct TokenSource {
+  enum class Source : uint8_t { kNone, kFile, kLiteral };
+  Source source = Source::kNone;
+  std::string value;
+};
+
+struct PodName {
+  std::string name;
+  std::string ns;
+  std::string service_account;
+};
+
+using HeaderList = std::vector<std::pair<std::string, std::string>>;  // gRPC metadata, names in lower case
+
+struct GeneralConfig {
+  bool proxy = true;      // ENABLE_PROXY
+  bool dns_proxy = true;  // unless ISTIO_META_DNS_CAPTURE says otherwise
+  ProxyMode mode = ProxyMode::kShared;
+  std::optional<PodName> dedicated_workload;  // PROXY_WORKLOAD_INFO
+  std::optional<PodName> own_pod;             // POD_NAME, POD_NAMESPACE, SERVICE_ACCOUNT: the self listener (§1.4)
+  std::string trust_domain = "cluster.local";
+  std::string network;
+  std::optional<std::string> node_name;
+  std::string cluster_id = "Kubernetes";
+  std::string cluster_domain = "cluster.local";
+  std::optional<std::string> preferred_service_namespace;
+  bool localhost_app_tunnel = true;
+  unsigned worker_threads = 2;
+  std::chrono::seconds drain_deadline{5};
+  std::string arguments;
+
+  // "spiffe://…" of own_pod, for people: certificates use the trust domain that the control plane says.
+  [[nodiscard]] std::optional<std::string> own_identity() const;
+};
+
+struct ListenConfig {
+  bool ipv6 = true;  // IPV6_ENABLED: wildcard is [::], otherwise 0.0.0.0
+  ListenAddress admin = LocalhostPort{15000};
+  ListenAddress stats;
+  ListenAddress readiness;
+  SocketAddress inbound, inbound_plaintext, outbound;
+  ListenAddress dns = LocalhostPort{15053};
+  std::optional<SocketAddress> socks5;
+  std::vector<uint16_t> illegal_ports;  // §1.7
+};
+
+struct ControlPlaneConfig {
+  std::optional<std::string> xds_address;  // "https://host:port"; none: no control plane
+  RootCertificate xds_root;
+  std::optional<std::string> alt_xds_hostname;
+  HeaderList xds_headers;
+  bool xds_on_demand = false;
+  std::optional<std::string> local_xds_path;
+  std::optional<std::string> local_xds;  // inline YAML
+
+  std::optional<std::string> ca_address;  // none: embedded CA
+  RootCertificate ca_root;
+  std::optional<std::string> alt_ca_hostname;
+  HeaderList ca_headers;
+  std::chrono::seconds secret_ttl{86400};
+  bool fake_ca = false;
+  std::optional<std::string> embedded_ca_dir;
+
+  TokenSource token;
+};
+
+// What the control plane is told about us (§6.2).
+struct NodeConfig {
+  std::string id;                                     // "ztunnel~IP~POD.NS~NS.svc.cluster.local"
+  std::map<std::string, std::string> metadata;        // string members, overlaid by proxy metadata
+  std::map<std::string, std::string> json;            // ISTIO_METAJSON_*: valid JSON texts, overlay the strings
+  std::map<std::string, std::string> proxy_metadata;  // ProxyConfig.proxyMetadata and ISTIO_META_*, without prefix
+};
+
+struct SocketConfig {
+  std::optional<bool> original_source;  // ENABLE_ORIG_SRC; none: best effort
+  std::optional<uint32_t> mark = 1337;  // PACKET_MARK
+  bool keepalive = true;
+  std::chrono::seconds keepalive_time{180};
+  std::chrono::seconds keepalive_interval{180};
+  uint32_t keepalive_retries = 9;
+  bool user_timeout = false;
+  std::string local_congestion_control = "cubic";  // for legs that stay on the node; "" = the system's
+};
+
+struct InpodConfig {
+  std::string uds = "/var/run/ztunnel/ztunnel.sock";
+  bool port_reuse = true;
+};
+
+struct TunnelConfig {
+  uint32_t stream_window = 4u << 20;
+  uint32_t connection_window = 16u << 20;
+  uint32_t frame_size = 1u << 20;
+  uint32_t max_streams_per_tunnel = 100;
+  std::chrono::seconds idle_release{300};
+  uint32_t tunnels_per_key = 4;
+  std::chrono::milliseconds handshake_timeout{10'000};
+  std::chrono::milliseconds connect_answer_timeout{20'000};
+  std::chrono::milliseconds first_certificate_timeout{10'000};
+  uint64_t memory_budget = 256u << 20;  // bytes of buffers and windows, the whole process
+  bool response_baggage = true;         // ENABLE_RESPONSE_BAGGAGE
+};
+
+enum class CompliancePolicy : uint8_t { kNone, kPqc };
+
+struct TlsConfig {
+  CompliancePolicy compliance = CompliancePolicy::kNone;
+  bool tls12 = false;
+  bool fips = false;
+  bool prefer_aes128 = false;
+  std::string aead = "auto";
+  std::vector<std::string> trust_domain_aliases;  // other names of our own, in certificates only
+  std::optional<std::string> crl_path;
+};
+
+enum class UnknownPolicy : uint8_t { kDeny, kSkip };
+
+struct PolicyConfig {
+  bool info_logging = false;                     // AUTHZ_POLICY_INFO_LOGGING
+  UnknownPolicy unknown = UnknownPolicy::kDeny;  // a workload names a policy that has not come in time
+  std::chrono::milliseconds unknown_wait{2'000};
+};
+
+struct TelemetryConfig {
+  log::Format log_format = log::Format::kPlain;
+  std::string log_filter;  // complete, for log::set_filter
+  std::string istio_version = "unknown";
+  uint32_t series_limit = 10'000;
+  std::chrono::seconds series_idle{900};
+};
+
+struct Config {
+  GeneralConfig general;
+  ListenConfig listen;
+  ControlPlaneConfig control;
+  NodeConfig node;
+  SocketConfig socket;
+  InpodConfig inpod;
+  TunnelConfig tunnel;
+  TlsConfig tls;
+  PolicyConfig policy;
+  TelemetryConfig telemetry;
+  ResolverConfig resolver;
+  std::vector<std::string> warnings;  // sentences to log once logging runs
+};
+
+// Pure. An error names the variable: `invalid env var NAME=VALUE (reason)`.
+Result<Config> parse_config(const Environment& environment);
+
+// What this build can do; the program's main says.
+struct BuildFeatures {
+  bool xds = false;
+  bool ca_client = false;
+  bool on_demand = false;
+  bool dns_proxy = false;
+  bool socks5 = false;
+  bool crl = false;
+  bool tls12 = false;
+  bool dedicated_mode = false;
+};
+// A sentence for each thing that the configuration asks for and this build cannot do; never ignore them.
+[[nodiscard]] std::vector<std::string> unsupported(const Config& config, const BuildFeatures& features);
+
+// Every variable with default and meaning, for `ztunnel help`.
+[[nodiscard]] std::string config_help();
+
+// The effective configuration without secrets: as YAML for the log, as JSON for config_dump (contract §10.6).
+[[nodiscard]] std::string config_yaml(const Config& config);
+void write_config_json(JsonWriter& json, const Config& config);
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,319 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "base/json_writer.h"
+#include "ztunnel/config/config.h"
+
+// The effective configuration as a small tree, printed as YAML (in the order of the members, with the peer's
+// tags for alternatives) and as JSON (members sorted, as everything in config_dump is). Members carry the
+// peer's names; those of our own are together under `zt`.
+namespace zt::ztunnel {
+namespace {
+
+struct Value;
+using Member = std::pair<std::string, Value>;
+using Members = std::vector<Member>;
+using Elements = std::vector<Value>;
+
+struct Null {};
+// One of several alternatives: `!Name value` in YAML, {"Name": value} in JSON.
+struct Tagged {
+  std::string tag;
+  std::shared_ptr<Value> value;
+};
+
+struct Value {
+  std::variant<Null, bool, uint64_t, std::string, Elements, Members, Tagged> data;
+};
+
+Value null() { return {Null{}}; }
+Value flag(bool value) { return {value}; }
+Value count(uint64_t value) { return {value}; }
+Value text(std::string value) { return {std::move(value)}; }
+Value list(Elements elements) { return {std::move(elements)}; }
+Value object(Members members) { return {std::move(members)}; }
+Value tagged(std::string tag, Value value) { return {Tagged{std::move(tag), std::make_shared<Value>(std::move(value))}}; }
+Value optional_text(const std::optional<std::string>& value) { return value ? text(*value) : null(); }
+
+Value duration(std::chrono::nanoseconds value) {
+  const auto seconds = std::chrono::floor<std::chrono::seconds>(value);
+  return object({{"secs", count(static_cast<uint64_t>(seconds.count()))},
+                 {"nanos", count(static_cast<uint64_t>((value - seconds).count()))}});
+}
+
+Value address(const ListenAddress& listen, bool ipv6) {
+  if (const auto* local = std::get_if<LocalhostPort>(&listen)) {
+    return tagged("Localhost", list({flag(ipv6), count(local->port)}));
+  }
+  return tagged("SocketAddr", text(std::get<SocketAddress>(listen).to_string()));
+}
+
+Value pod(const std::optional<PodName>& name) {
+  if (!name) return null();
+  return object({{"name", text(name->name)}, {"namespace", text(name->ns)}, {"serviceAccount", text(name->service_account)}});
+}
+
+Value root(const RootCertificate& certificate) {
+  switch (certificate.source) {
+    case RootCertificate::Source::kSystem: return text("Default");
+    case RootCertificate::Source::kInline: return tagged("Static", text(fmt::format("{} bytes", certificate.value.size())));
+    case RootCertificate::Source::kFile: break;
+  }
+  return tagged("File", text(certificate.value));
+}
+
+// Names only: values may be credentials.
+Value header_names(const HeaderList& headers) {
+  Elements names;
+  for (const auto& [name, value] : headers) names.push_back(list({text(name), text("<hidden>")}));
+  return list(std::move(names));
+}
+
+Value strings(const std::map<std::string, std::string>& map) {
+  Members members;
+  for (const auto& [key, value] : map) members.emplace_back(key, text(value));
+  return object(std::move(members));
+}
+
+Value resolver_servers(const ResolverConfig& resolver) {
+  Elements servers;
+  for (const auto& server : resolver.name_servers) {
+    const auto connection = [&](const char* protocol) {
+      return object({{"port", count(server.port)}, {"protocol", object({{"type", text(protocol)}})}, {"bind_addr", null()}});
+    };
+    servers.push_back(object({{"ip", text(server.ip.to_string())},
+                              {"trust_negative_responses", flag(true)},
+                              {"connections", list({connection("udp"), connection("tcp")})}}));
+  }
+  return list(std::move(servers));
+}
+
+Value own_settings(const Config& config) {
+  const char* token = config.control.token.source == TokenSource::Source::kNone   ? "none"
+                      : config.control.token.source == TokenSource::Source::kFile ? "file"
+                                                                                  : "literal";
+  return object({
+      {"aead", text(config.tls.aead)},
+      {"authToken", text(token)},
+      {"compliancePolicy", config.tls.compliance == CompliancePolicy::kPqc ? text("pqc") : null()},
+      {"connectAnswerTimeout", duration(config.tunnel.connect_answer_timeout)},
+      {"embeddedCaDir", optional_text(config.control.embedded_ca_dir)},
+      {"fips", flag(config.tls.fips)},
+      {"firstCertificateTimeout", duration(config.tunnel.first_certificate_timeout)},
+      {"handshakeTimeout", duration(config.tunnel.handshake_timeout)},
+      {"localCongestionControl", text(config.socket.local_congestion_control)},
+      {"localXdsPath", optional_text(config.control.local_xds_path)},
+      {"logFilter", text(config.telemetry.log_filter)},
+      {"memoryBudget", count(config.tunnel.memory_budget)},
+      {"metricsSeriesIdle", duration(config.telemetry.series_idle)},
+      {"metricsSeriesLimit", count(config.telemetry.series_limit)},
+      {"policyInfoLogging", flag(config.policy.info_logging)},
+      {"policyWait", duration(config.policy.unknown_wait)},
+      {"preferAes128", flag(config.tls.prefer_aes128)},
+      {"tls12", flag(config.tls.tls12)},
+      {"trustDomainAliases", text(fmt::format("{}", fmt::join(config.tls.trust_domain_aliases, ",")))},
+      {"tunnelsPerKey", count(config.tunnel.tunnels_per_key)},
+      {"unknownPolicy", text(config.policy.unknown == UnknownPolicy::kDeny ? "deny" : "skip")},
+  });
+}
+
+Members tree_of(const Config& config) {
+  const auto& [general, listen, control, node, socket, inpod, tunnel, tls, policy, telemetry, resolver, warnings] = config;
+  Elements illegal;
+  for (const uint16_t port : listen.illegal_ports) illegal.push_back(count(port));
+  Elements search;
+  for (const auto& domain : resolver.search) search.push_back(text(domain));
+  return {
+      {"proxy", flag(general.proxy)},
+      {"dnsProxy", flag(general.dns_proxy)},
+      {"windowSize", count(tunnel.stream_window)},
+      {"connectionWindowSize", count(tunnel.connection_window)},
+      {"frameSize", count(tunnel.frame_size)},
+      {"poolMaxStreamsPerConn", count(tunnel.max_streams_per_tunnel)},
+      {"poolUnusedReleaseTimeout", duration(tunnel.idle_release)},
+      {"socks5Addr", listen.socks5 ? text(listen.socks5->to_string()) : null()},
+      {"adminAddr", address(listen.admin, listen.ipv6)},
+      {"statsAddr", address(listen.stats, listen.ipv6)},
+      {"readinessAddr", address(listen.readiness, listen.ipv6)},
+      {"inboundAddr", text(listen.inbound.to_string())},
+      {"inboundPlaintextAddr", text(listen.inbound_plaintext.to_string())},
+      {"outboundAddr", text(listen.outbound.to_string())},
+      {"dnsProxyAddr", address(listen.dns, listen.ipv6)},
+      {"illegalPorts", list(std::move(illegal))},
+      {"network", text(general.network)},
+      {"localNode", optional_text(general.node_name)},
+      {"proxyMode", text(general.mode == ProxyMode::kShared ? "Shared" : "Dedicated")},
+      {"proxyWorkloadInformation", pod(general.dedicated_workload)},
+      {"clusterId", text(general.cluster_id)},
+      {"clusterDomain", text(general.cluster_domain)},
+      {"caAddress", optional_text(control.ca_address)},
+      {"caRootCert", root(control.ca_root)},
+      {"altCaHostname", optional_text(control.alt_ca_hostname)},
+      {"xdsAddress", optional_text(control.xds_address)},
+      {"xdsRootCert", root(control.xds_root)},
+      {"altXdsHostname", optional_text(control.alt_xds_hostname)},
+      {"preferedServiceNamespace", optional_text(general.preferred_service_namespace)},
+      {"secretTtl", duration(control.secret_ttl)},
+      {"xdsOnDemand", flag(control.xds_on_demand)},
+      {"fakeCa", flag(control.fake_ca)},
+      {"fakeSelfInbound", flag(false)},
+      {"selfTerminationDeadline", duration(general.drain_deadline)},
+      {"proxyMetadata", strings(node.proxy_metadata)},
+      {"numWorkerThreads", count(general.worker_threads)},
+      {"requireOriginalSource", socket.original_source ? flag(*socket.original_source) : null()},
+      {"proxyArgs", text(general.arguments)},
+      {"dnsResolverCfg",
+       object({{"domain", null()}, {"search", list(std::move(search))}, {"name_servers", resolver_servers(resolver)}})},
+      {"dnsResolverOpts", object({{"ndots", count(resolver.ndots)},
+                                  {"timeout", count(resolver.timeout_seconds)},
+                                  {"attempts", count(resolver.attempts)}})},
+      {"inpodUds", text(inpod.uds)},
+      {"inpodPortReuse", flag(inpod.port_reuse)},
+      {"packetMark", socket.mark ? count(*socket.mark) : null()},
+      {"socketConfig", object({{"keepaliveTime", duration(socket.keepalive_time)},
+                               {"keepaliveInterval", duration(socket.keepalive_interval)},
+                               {"keepaliveRetries", count(socket.keepalive_retries)},
+                               {"keepaliveEnabled", flag(socket.keepalive)},
+                               {"userTimeoutEnabled", flag(socket.user_timeout)}})},
+      {"xdsHeaders", header_names(control.xds_headers)},
+      {"caHeaders", header_names(control.ca_headers)},
+      {"localhostAppTunnel", flag(general.localhost_app_tunnel)},
+      {"ztunnelIdentity", optional_text(general.own_identity())},
+      {"ztunnelWorkload", pod(general.own_pod)},
+      {"ipv6Enabled", flag(listen.ipv6)},
+      {"crlPath", optional_text(tls.crl_path)},
+      {"enableEnhancedBaggage", flag(tunnel.response_baggage)},
+      {"zt", own_settings(config)},
+  };
+}
+
+// ---- YAML
+
+// Would a reader take this plain scalar for anything but the string it is, or not at all?
+bool needs_quotes(std::string_view scalar) {
+  if (scalar.empty() || scalar.front() == ' ' || scalar.back() == ' ') return true;
+  for (const std::string_view word : {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "True", "False", "Null",
+                                      "TRUE", "FALSE", "NULL", "~", ".inf", ".nan"}) {
+    if (scalar == word) return true;
+  }
+  if (std::string_view("-?:,[]{}#&*!|>'\"%@`=").find(scalar.front()) != std::string_view::npos) return true;
+  const bool number_like =
+      scalar.find_first_not_of("0123456789.+-eExob_") == std::string_view::npos && std::ranges::count(scalar, '.') < 2;
+  if (number_like || scalar.find_first_not_of("0123456789:") == std::string_view::npos) return true;
+  return scalar.find(": ") != std::string_view::npos || scalar.find(" #") != std::string_view::npos || scalar.ends_with(':');
+}
+
+void append_yaml_string(std::string& out, std::string_view value) {
+  const bool printable = std::ranges::all_of(value, [](char c) { return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f; });
+  if (!printable) {  // double-quoted YAML takes JSON's escapes
+    out += '"';
+    append_json_escaped(out, value);
+    out += '"';
+  } else if (needs_quotes(value)) {
+    out += '\'';
+    for (const char c : value) out.append(c == '\'' ? "''" : std::string_view(&c, 1));
+    out += '\'';
+  } else {
+    out += value;
+  }
+}
+
+// Writes what follows "key:" or "-", ending the line. `depth` is the indentation of a nested block.
+void append_yaml(std::string& out, const Value& value, size_t depth);
+
+void append_yaml_members(std::string& out, const Members& members, size_t depth, bool first_inline) {
+  for (const auto& [key, value] : members) {
+    if (!first_inline) out.append(depth, ' ');
+    first_inline = false;
+    append_yaml_string(out, key);
+    out += ':';
+    append_yaml(out, value, depth);
+  }
+}
+
+struct YamlPrinter {
+  std::string& out;
+  size_t depth;
+
+  void line(std::string_view text) const { out.append(" ").append(text).append("\n"); }
+  void operator()(Null) const { line("null"); }
+  void operator()(bool value) const { line(value ? "true" : "false"); }
+  void operator()(uint64_t value) const { line(fmt::format_int(value).c_str()); }
+  void operator()(const std::string& value) const {
+    out += ' ';
+    append_yaml_string(out, value);
+    out += '\n';
+  }
+  void operator()(const Elements& elements) const {
+    if (elements.empty()) return line("[]");
+    out += '\n';
+    for (const auto& element : elements) {
+      out.append(depth, ' ').append("-");
+      if (const auto* members = std::get_if<Members>(&element.data); members != nullptr && !members->empty()) {
+        out += ' ';
+        append_yaml_members(out, *members, depth + 2, true);
+      } else {
+        append_yaml(out, element, depth + 2);
+      }
+    }
+  }
+  void operator()(const Members& members) const {
+    if (members.empty()) return line("{}");
+    out += '\n';
+    append_yaml_members(out, members, depth + 2, false);
+  }
+  void operator()(const Tagged& value) const {
+    out.append(" !").append(value.tag);
+    append_yaml(out, *value.value, depth);
+  }
+};
+
+void append_yaml(std::string& out, const Value& value, size_t depth) { std::visit(YamlPrinter{out, depth}, value.data); }
+
+// ---- JSON
+
+struct JsonPrinter {
+  JsonWriter& json;
+
+  void operator()(Null) const { json.null(); }
+  void operator()(bool value) const { json.boolean(value); }
+  void operator()(uint64_t value) const { json.unsigned_number(value); }
+  void operator()(const std::string& value) const { json.string(value); }
+  void operator()(const Elements& elements) const {
+    json.begin_array();
+    for (const auto& element : elements) std::visit(*this, element.data);
+    json.end_array();
+  }
+  void operator()(const Members& members) const {
+    std::vector<const Member*> sorted;
+    for (const auto& member : members) sorted.push_back(&member);
+    std::ranges::sort(sorted, {}, [](const Member* member) -> const std::string& { return member->first; });
+    json.begin_object();
+    for (const Member* member : sorted) {
+      json.key(member->first);
+      std::visit(*this, member->second.data);
+    }
+    json.end_object();
+  }
+  void operator()(const Tagged& value) const {
+    json.begin_object();
+    json.key(value.tag);
+    std::visit(*this, value.value->data);
+    json.end_object();
+  }
+};
+
+}  // namespace
+
+std::string config_yaml(const Config& config) {
+  std::string out;
+  append_yaml_members(out, tree_of(config), 0, false);
+  return out;
+}
+
+void write_config_json(JsonWriter& json, const Config& config) { JsonPrinter{json}(tree_of(config)); }
+
+}  // namespace zt::ztunnel

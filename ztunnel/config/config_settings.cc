@@ -1,0 +1,300 @@
+#include "ztunnel/config/config_settings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "identity/spiffe_id.h"
+#include "mesh/reason.h"
+#include "ztunnel/config/config_values.h"
+
+namespace zt::ztunnel {
+namespace {
+
+using namespace std::chrono_literals;
+
+// Setters are made from a field (a lambda that returns a reference to it) and its limits.
+#define ZT_FIELD(path) [](Config& config) -> auto& { return config.path; }
+
+template <auto Field>
+Result<> set_boolean(Config& config, std::string_view text) {
+  ZT_ASSIGN(Field(config), parse_boolean(text));
+  return {};
+}
+
+// For variables of which the peer only ever asks whether they are "true".
+template <auto Field>
+Result<> set_if_true(Config& config, std::string_view text) {
+  Field(config) = text == "true";
+  return {};
+}
+
+template <auto Field, uint64_t Low, uint64_t High>
+Result<> set_number(Config& config, std::string_view text) {
+  using Value = std::remove_reference_t<decltype(Field(config))>;
+  ZT_ASSIGN(const uint64_t value, parse_unsigned(text, Low, High));
+  Field(config) = static_cast<Value>(value);
+  return {};
+}
+
+// Bounds in milliseconds: std::chrono::duration is no structural type.
+template <auto Field, int64_t LowMs, int64_t HighMs>
+Result<> set_duration(Config& config, std::string_view text) {
+  using Value = std::remove_reference_t<decltype(Field(config))>;
+  ZT_ASSIGN(const auto value, parse_duration(text));
+  if (value < std::chrono::milliseconds(LowMs) || value > std::chrono::milliseconds(HighMs)) {
+    return fail(Reason::kInvalidInput, fmt::format("expected a duration from {}ms to {}s", LowMs, HighMs / 1000));
+  }
+  Field(config) = std::chrono::ceil<Value>(value);
+  return {};
+}
+
+template <auto Field, uint64_t Low, uint64_t High>
+Result<> set_bytes(Config& config, std::string_view text) {
+  ZT_ASSIGN(const uint64_t value, parse_quantity(text));
+  if (value < Low || value > High) {
+    return fail(Reason::kInvalidInput, fmt::format("expected {}Mi to {}Mi", Low >> 20, High >> 20));
+  }
+  Field(config) = value;
+  return {};
+}
+
+template <auto Field>
+Result<> set_text(Config& config, std::string_view text) {
+  ZT_ASSIGN(Field(config), parse_plain_text(text));
+  return {};
+}
+
+// Empty means not set.
+template <auto Field>
+Result<> set_optional_text(Config& config, std::string_view text) {
+  Field(config).reset();
+  if (text.empty()) return {};
+  ZT_ASSIGN(Field(config), parse_plain_text(text));
+  return {};
+}
+
+template <auto Field>
+Result<> set_domain(Config& config, std::string_view text) {
+  ZT_ASSIGN(Field(config), parse_domain(text));
+  return {};
+}
+
+Result<> set_mode(Config& config, std::string_view text) {
+  if (text == "shared") {
+    config.general.mode = ProxyMode::kShared;
+  } else if (text == "dedicated") {
+    config.general.mode = ProxyMode::kDedicated;
+  } else {
+    return fail(Reason::kInvalidInput, "expected shared or dedicated");
+  }
+  return {};
+}
+
+Result<> set_workload_info(Config& config, std::string_view text) {
+  ZT_ASSIGN(config.general.dedicated_workload, parse_workload_info(text));
+  return {};
+}
+
+Result<> set_original_source(Config& config, std::string_view text) {
+  ZT_ASSIGN(config.socket.original_source, parse_boolean(text));
+  return {};
+}
+
+Result<> set_trust_domain_aliases(Config& config, std::string_view text) {
+  if (text.empty()) return {};
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    const std::string_view name = text.substr(at, comma - at);
+    at = comma + 1;
+    if (!identity::SpiffeId::parse(fmt::format("spiffe://{}/ns/n/sa/s", name)))
+      return fail(Reason::kInvalidInput, fmt::format("\"{}\" is no trust domain; expected names between commas", name));
+    config.tls.trust_domain_aliases.emplace_back(name);
+  }
+  return {};
+}
+
+Result<> set_compliance(Config& config, std::string_view text) {
+  if (text == "pqc") {
+    config.tls.compliance = CompliancePolicy::kPqc;
+  } else if (text == "fips-140-2") {
+    config.tls.fips = true;
+  } else if (!text.empty()) {
+    config.warnings.push_back(fmt::format("COMPLIANCE_POLICY={} means nothing to this proxy", text));
+  }
+  return {};
+}
+
+Result<> set_log_format(Config& config, std::string_view text) {
+  config.telemetry.log_format = text == "json" ? log::Format::kJson : log::Format::kPlain;
+  if (text != "json" && text != "plain" && !text.empty()) {
+    config.warnings.push_back(fmt::format("LOG_FORMAT={} is neither plain nor json; plain it is", text));
+  }
+  return {};
+}
+
+Result<> set_aead(Config& config, std::string_view text) {
+  for (const std::string_view known : {"auto", "evp", "ipsec-mb", "vaes"}) {
+    if (text == known) {
+      config.tls.aead = text;
+      return {};
+    }
+  }
+  return fail(Reason::kInvalidInput, "expected auto, evp, ipsec-mb or vaes");
+}
+
+Result<> set_unknown_policy(Config& config, std::string_view text) {
+  if (text != "deny" && text != "skip") return fail(Reason::kInvalidInput, "expected deny or skip");
+  config.policy.unknown = text == "deny" ? UnknownPolicy::kDeny : UnknownPolicy::kSkip;
+  return {};
+}
+
+constexpr size_t kMaxCongestionControlName = 15;  // TCP_CA_NAME_MAX - 1
+
+Result<> set_congestion_control(Config& config, std::string_view text) {
+  const bool good = text.size() <= kMaxCongestionControlName &&
+                    text.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789_-") == std::string_view::npos;
+  if (!good) return fail(Reason::kInvalidInput, "expected the name of a congestion control, or nothing for the system's");
+  config.socket.local_congestion_control = text;
+  return {};
+}
+
+constexpr uint64_t kMaxWindow = 0x7fffffff;  // RFC 9113 §6.9.1
+constexpr uint64_t kMinFrame = 16384;        // RFC 9113 §4.2
+constexpr uint64_t kMaxFrame = 16777215;
+constexpr int64_t kDayMs = 86'400'000;
+constexpr int64_t kYearMs = 365 * kDayMs;
+
+constexpr Setting kSettings[] = {
+    // What it does
+    {"ENABLE_PROXY", "true", "capture and tunnel traffic", set_boolean<ZT_FIELD(general.proxy)>},
+    {"PROXY_MODE", "shared", "shared (all pods of the node) or dedicated (one workload)", set_mode},
+    {"PROXY_WORKLOAD_INFO", "", "namespace/name/service-account of a dedicated proxy's workload", set_workload_info},
+    {"NETWORK", "", "network this node belongs to", set_text<ZT_FIELD(general.network)>},
+    {"NODE_NAME", "", "node whose workloads are ours", set_optional_text<ZT_FIELD(general.node_name)>},
+    {"CLUSTER_ID", "Kubernetes", "cluster this node belongs to; ISTIO_META_CLUSTER_ID goes first"},
+    {"CLUSTER_DOMAIN", "cluster.local", "DNS suffix of the cluster", set_domain<ZT_FIELD(general.cluster_domain)>},
+    {"TRUST_DOMAIN", "cluster.local", "trust domain of our own identity, for people", set_domain<ZT_FIELD(general.trust_domain)>},
+    {"POD_NAME", "", "own pod, for the node id and the listener on our own address"},
+    {"POD_NAMESPACE", "", "namespace of the own pod"},
+    {"SERVICE_ACCOUNT", "", "service account of the own pod"},
+    {"INSTANCE_IP", "1.1.1.1", "own address, for the node id"},
+    {"PREFERED_SERVICE_NAMESPACE", "", "DNS: namespace whose service wins when several have the name",
+     set_optional_text<ZT_FIELD(general.preferred_service_namespace)>},
+    {"LOCALHOST_APP_TUNNEL", "true", "reach tunnelling applications over loopback",
+     set_boolean<ZT_FIELD(general.localhost_app_tunnel)>},
+    {"IPV6_ENABLED", "true", "listen on and answer with IPv6", set_boolean<ZT_FIELD(listen.ipv6)>},
+    {"UNSTABLE_ENABLE_SOCKS5", "false", "SOCKS5 listener on 127.0.0.1:15080 of each pod"},
+
+    // Where workloads, services and policies come from
+    {"XDS_ADDRESS", "(istiod)", "control plane, host:port; empty: none"},
+    {"XDS_ROOT_CA", "./var/run/secrets/istio/root-cert.pem", "roots of the control plane: path, SYSTEM, or PEM text"},
+    {"ALT_XDS_HOSTNAME", "", "another name that the control plane's certificate may have",
+     set_optional_text<ZT_FIELD(control.alt_xds_hostname)>},
+    {"XDS_HEADER_*", "", "additional gRPC metadata for the control plane", nullptr, true},
+    {"XDS_ON_DEMAND", "false", "ask for single workloads instead of all", set_boolean<ZT_FIELD(control.xds_on_demand)>},
+    {"LOCAL_XDS_PATH", "", "YAML file of workloads, services and policies", set_optional_text<ZT_FIELD(control.local_xds_path)>},
+    {"LOCAL_XDS", "", "the same as text"},
+
+    // Certificates
+    {"CA_ADDRESS", "(istiod)", "certificate authority, host:port"},
+    {"CA_ROOT_CA", "./var/run/secrets/istio/root-cert.pem", "roots of the certificate authority: path, SYSTEM, or PEM text"},
+    {"ALT_CA_HOSTNAME", "", "another name that the certificate authority's certificate may have",
+     set_optional_text<ZT_FIELD(control.alt_ca_hostname)>},
+    {"CA_HEADER_*", "", "additional gRPC metadata for the certificate authority", nullptr, true},
+    {"AUTH_TOKEN", "(./var/run/secrets/tokens/istio-token, if it exists)", "token for both: path, or its text", nullptr, true},
+    {"SECRET_TTL", "24h", "lifetime of certificates to ask for", set_duration<ZT_FIELD(control.secret_ttl), 60'000, kYearMs>},
+    {"FAKE_CA", "false", "the peer's test builds know it; use EMBEDDED_CA_DIR", set_boolean<ZT_FIELD(control.fake_ca)>},
+    {"EMBEDDED_CA_DIR", "", "sign certificates here, with the CA in this directory (made on first use)",
+     set_optional_text<ZT_FIELD(control.embedded_ca_dir)>},
+    {"CRL_PATH", "", "file of certificate revocation lists", set_optional_text<ZT_FIELD(tls.crl_path)>},
+
+    // Sockets and pods
+    {"ENABLE_ORIG_SRC", "(as far as possible)", "keep the client's address towards the application", set_original_source},
+    {"PACKET_MARK", "(1337 if shared)", "mark of the proxy's packets; 0: none"},
+    {"KEEPALIVE_ENABLED", "true", "TCP keepalive", set_boolean<ZT_FIELD(socket.keepalive)>},
+    {"KEEPALIVE_TIME", "180s", "first keepalive probe", set_duration<ZT_FIELD(socket.keepalive_time), 1000, kDayMs>},
+    {"KEEPALIVE_INTERVAL", "180s", "further keepalive probes", set_duration<ZT_FIELD(socket.keepalive_interval), 1000, kDayMs>},
+    {"KEEPALIVE_RETRIES", "9", "unanswered probes that end a connection", set_number<ZT_FIELD(socket.keepalive_retries), 1, 127>},
+    {"USER_TIMEOUT_ENABLED", "false", "end connections whose data is not acknowledged either",
+     set_boolean<ZT_FIELD(socket.user_timeout)>},
+    {"INPOD_UDS", "/var/run/ztunnel/ztunnel.sock", "socket of the node agent", set_text<ZT_FIELD(inpod.uds)>},
+    {"INPOD_PORT_REUSE", "true", "SO_REUSEPORT, so that two proxies can overlap", set_boolean<ZT_FIELD(inpod.port_reuse)>},
+    {"ZT_LOCAL_CONGESTION_CONTROL", "cubic", "congestion control of legs that stay on the node; empty: the system's",
+     set_congestion_control},
+
+    // Tunnels
+    {"POOL_MAX_STREAMS_PER_CONNECTION", "100", "connections that share a tunnel",
+     set_number<ZT_FIELD(tunnel.max_streams_per_tunnel), 1, 65535>},
+    {"POOL_UNUSED_RELEASE_TIMEOUT", "5m", "close a tunnel that was unused this long",
+     set_duration<ZT_FIELD(tunnel.idle_release), 1000, kDayMs>},
+    {"HTTP2_STREAM_WINDOW_SIZE", "4194304", "largest window of a connection in a tunnel, bytes",
+     set_number<ZT_FIELD(tunnel.stream_window), 65535, kMaxWindow>},
+    {"HTTP2_CONNECTION_WINDOW_SIZE", "16777216", "window of a tunnel, bytes",
+     set_number<ZT_FIELD(tunnel.connection_window), 65535, kMaxWindow>},
+    {"HTTP2_FRAME_SIZE", "1048576", "largest frame accepted, bytes",
+     set_number<ZT_FIELD(tunnel.frame_size), kMinFrame, kMaxFrame>},
+    {"ENABLE_RESPONSE_BAGGAGE", "true", "exchange workload names with peers", set_boolean<ZT_FIELD(tunnel.response_baggage)>},
+    {"ZT_TUNNELS_PER_KEY", "4", "tunnels between the same two workloads on one worker",
+     set_number<ZT_FIELD(tunnel.tunnels_per_key), 1, 64>},
+    {"ZT_HANDSHAKE_TIMEOUT", "10s", "TLS handshake of a tunnel, either side",
+     set_duration<ZT_FIELD(tunnel.handshake_timeout), 100, 600'000>},
+    {"ZT_CONNECT_ANSWER_TIMEOUT", "20s", "peer's answer to CONNECT",
+     set_duration<ZT_FIELD(tunnel.connect_answer_timeout), 100, 600'000>},
+    {"ZT_FIRST_CERTIFICATE_TIMEOUT", "10s", "how long a connection waits for its workload's first certificate",
+     set_duration<ZT_FIELD(tunnel.first_certificate_timeout), 100, 600'000>},
+    {"ZT_MEMORY_BUDGET", "256Mi", "buffers and windows of all connections together",
+     set_bytes<ZT_FIELD(tunnel.memory_budget), 16u << 20, uint64_t{1} << 40>},
+
+    // Cryptography
+    {"COMPLIANCE_POLICY", "", "pqc: post-quantum key exchange only; fips-140-2: as ZT_FIPS", set_compliance},
+    {"TLS12_ENABLED", "false", "also accept TLS 1.2", set_if_true<ZT_FIELD(tls.tls12)>},
+    {"ZT_FIPS", "false", "only what OpenSSL's validated module does", set_boolean<ZT_FIELD(tls.fips)>},
+    {"ZT_AEAD", "auto", "AES-GCM by auto, evp, ipsec-mb or vaes", set_aead},
+    {"ZT_PREFER_AES128", "false", "AES-128 before AES-256: a sixth less CPU per byte", set_boolean<ZT_FIELD(tls.prefer_aes128)>},
+
+    {"ZT_TRUST_DOMAIN_ALIASES", "", "other names of our trust domain that peers' certificates may have, by comma",
+     set_trust_domain_aliases},
+
+    // Authorization
+    {"AUTHZ_POLICY_INFO_LOGGING", "false", "log each decision at info", set_if_true<ZT_FIELD(policy.info_logging)>},
+    {"ZT_POLICY_WAIT", "2s", "how long a connection waits for a policy that its workload names and that has not come",
+     set_duration<ZT_FIELD(policy.unknown_wait), 0, 60'000>},
+    {"ZT_UNKNOWN_POLICY", "deny", "then: deny, or skip the policy as the peer does", set_unknown_policy},
+
+    // Process
+    {"CONNECTION_TERMINATION_DEADLINE", "(from the next)", "time to drain at shutdown"},
+    {"TERMINATION_GRACE_PERIOD_SECONDS", "", "the pod's grace period: drains 5 s less (1 s less up to 10 s)"},
+    {"ZTUNNEL_WORKER_THREADS", "(a quarter of the CPUs, at least 2)", "N, 0 for one per CPU, or a percentage of the CPUs"},
+    {"ZTUNNEL_CPU_LIMIT", "(cores of the machine)", "CPUs to count with"},
+    {"ZTUNNEL_RESOURCE_CPU_LIMIT", "", "the container's CPU limit; goes before ZTUNNEL_CPU_LIMIT"},
+    {"ZTUNNEL_RESOURCE_CPU_REQUEST", "", "the container's CPU request"},
+    {"PROXY_CONFIG", "", "Istio ProxyConfig in YAML: discoveryAddress, proxyAdminPort, statsPort, concurrency, proxyMetadata"},
+    {"ISTIO_META_*", "", "node metadata; DNS_CAPTURE and DNS_PROXY_ADDR also act here"},
+    {"ISTIO_METAJSON_*", "", "node metadata in JSON"},
+    {"LOG_FORMAT", "plain", "plain or json", set_log_format},
+    {"RUST_LOG", "info", "log levels: comma list of level and target=level"},
+    {"ZT_METRICS_SERIES_LIMIT", "10000", "label sets of traffic metrics; more are counted together",
+     set_number<ZT_FIELD(telemetry.series_limit), 100, 10'000'000>},
+    {"ZT_METRICS_SERIES_IDLE", "15m", "forget series that were idle for so long and whose workload is gone; 0: never",
+     set_duration<ZT_FIELD(telemetry.series_idle), 0, kYearMs>},
+};
+
+#undef ZT_FIELD
+
+}  // namespace
+
+std::span<const Setting> settings() { return kSettings; }
+
+std::string config_help() {
+  std::string text;
+  for (const auto& setting : kSettings) {
+    text += fmt::format("  {:<34}{}", setting.name, setting.help);
+    if (!setting.default_text.empty()) text += fmt::format(" [{}]", setting.default_text);
+    text += '\n';
+  }
+  return text;
+}
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,69 @@
+#include "ztunnel/proxy/acceptor.h"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+
+#include "base/log.h"
+
+namespace zt::ztunnel {
+
+namespace {
+log::Scope kLog("proxy");
+// Per turn: a burst of new connections must not hold up those that are there.
+constexpr int kAcceptsPerTurn = 64;
+constexpr std::chrono::milliseconds kExhaustedWait{100};
+constexpr int kMostWaiting = 8192;  // more than a socket's queue holds
+}  // namespace
+
+Acceptor::Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors)
+    : loop_(loop), listener_(std::move(listener)), accepted_(std::move(accepted)), errors_(errors), retry_(loop) {}
+
+Acceptor::~Acceptor() {
+  loop_.cancel_deferred(*this);
+  loop_.unwatch(listener_.fd.get(), *this);
+}
+
+Result<> Acceptor::start() {
+  ZT_TRY(loop_.watch(listener_.fd.get(), *this));
+  loop_.defer(*this);  // what queued up before the registration
+  return {};
+}
+
+void Acceptor::on_ready(uint32_t) noexcept {
+  if (accept_some()) loop_.defer(*this);
+}
+void Acceptor::on_turn_end() noexcept {
+  if (accept_some()) loop_.defer(*this);
+}
+
+void Acceptor::accept_waiting() {
+  for (int i = 0; i < kMostWaiting / kAcceptsPerTurn && accept_some(); ++i) {
+  }
+}
+
+bool Acceptor::accept_some() {
+  for (int i = 0; i < kAcceptsPerTurn; ++i) {
+    sockaddr_storage storage{};
+    socklen_t length = sizeof storage;
+    UniqueFd fd(::accept4(listener_.fd.get(), reinterpret_cast<sockaddr*>(&storage), &length, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (fd) {
+      accepted_(std::move(fd), SocketAddress::from_sockaddr(storage));
+      continue;
+    }
+    switch (errno) {
+      case EAGAIN: return false;
+      case EINTR:
+      case ECONNABORTED:
+      case EPROTO: continue;
+      default:
+        errors_.add();
+        ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(errno)));
+        retry_.start_after(kExhaustedWait, [this] { on_ready(EPOLLIN); });
+        return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace zt::ztunnel

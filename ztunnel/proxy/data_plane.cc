@@ -1,0 +1,244 @@
+#include "ztunnel/proxy/data_plane.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "base/log.h"
+#include "mesh/reason.h"
+
+namespace zt::ztunnel {
+
+namespace {
+
+log::Scope kLog("inpod");
+
+constexpr std::chrono::milliseconds kDrainPoll{50};
+// Without connections: how long a drain waits for handshakes and for peers that have not acknowledged our GOAWAY. A little more
+// than hbone::TunnelConfig::goaway_grace.
+constexpr std::chrono::milliseconds kSettleLimit{1'250};
+constexpr std::chrono::milliseconds kSettlePoll{5};
+// A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up.
+constexpr uint32_t kImbalance = 4;
+
+}  // namespace
+
+DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
+                     Metrics& metrics, CertificateRequest certificates, LookupRequest lookups)
+    : control_(control), settings_(settings), listen_(listen), shutdown_timer_(control) {
+  for (size_t i = 0; i < workers; ++i) {
+    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates, lookups));
+    worker_pods_.push_back(std::make_unique<WorkerPods>());
+  }
+  for (auto& worker : workers_) worker->start();
+}
+
+DataPlane::~DataPlane() {
+  // Pods go on their own threads, before the threads end.
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([pods = worker_pods_[i].get()] { pods->pods.clear(); });
+  }
+  for (auto& worker : workers_) worker->stop();
+}
+
+void DataPlane::publish(const workload_api::SnapshotPtr& snapshot) {
+  for (auto& worker : workers_) worker->publish(snapshot);
+}
+
+void DataPlane::certificate_changed(const identity::SpiffeId& id, const identity::Credentials& credentials) {
+  for (auto& worker : workers_) {
+    worker->post([worker = worker.get(), id, credentials] { worker->tls().update(id, credentials); });
+  }
+}
+
+void DataPlane::set_revocations(const identity::RevocationListsPtr& lists) {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, lists] {
+      workers_[i]->tls().set_revocations(lists);
+      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->close_revoked();
+    });
+  }
+}
+
+Result<DataPlane::BoundPod> DataPlane::bind_dedicated(const std::string& uid, const PodName& workload) const {
+  SocketOptions sockets = settings_.sockets;
+  sockets.mark_listeners = false;
+  sockets.reuse_port = false;
+  return bind(uid, workload, std::move(sockets), settings_.transparency);
+}
+
+Result<> DataPlane::start_self(const PodName& pod) {
+  SocketOptions sockets = settings_.sockets;
+  sockets.mark = 0;
+  sockets.mark_listeners = false;
+  // An upgrade's two proxies have different pods, so no port is shared here.
+  sockets.reuse_port = false;
+  ZT_ASSIGN(auto bound, bind("self", pod, std::move(sockets), Transparency::kNever, true));
+  serve(std::move(bound));
+  return {};
+}
+
+// Binding happens here, at once: the answer to the agent says that the listeners are up. Connections that arrive before the
+// workers have them wait in the sockets' queues.
+void DataPlane::start(const std::string& uid, const zds::WorkloadInfo& info, std::shared_ptr<const Netns> netns, StartDone done) {
+  SocketOptions sockets = settings_.sockets;
+  sockets.netns = std::move(netns);
+  auto bound = bind(uid, {info.name, info.namespace_name, info.service_account}, std::move(sockets), settings_.transparency);
+  if (!bound) return done(std::unexpected(std::move(bound).error()));
+  serve(std::move(*bound));
+  done({});
+}
+
+Result<DataPlane::BoundPod> DataPlane::bind(const std::string& uid, PodName workload, SocketOptions sockets,
+                                            Transparency transparency, bool tunnel_only) const {
+  BoundPod pod{.uid = uid, .workload = std::move(workload), .sockets = std::move(sockets), .listeners = {}};
+  for (const auto& [kind, address, local_leg] : {std::tuple{ListenerKind::kOutbound, listen_.outbound, true},
+                                                 std::tuple{ListenerKind::kInboundPlain, listen_.inbound_plaintext, false},
+                                                 std::tuple{ListenerKind::kInboundTunnel, listen_.inbound, false}}) {
+    if (tunnel_only && kind != ListenerKind::kInboundTunnel) continue;
+    ZT_ASSIGN(auto socket, listen_tcp(pod.sockets, address, transparency, local_leg));
+    pod.listeners.push_back({kind, std::move(socket)});
+  }
+  return pod;
+}
+
+void DataPlane::serve(BoundPod pod) {
+  const size_t acceptor = next_acceptor_++ % workers_.size();
+  pods_[pod.uid] = {.acceptor_worker = acceptor};
+  ++started_;
+  ZT_LOG(kLog, kInfo, "pod started", Field::string("uid", pod.uid), Field::string("name", pod.workload.name),
+         Field::string("namespace", pod.workload.ns));
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, uid = pod.uid, workload = pod.workload, sockets = pod.sockets] {
+      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets);
+    });
+  }
+  workers_[acceptor]->post([this, acceptor, uid = pod.uid, listeners = std::move(pod.listeners)]() mutable {
+    const auto found = worker_pods_[acceptor]->pods.find(uid);
+    if (found == worker_pods_[acceptor]->pods.end()) return;
+    for (auto& [kind, listener] : listeners) {
+      auto served =
+          found->second->serve(kind, std::move(listener),
+                               [this, acceptor, uid](ListenerKind accepted, UniqueFd fd, SocketAddress client, bool transparent) {
+                                 // The least loaded worker gets it, once and for all.
+                                 size_t best = acceptor;
+                                 for (size_t i = 0; i < workers_.size(); ++i) {
+                                   const uint32_t load = workers_[i]->connections.load(std::memory_order_relaxed);
+                                   const uint32_t margin = best == acceptor ? kImbalance : 0;
+                                   if (load + margin < workers_[best]->connections.load(std::memory_order_relaxed)) best = i;
+                                 }
+                                 const auto take = [this, uid, accepted, client, transparent](size_t worker, UniqueFd socket) {
+                                   auto& pods = worker_pods_[worker]->pods;
+                                   if (const auto pod_worker = pods.find(uid); pod_worker != pods.end()) {
+                                     pod_worker->second->accept(accepted, std::move(socket), client, transparent);
+                                   }
+                                 };
+                                 if (best == acceptor) return take(best, std::move(fd));
+                                 workers_[best]->post([take, best, fd = std::move(fd)]() mutable { take(best, std::move(fd)); });
+                               });
+      if (!served) ZT_LOG(kLog, kError, "cannot serve a listener", Field::string("error", served.error().text));
+    }
+  });
+}
+
+void DataPlane::stop(const std::string& uid) {
+  if (pods_.erase(uid) == 0) return;
+  ++stopped_;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, uid] { worker_pods_[i]->pods.erase(uid); });
+  }
+  ZT_LOG(kLog, kInfo, "pod stopped", Field::string("uid", uid));
+}
+
+void DataPlane::drain_all() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i] {
+      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->drain();
+    });
+  }
+}
+
+void DataPlane::shutdown(Clock::duration deadline, std::function<void()> done) {
+  shutdown_done_ = std::move(done);
+  drain_all();
+  wait_for_end(Clock::now() + deadline, std::nullopt);
+}
+
+// Asks all workers what is left, after what was posted to them before.
+void DataPlane::count_left(std::function<void(Left)> done) {
+  struct Count {
+    std::atomic<size_t> connections = 0, unfinished = 0, missing = 0;
+  };
+  auto count = std::make_shared<Count>();
+  count->missing = workers_.size();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, count, done] {
+      for (const auto& [uid, pod] : worker_pods_[i]->pods) {
+        count->connections += pod->connection_count();
+        count->unfinished += pod->unfinished();
+      }
+      if (count->missing.fetch_sub(1) == 1) control_.post([count, done] { done({count->connections, count->unfinished}); });
+    });
+  }
+}
+
+void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by) {
+  count_left([this, deadline, settled_by](Left left) mutable {
+    const auto now = Clock::now();
+    if (left.connections > 0 && now < deadline) {
+      shutdown_timer_.start_after(kDrainPoll, [this, deadline] { wait_for_end(deadline, std::nullopt); });
+    } else if (left.connections > 0) {
+      ZT_LOG(kLog, kWarn, "connection failed to drain within the timeout",
+             Field::count("connections", static_cast<int64_t>(left.connections)));
+      cut_and_end();
+    } else if (!settled_by) {
+      // Once more: a connection may have been on its way from one worker to another.
+      wait_for_end(deadline, std::min(deadline, now + kSettleLimit));
+    } else if (left.unfinished > 0 && now < *settled_by) {
+      shutdown_timer_.start_after(kSettlePoll, [this, deadline, settled_by] { wait_for_end(deadline, settled_by); });
+    } else {
+      cut_and_end();
+    }
+  });
+}
+
+void DataPlane::cut_and_end() {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i] {
+      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->kill_all(Reason::kDrained, "connection closed due to connection drain");
+    });
+  }
+  // Each worker has run what was posted before, and one more turn for the ends of connections.
+  auto remaining = std::make_shared<std::atomic<size_t>>(workers_.size());
+  for (auto& worker : workers_) {
+    worker->post([this, worker = worker.get(), remaining] {
+      worker->post([this, remaining] {
+        if (remaining->fetch_sub(1) == 1) control_.post([this] { std::exchange(shutdown_done_, nullptr)(); });
+      });
+    });
+  }
+}
+
+void DataPlane::collect_connections(std::function<void(std::map<std::string, PodConnections>)> done) {
+  struct Gathered {
+    std::map<std::string, PodConnections> pods;  // control thread
+    size_t missing;
+    std::function<void(std::map<std::string, PodConnections>)> done;
+  };
+  auto gathered = std::make_shared<Gathered>(Gathered{{}, workers_.size(), std::move(done)});
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, gathered] {
+      std::map<std::string, PodConnections> mine;
+      for (auto& [uid, pod] : worker_pods_[i]->pods) mine[uid] = pod->connections();
+      control_.post([gathered, mine = std::move(mine)]() mutable {
+        for (auto& [uid, lines] : mine) {
+          auto& all = gathered->pods[uid];
+          std::move(lines.inbound.begin(), lines.inbound.end(), std::back_inserter(all.inbound));
+          std::move(lines.outbound.begin(), lines.outbound.end(), std::back_inserter(all.outbound));
+        }
+        if (--gathered->missing == 0) gathered->done(std::move(gathered->pods));
+      });
+    });
+  }
+}
+
+}  // namespace zt::ztunnel

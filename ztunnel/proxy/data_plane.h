@@ -1,0 +1,99 @@
+#pragma once
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/event_loop.h"
+#include "zds/zds_session.h"
+#include "ztunnel/proxy/acceptor.h"
+#include "ztunnel/proxy/pod_worker.h"
+#include "ztunnel/proxy/worker.h"
+
+namespace zt::ztunnel {
+
+// The workers and the pods they serve. Control thread; everything that concerns a worker goes to it by post.
+class DataPlane final : public zds::PodManager {
+ public:
+  // `listen`: addresses of the three listeners. Workers are made and started here.
+  DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers, Metrics& metrics,
+            CertificateRequest certificates, LookupRequest lookups = {});
+  ~DataPlane();
+
+  void publish(const workload_api::SnapshotPtr& snapshot);
+  void certificate_changed(const identity::SpiffeId& id, const identity::Credentials& credentials);
+  // For new handshakes, and tunnels whose peer is revoked by these are closed (contract §2.11).
+  void set_revocations(const identity::RevocationListsPtr& lists);
+
+  // A pod whose listeners hold their ports. Nothing is accepted before serve(): who connects waits in their queues, and
+  // is reset if this is destroyed instead.
+  struct BoundPod {
+    struct Listener {
+      ListenerKind kind;
+      ListenSocket socket;
+    };
+    std::string uid;
+    PodName workload;
+    SocketOptions sockets;  // of its connections
+    std::vector<Listener> listeners;
+  };
+  // Dedicated mode: one workload in our own network namespace, known as `uid`. The error names the address that is taken.
+  [[nodiscard]] Result<BoundPod> bind_dedicated(const std::string& uid, const PodName& workload) const;
+  void serve(BoundPod pod);
+
+  // The proxy's own pod (contract §1.4): peers reach our metrics over a tunnel. Only 15008, no source preservation, no mark.
+  Result<> start_self(const PodName& pod);
+
+  // zds::PodManager
+  void start(const std::string& uid, const zds::WorkloadInfo& info, std::shared_ptr<const Netns> netns, StartDone done) override;
+  void stop(const std::string& uid) override;
+  void drain_all() override;
+
+  // Stops accepting, tells peers, waits for the connections to end, and for those that were on their way when the peers had not
+  // heard of it; what is left at the deadline is cut. `done` on this thread.
+  void shutdown(Clock::duration deadline, std::function<void()> done);
+
+  // The connections of all pods, for the admin dump; `done` on this thread.
+  void collect_connections(std::function<void(std::map<std::string, PodConnections>)> done);
+
+  [[nodiscard]] size_t pod_count() const { return pods_.size(); }
+  [[nodiscard]] uint64_t pods_started() const { return started_; }
+  [[nodiscard]] uint64_t pods_stopped() const { return stopped_; }
+  [[nodiscard]] const std::vector<std::unique_ptr<Worker>>& workers() const { return workers_; }
+
+ private:
+  struct PodEntry {
+    size_t acceptor_worker = 0;
+  };
+  // Per worker, touched on its thread only.
+  struct WorkerPods {
+    std::unordered_map<std::string, std::unique_ptr<PodWorker>> pods;
+  };
+
+  [[nodiscard]] Result<BoundPod> bind(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
+                                      bool tunnel_only = false) const;
+  struct Left {
+    size_t connections = 0;
+    size_t unfinished = 0;  // PodWorker::unfinished()
+  };
+  void count_left(std::function<void(Left)> done);
+  // `settled_by`: once no connection is left, until when to wait for what may become one.
+  void wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by);
+  void cut_and_end();
+
+  EventLoop& control_;
+  const WorkerSettings& settings_;
+  const ListenConfig& listen_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<std::unique_ptr<WorkerPods>> worker_pods_;
+  std::map<std::string, PodEntry> pods_;
+  size_t next_acceptor_ = 0;
+  uint64_t started_ = 0;
+  uint64_t stopped_ = 0;
+  Timer shutdown_timer_;
+  std::function<void()> shutdown_done_;
+};
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,285 @@
+// What arrives at a pod: tunnels and the CONNECTs in them (contract §4.1), and plain TCP (§4.6).
+#include <algorithm>
+
+#include "base/log.h"
+#include "mesh/reason.h"
+#include "ztunnel/proxy/pod_worker.h"
+
+namespace zt::ztunnel {
+
+namespace {
+
+log::Scope kRbac("rbac");
+// Open connections for which the policies are asked again before the clock is looked at.
+constexpr size_t kRecheckedAtOnce = 64;
+
+bool is_illegal(const WorkerSettings& settings, uint16_t port) {
+  return std::find(settings.illegal_ports.begin(), settings.illegal_ports.end(), port) != settings.illegal_ports.end();
+}
+
+// Contract §5.2: decisions at debug, or at info if asked for; what dry-run policies would have done likewise.
+void log_verdict(const WorkerSettings& settings, const ConnectionInfo& info, const Verdict& verdict) {
+  const auto level = settings.policy_info_logging ? log::Level::kInfo : log::Level::kDebug;
+  if (!kRbac.enabled(level)) return;
+  const std::string source = info.source.to_string(), destination = info.upstream.to_string();
+  const std::string_view identity = info.peer ? std::string_view(info.peer->text) : std::string_view();
+  const auto write = [&](std::string_view message, std::string_view policy) {
+    using log::Field;
+    log::write(kRbac, level, message,
+               {Field::bare("src.addr", source), Field::string("src.identity", identity), Field::bare("dst.addr", destination),
+                Field::string("policy", policy)});
+  };
+  for (const DryRunNote& note : verdict.dry_run) {
+    switch (note.kind) {
+      case DryRunNote::Kind::kWouldDeny: write("dry run: would be denied", note.policy); break;
+      case DryRunNote::Kind::kWouldAllow: write("dry run: would be allowed", note.policy); break;
+      case DryRunNote::Kind::kNoneWouldAllow: write("dry run: no policy would allow", note.policy); break;
+    }
+  }
+  write(verdict.allowed() ? "allowed" : verdict.text, verdict.policy);
+}
+
+workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
+  return {.source_ip = info.source.ip,
+          .destination = info.upstream,
+          .peer = info.peer ? info.peer->parsed : workload_api::PeerIdentity{}};
+}
+
+}  // namespace
+
+Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
+  const SocketAddress local = local_address(fd.get());
+  const auto deny = [&](const Error& why) { deny_early(worker_, Direction::kInbound, client, local, why); };
+  auto workload = co_await local_workload();
+  if (!workload) {
+    deny(workload.error());
+    co_return;
+  }
+  // Which certificate: the control plane's trust domain, but the account that the node agent vouched for (contract §2.2).
+  auto context = co_await worker_.tls().get({(*workload)->trust_domain.str(), workload_.ns, workload_.service_account},
+                                            hbone::TlsRole::kServer);
+  if (!context) {
+    deny(context.error());
+    co_return;
+  }
+  auto made = hbone::TlsHandshake::make_server(*context);
+  if (!made) {
+    deny({Reason::kTlsFailed, "tls error: " + made.error().text});
+    co_return;
+  }
+  auto shaken = co_await handshake(fd.get(), hbone::TlsRole::kServer, std::move(*made));
+  if (!shaken) {
+    deny({shaken.error().reason, "tls handshake error: " + shaken.error().text});
+    co_return;
+  }
+  auto owner = std::make_unique<InboundTunnel>(*this, client, local, transparent);
+  if (shaken->tls.peer) owner->identity_ = std::make_shared<const ProvenPeer>(*shaken->tls.peer);
+  auto started = hbone::Tunnel::start(worker_.io(), hbone::Tunnel::Role::kServer, std::move(fd), std::move(shaken->tls),
+                                      std::move(shaken->early), worker_.settings().tunnel, *owner);
+  if (!started) {
+    deny(started.error());
+    co_return;
+  }
+  owner->tunnel_ = std::move(*started);
+  if (draining_) owner->tunnel_->drain();
+  inbound_tunnels_.push_back(std::move(owner));
+}
+
+Verdict PodWorker::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const {
+  const auto* now = snapshot.local_workload({workload_.name, workload_.ns, workload_.service_account});
+  return authorize(snapshot, now != nullptr ? *now : *info.destination_workload, subject_of(info),
+                   worker_.settings().missing_policy);
+}
+
+Task<Verdict> PodWorker::authorize_inbound(const ConnectionInfo& info) {
+  const auto deadline = Clock::now() + worker_.settings().policy_wait;
+  for (;;) {
+    Verdict verdict = judge(*worker_.snapshot(), info);
+    const auto left = deadline - Clock::now();
+    if (verdict.decision != Verdict::Decision::kUnknownPolicy || left <= Clock::duration::zero()) {
+      log_verdict(worker_.settings(), info, verdict);
+      co_return verdict;
+    }
+    co_await worker_.next_snapshot(left);
+  }
+}
+
+Task<Result<UniqueFd>> PodWorker::connect_if_allowed(const ConnectionInfo& info, bool transparent) {
+  const auto refused = [](const Verdict& verdict) {
+    return fail(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
+  };
+  const Verdict before = co_await authorize_inbound(info);
+  if (!before.allowed()) co_return refused(before);
+  auto upstream = co_await connect_tcp(
+      worker_.loop(), sockets_,
+      {.destination = info.upstream, .source = transparent ? std::optional(info.source.ip) : std::nullopt, .local_leg = true});
+  if (!upstream) co_return fail(upstream.error().reason, "connection failed: " + upstream.error().text);
+  const Verdict after = judge(*worker_.snapshot(), info);
+  if (after.allowed()) co_return upstream;
+  reset_and_close(std::move(*upstream));
+  co_return refused(after);
+}
+
+Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers) {
+  // The tunnel may go while we wait; what is needed of it is copied here, and the relay is told by its stream.
+  const auto begun = Clock::now();
+  const SocketAddress peer = tunnel.peer_, local = tunnel.local_;
+  const bool transparent = tunnel.transparent_;
+  const auto identity = tunnel.identity_;
+  const WorkerSettings& settings = worker_.settings();
+  auto relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsServer);
+  relay->attach(stream);
+  stream.set_handler(relay.get());
+
+  const auto answer_error = [&](Reason reason) {
+    if (hbone::Stream* open = relay->stream()) {
+      open->set_handler(nullptr);
+      open->respond(hbone::render_answer(reason_info(reason).http_status, nullptr), true);
+      relay->detach();
+    }
+  };
+  const auto deny = [&](const Error& why) {
+    deny_early(worker_, Direction::kInbound, peer, local, why);
+    answer_error(why.reason);
+  };
+
+  auto request = hbone::parse_connect(headers);
+  if (!request) {
+    deny(request.error());
+    co_return;
+  }
+  const bool from_gateway = request->from_network && *request->from_network != settings.network;
+  if (worker_.on_demand() && !from_gateway) co_await worker_.find_source(peer.ip);
+  auto workload = co_await local_workload();
+  if (!workload) {
+    deny(workload.error());
+    co_return;
+  }
+  if (worker_.on_demand() && !request->address) co_await worker_.find_service(workload_.ns, request->host);
+  const auto snapshot = worker_.snapshot();
+  const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
+  auto target = inbound_target(*snapshot, {.workload = **workload,
+                                           .local = local,
+                                           .client_ip = peer.ip,
+                                           .authority = authority,
+                                           .network = settings.network,
+                                           .illegal_ports = settings.illegal_ports});
+  if (!target) {
+    deny(target.error());
+    co_return;
+  }
+  if (target->proxy_destination) {
+    // Without the header the waypoint behind it would take us for the client.
+    deny({Reason::kNoRoute, "no valid routing destination: this version does not write PROXY headers"});
+    co_return;
+  }
+
+  ConnectionInfo info;
+  info.direction = Direction::kInbound;
+  info.source = peer;
+  info.destination = local;
+  info.hbone_address = request->authority;
+  info.upstream = target->upstream;
+  info.destination_workload = *workload;
+  info.service = inbound_service(*snapshot, **workload, *target, request->forwarded_host.value_or(""));
+  info.requested_host = request->forwarded_host.value_or("");
+  info.mutual_tls = true;
+  info.peer = identity;
+  info.begun = begun;
+  if (!from_gateway) info.source_workload = workload_api::WorkloadPtr(snapshot->workload(settings.network, peer.ip));
+  if (settings.response_baggage && request->baggage)
+    info.baggage = std::make_unique<hbone::Baggage>(std::move(*request->baggage));
+
+  // Tracked before the policy is asked, so that no change falls between the two.
+  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  const auto refuse = [&](Reason reason, const std::string& text) {
+    connection.record.finish(reason, text, {});
+    answer_error(reason);
+    relay.reset();
+    remove(connection);
+  };
+  auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
+  if (!upstream) {
+    refuse(upstream.error().reason, upstream.error().text);
+    co_return;
+  }
+  hbone::Stream* open = relay->stream();
+  if (open == nullptr) {
+    reset_and_close(std::move(*upstream));
+    refuse(Reason::kDownstreamReset, "stream closed before it was answered");
+    co_return;
+  }
+  const hbone::Baggage destination = baggage_of(**workload);
+  open->respond(hbone::render_answer(200, settings.response_baggage ? &destination : nullptr), false);
+  StreamRelay& moving = *relay;
+  connection.relay = std::move(relay);
+  if (auto started = moving.start(std::move(*upstream), when_done(connection)); !started) {
+    connection.record.finish(started.error().reason, started.error().text, {});
+    remove(connection);
+  }
+}
+
+Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool transparent) {
+  const auto begun = Clock::now();
+  const SocketAddress destination = original_destination(fd.get());
+  const auto deny = [&](const Error& why) {
+    deny_early(worker_, Direction::kInbound, client, destination, why);
+    reset_and_close(std::move(fd));
+  };
+  if (is_illegal(worker_.settings(), destination.port)) {
+    deny({Reason::kRecursiveCall, "attempted recursive call to ourselves"});
+    co_return;
+  }
+  if (worker_.on_demand()) co_await worker_.find_source(client.ip);
+  auto workload = co_await local_workload();
+  if (!workload) {
+    deny(workload.error());
+    co_return;
+  }
+  ConnectionInfo info;
+  info.direction = Direction::kInbound;
+  info.source = client;
+  info.destination = info.upstream = destination;
+  info.destination_workload = *workload;
+  info.source_workload = workload_api::WorkloadPtr(worker_.snapshot()->workload(worker_.settings().network, client.ip));
+  info.service =
+      inbound_service(*worker_.snapshot(), **workload, {.upstream = destination, .proxy_destination = {}, .service = {}}, "");
+  info.begun = begun;
+  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  const auto refuse = [&](Reason reason, const std::string& text) {
+    connection.record.finish(reason, text, {});
+    reset_and_close(std::move(fd));
+    remove(connection);
+  };
+  auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
+  if (!upstream) {
+    refuse(upstream.error().reason, upstream.error().text);
+    co_return;
+  }
+  auto relay = std::make_unique<SpliceRelay>(worker_.io());
+  if (auto started = relay->start(std::move(fd), std::move(*upstream), when_done(connection)); !started) {
+    connection.record.finish(started.error().reason, started.error().text, {});
+    remove(connection);
+    co_return;
+  }
+  connection.relay = std::move(relay);
+}
+
+// A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer
+// this also follows a change of the workload's own policy list).
+bool PodWorker::recheck_policies(const workload_api::Snapshot& snapshot) {
+  for (size_t left = kRecheckedAtOnce; left > 0 && recheck_next_ != nullptr; --left) {
+    Connection& connection = *std::exchange(recheck_next_, recheck_next_->next);
+    const ConnectionInfo& known = connection.record.info();
+    if (known.direction != Direction::kInbound || !connection.relay) continue;
+    const Verdict verdict = judge(snapshot, known);
+    // A policy that has only been named does not cut what was let in before.
+    if (verdict.decision != Verdict::Decision::kDeny) continue;
+    ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),
+           Field::string("policy", verdict.policy.view()));
+    connection.relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
+  }
+  return recheck_next_ == nullptr;
+}
+
+}  // namespace zt::ztunnel

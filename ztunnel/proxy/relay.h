@@ -1,0 +1,154 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+
+#include "base/event_loop.h"
+#include "base/result.h"
+#include "base/task.h"
+#include "base/unique_fd.h"
+#include "hbone/stream.h"
+#include "hbone/worker_io.h"
+#include "mesh/reason.h"
+
+namespace zt::ztunnel {
+
+// Bytes as the peers count them: `sent` is client → server, on both sides of a tunnel.
+struct RelayBytes {
+  uint64_t client_to_server = 0;
+  uint64_t server_to_client = 0;
+};
+
+// How a relay ended. kOk, kDownstreamReset and kUpstreamReset are ends that the application chose; the rest are failures.
+struct RelayEnd {
+  Reason reason = Reason::kOk;
+  std::string text;
+};
+
+// Moves bytes both ways between the sockets or stream of one connection until both directions have ended. The rules are
+// the same for every pair: the end of one direction is passed on as FIN or END_STREAM while the other goes on, a reset is
+// passed on as RST or RST_STREAM(CONNECT_ERROR), no byte is lost on partial writes, nothing is buffered beyond what a
+// lent buffer or the stream's window holds, and there is no idle time-out. One worker's thread.
+class Relay {
+ public:
+  // Called once, at the end of the turn in which the relay ended; may destroy it.
+  using Done = std::move_only_function<void(Relay&)>;
+
+  virtual ~Relay() = default;
+  // Ends both directions at once: the application sees a reset.
+  virtual void kill(Reason reason, std::string text) = 0;
+
+  [[nodiscard]] const RelayBytes& bytes() const { return bytes_; }
+  [[nodiscard]] const RelayEnd& end() const { return end_; }
+
+ protected:
+  Relay() = default;
+  RelayBytes bytes_;
+  RelayEnd end_;
+};
+
+// A TCP socket and a tunnel's stream. The socket is the application's: the client's on the outbound side, the server's
+// on the inbound side.
+class StreamRelay final : public Relay, public hbone::StreamHandler, private Watcher, private Deferred {
+ public:
+  enum class Side : uint8_t { kSocketIsClient, kSocketIsServer };
+
+  explicit StreamRelay(hbone::WorkerIo& io, Side side) : io_(io), side_(side) {}
+  ~StreamRelay() override;
+
+  // Before start(): the relay is its stream's handler and takes nothing yet. The answer to CONNECT, when it comes:
+  [[nodiscard]] Event& answered() { return answered_; }
+  [[nodiscard]] const std::optional<hbone::Headers>& answer() const { return answer_; }
+  // There is no answer because the peer has not dealt with the request: it refused the stream, left, or the tunnel broke. Nothing
+  // of the application's has been sent, so the request may be made again (RFC 9113 §8.7).
+  [[nodiscard]] bool unprocessed() const { return unprocessed_; }
+  // The stream ended before start().
+  [[nodiscard]] bool stream_gone() const { return stream_ == nullptr; }
+  void attach(hbone::Stream& stream) { stream_ = &stream; }
+  [[nodiscard]] hbone::Stream* stream() const { return stream_; }
+  // Lets go of the stream without a word: whoever answered it with an error has ended it.
+  void detach() { stream_ = nullptr; }
+
+  // Bytes move from here on. On failure (out of descriptors) nothing has moved.
+  Result<> start(UniqueFd socket, Done done);
+  void kill(Reason reason, std::string text) override;
+
+ private:
+  // StreamHandler
+  void on_response(hbone::Headers headers) noexcept override;
+  hbone::PullResult pull(std::span<const iovec> slots) noexcept override;
+  size_t on_data(std::span<const iovec> data) noexcept override;
+  void on_end_stream() noexcept override;
+  void on_closed(Reason reason, hbone::H2Error code) noexcept override;
+  // Watcher, Deferred
+  void on_ready(uint32_t events) noexcept override;
+  void on_turn_end() noexcept override;
+
+  void socket_reset();
+  void finish(Reason reason, std::string text = {});
+  uint64_t& from_socket() { return side_ == Side::kSocketIsClient ? bytes_.client_to_server : bytes_.server_to_client; }
+  uint64_t& to_socket() { return side_ == Side::kSocketIsClient ? bytes_.server_to_client : bytes_.client_to_server; }
+
+  hbone::WorkerIo& io_;
+  UniqueFd socket_;
+  hbone::Stream* stream_ = nullptr;
+  Done done_;
+  Event answered_;
+  std::optional<hbone::Headers> answer_;
+  Side side_;
+  bool started_ : 1 = false;
+  bool finished_ : 1 = false;
+  bool source_ended_ : 1 = false;    // FIN from the socket was pulled
+  bool socket_hung_up_ : 1 = false;  // FIN or error is known to be in the socket's queue
+  bool sink_blocked_ : 1 = false;
+  bool sink_ended_ : 1 = false;  // END_STREAM was passed on as FIN
+  bool early_end_ : 1 = false;   // END_STREAM before start()
+  bool unprocessed_ : 1 = false;
+  bool source_proven_ : 1 = false;  // has given enough for an unlimited receive buffer
+  bool sink_proven_ : 1 = false;    // has taken enough for a larger send buffer
+};
+
+// Two TCP sockets, by splice: bytes stay in the kernel and are counted all the same.
+class SpliceRelay final : public Relay, private Deferred {
+ public:
+  explicit SpliceRelay(hbone::WorkerIo& io) : io_(io), client_(*this, 0), server_(*this, 1) {}
+  ~SpliceRelay() override;
+
+  Result<> start(UniqueFd client, UniqueFd server, Done done);
+  void kill(Reason reason, std::string text) override;
+
+ private:
+  struct Leg final : Watcher {
+    Leg(SpliceRelay& relay, int leg_index) : owner(relay), index(leg_index) {}
+    void on_ready(uint32_t events) noexcept override { owner.leg_ready(index, events); }
+    SpliceRelay& owner;
+    int index;
+    UniqueFd fd;
+    bool readable = true;
+    bool writable = true;
+    bool hung_up = false;
+  };
+  // One direction's pipe while bytes are in it.
+  struct Flow {
+    UniqueFd read_end, write_end;
+    size_t in_pipe = 0;
+    bool source_ended = false;
+    bool sink_ended = false;
+  };
+
+  void leg_ready(int index, uint32_t events);
+  bool pump(int from);
+  void on_turn_end() noexcept override;
+  void finish(Reason reason, std::string text = {});
+  Leg& leg(int index) { return index == 0 ? client_ : server_; }
+  uint64_t& bytes(int from) { return from == 0 ? bytes_.client_to_server : bytes_.server_to_client; }
+
+  hbone::WorkerIo& io_;
+  Leg client_, server_;
+  Flow flows_[2];  // [0] client → server
+  Done done_;
+  bool finished_ = false;
+};
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,228 @@
+#include "ztunnel/proxy/sockets.h"
+
+#include <linux/filter.h>
+#include <linux/netfilter_ipv4.h>
+#include <linux/netfilter_ipv6/ip6_tables.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <climits>
+
+#include "base/log.h"
+#include "mesh/reason.h"
+
+namespace zt::ztunnel {
+
+namespace {
+
+log::Scope kLog("proxy");
+
+bool set_int(int fd, int level, int option, int value) { return setsockopt(fd, level, option, &value, sizeof value) == 0; }
+
+Result<UniqueFd> make_socket(const SocketOptions& options, int family) {
+  const auto make = [family]() -> Result<UniqueFd> {
+    UniqueFd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+    if (!fd) return fail_errno(Reason::kIo, "socket");
+    return fd;
+  };
+  return options.netns ? in_netns(*options.netns, make) : make();
+}
+
+Result<> set_mark(int fd, uint32_t mark) {
+  if (mark == 0 || setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) == 0) return {};
+  return fail_errno(Reason::kIo, "setting SO_MARK (needs CAP_NET_RAW or CAP_NET_ADMIN)");
+}
+
+void set_keepalive(int fd, const SocketOptions& options) {
+  // Errors are ignored: a kernel without an option still moves bytes.
+  if (options.keepalive) {
+    set_int(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+    set_int(fd, IPPROTO_TCP, TCP_KEEPIDLE, static_cast<int>(options.keepalive_time.count()));
+    set_int(fd, IPPROTO_TCP, TCP_KEEPINTVL, static_cast<int>(options.keepalive_interval.count()));
+    set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, static_cast<int>(options.keepalive_retries));
+  }
+  if (options.user_timeout) {
+    const auto timeout = options.keepalive_time + options.keepalive_interval * options.keepalive_retries;
+    set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(std::chrono::milliseconds(timeout).count()));
+  }
+}
+
+// What may wait unsent on a leg that never leaves the node. Left to itself the kernel lets every connection whose receiver has
+// stopped hold megabytes, and a thousand of them exhaust tcp_mem, which slows everybody on the node.
+constexpr int kLocalNotSentLowat = 256 * 1024;
+// An application's send buffer is sized for at least 20 segments of what we advertise, each rounded up to a power of two: with
+// the loopback's own 64 KiB that makes 2.6 MB a connection at once. What travels is up to 64 KiB at a time in any case.
+constexpr int kAcceptedSegment = 3'400;    // its route is the pod's interface, so its segments are small anyhow
+constexpr int kConnectedSegment = 15'000;  // truly over the loopback
+
+void set_local_leg(int fd, const SocketOptions& options, int segment) {
+  limit_unsent(fd, kLocalNotSentLowat);
+  set_int(fd, IPPROTO_TCP, TCP_MAXSEG, segment);
+  // Pacing (BBR) splits the bursts of such a leg and doubles its cost; where the system's default is one that paces, the
+  // local legs get another. A name the kernel does not have is ignored: the system's stays.
+  if (options.local_congestion_control.empty()) return;
+  setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, options.local_congestion_control.data(),
+             static_cast<socklen_t>(options.local_congestion_control.size()));
+}
+
+// Tunnel legs keep little unsent in the kernel: what is queued there cannot be overtaken by a small request.
+constexpr int kTunnelNotSentLowat = 256 * 1024;
+
+}  // namespace
+
+std::string bind_failure(const SocketAddress& address, int error) {
+  std::string text = "failed to bind to address " + address.to_string() + ": " + errno_text(error);
+  if (error == EADDRINUSE) text += " (another process listens there)";
+  if (error == EAFNOSUPPORT && address.ip.is_v6()) text += " (this machine has no IPv6: set IPV6_ENABLED=false)";
+  return text;
+}
+
+Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddress& address, Transparency transparency,
+                                bool local_leg) {
+  const auto failed = [&address](const std::string& why) {
+    return fail(Reason::kIo, "failed to bind to address " + address.to_string() + ": " + why);
+  };
+  auto made = make_socket(options, address.ip.is_v4() ? AF_INET : AF_INET6);
+  if (!made) {
+    if (errno == EAFNOSUPPORT) return fail(Reason::kIo, bind_failure(address, EAFNOSUPPORT));
+    return failed(made.error().text);
+  }
+  ListenSocket listener{std::move(*made)};
+  const int fd = listener.fd.get();
+  if (options.mark_listeners) {
+    if (auto marked = set_mark(fd, options.mark); !marked) return failed(marked.error().text);
+  }
+  if (address.ip.is_v6()) set_int(fd, IPPROTO_IPV6, IPV6_V6ONLY, 0);
+  if (options.reuse_port) {
+    if (!set_int(fd, SOL_SOCKET, SO_REUSEPORT, 1)) {
+      ZT_LOG(kLog, kWarn, "SO_REUSEPORT refused, upgrades will not be seamless", Field::bare("addr", address.to_string()));
+    }
+  } else {
+    set_int(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+  }
+  if (transparency != Transparency::kNever) {
+    // The v4 option works on a dual-stack socket too.
+    listener.transparent = set_int(fd, IPPROTO_IP, IP_TRANSPARENT, 1);
+    if (!listener.transparent && transparency == Transparency::kRequired) {
+      return failed("IP_TRANSPARENT: " + errno_text(errno) + " (ENABLE_ORIG_SRC=true needs CAP_NET_ADMIN)");
+    }
+  }
+  // Set once here, inherited by every accepted socket.
+  set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  set_keepalive(fd, options);
+  if (local_leg) {
+    set_local_leg(fd, options, kAcceptedSegment);
+  } else {
+    set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, kTunnelNotSentLowat);
+  }
+  sockaddr_storage storage;
+  const socklen_t length = address.to_sockaddr(storage);
+  if (::bind(fd, reinterpret_cast<const sockaddr*>(&storage), length) != 0) {
+    return fail(Reason::kIo, bind_failure(address, errno));
+  }
+  if (::listen(fd, kListenBacklog) != 0) return fail(Reason::kIo, bind_failure(address, errno));
+  return listener;
+}
+
+void steer_to_second(int fd) {
+  // An index beyond the group's end lets the kernel choose as without a program.
+  sock_filter second[] = {BPF_STMT(BPF_RET | BPF_K, 1)};
+  const sock_fprog program{.len = 1, .filter = second};
+  if (::setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof program) != 0) {
+    ZT_LOG(kLog, kDebug, "new connections cannot be steered to another proxy", Field::string("error", errno_text(errno)));
+  }
+}
+
+Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options, ConnectTarget target, Clock::duration limit) {
+  const SocketAddress& destination = target.destination;
+  const bool spoof = target.source && *target.source != destination.ip;
+  const bool v4 = spoof ? target.source->is_v4() : destination.ip.is_v4();
+  auto made = make_socket(options, v4 ? AF_INET : AF_INET6);
+  if (!made) co_return std::unexpected(made.error());
+  UniqueFd fd = std::move(*made);
+  if (auto marked = set_mark(fd.get(), options.mark); !marked) co_return std::unexpected(marked.error());
+  set_int(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
+  set_keepalive(fd.get(), options);
+  if (target.local_leg) {
+    set_local_leg(fd.get(), options, kConnectedSegment);
+  } else {
+    set_int(fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, kTunnelNotSentLowat);
+  }
+  if (spoof) {
+    const bool allowed =
+        v4 ? set_int(fd.get(), IPPROTO_IP, IP_TRANSPARENT, 1) && set_int(fd.get(), IPPROTO_IP, IP_FREEBIND, 1)
+           : set_int(fd.get(), IPPROTO_IPV6, IPV6_TRANSPARENT, 1) && set_int(fd.get(), IPPROTO_IPV6, IPV6_FREEBIND, 1);
+    // The port is chosen at connect, by the whole 4-tuple: binding one now would limit a client to 28 000 connections a node.
+    set_int(fd.get(), IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+    sockaddr_storage storage;
+    const socklen_t length = SocketAddress{*target.source, 0}.to_sockaddr(storage);
+    if (!allowed || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) != 0) {
+      ZT_LOG(kLog, kWarn, "could not keep the source address", Field::bare("source", target.source->to_string()),
+             Field::string("error", errno_text(errno)));
+    }
+  }
+  sockaddr_storage storage;
+  const socklen_t length = destination.to_sockaddr(storage, !v4);
+  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) == 0) co_return fd;
+  const auto failed = [](int error) {
+    return fail(error == ETIMEDOUT ? Reason::kConnectTimeout : Reason::kConnectFailed, "io error: " + errno_text(error));
+  };
+  if (errno != EINPROGRESS) co_return failed(errno);
+  // Inside a namespace the answer is there already: one poll instead of an epoll registration and a turn.
+  pollfd answered{.fd = fd.get(), .events = POLLOUT, .revents = 0};
+  if (!target.local_leg || ::poll(&answered, 1, 0) <= 0) {
+    FdWaiter waiter(loop);
+    if (auto attached = waiter.attach(fd.get()); !attached) co_return std::unexpected(attached.error());
+    if (!co_await waiter.wait(EPOLLOUT, Clock::now() + limit)) co_return failed(ETIMEDOUT);
+  }
+  int error = 0;
+  socklen_t size = sizeof error;
+  getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+  if (error != 0) co_return failed(error);
+  co_return fd;
+}
+
+SocketAddress local_address(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length);
+  return SocketAddress::from_sockaddr(storage);
+}
+
+SocketAddress peer_address(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &length);
+  return SocketAddress::from_sockaddr(storage);
+}
+
+SocketAddress original_destination(int fd) {
+  sockaddr_storage storage{};
+  socklen_t length = sizeof storage;
+  if (getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &storage, &length) == 0) return SocketAddress::from_sockaddr(storage);
+  length = sizeof storage;
+  if (getsockopt(fd, IPPROTO_IPV6, IP6T_SO_ORIGINAL_DST, &storage, &length) == 0) return SocketAddress::from_sockaddr(storage);
+  return local_address(fd);
+}
+
+void limit_receive_buffer(int fd, int bytes) { set_int(fd, SOL_SOCKET, SO_RCVBUF, bytes); }
+
+void limit_unsent(int fd, int bytes) { set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes); }
+
+void unlimit_receive_buffer(int fd) {
+  // As large as net.core.rmem_max allows at once, then back to the kernel's own tuning, which would take its time to grow from
+  // the small one. Before Linux 5.14 it cannot be given back.
+  set_int(fd, SOL_SOCKET, SO_RCVBUF, INT_MAX / 2);
+  set_int(fd, SOL_SOCKET, SO_BUF_LOCK, 0);
+}
+
+void reset_and_close(UniqueFd fd) {
+  if (!fd) return;
+  const linger now{.l_onoff = 1, .l_linger = 0};
+  setsockopt(fd.get(), SOL_SOCKET, SO_LINGER, &now, sizeof now);
+}
+
+}  // namespace zt::ztunnel

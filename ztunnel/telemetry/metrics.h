@@ -1,0 +1,207 @@
+#pragma once
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include "mesh/reason.h"
+
+// Traffic metrics (contract §10.1): counted where the traffic is, summed when somebody asks.
+//
+// Each worker has a Cell. A connection resolves its label set once, to a TrafficHandle that points at this
+// worker's counters; from then on counting is a plain load and store to memory that only this worker writes.
+// A scrape walks the cells' lists of series without a lock and without stopping anybody. Series that nobody
+// has used for a while are taken away again: labels of pods that are gone must not fill a node proxy for
+// ever.
+namespace zt::ztunnel {
+
+enum class Reporter : uint8_t { kSource, kDestination };
+[[nodiscard]] std::string_view reporter_name(Reporter reporter);
+
+// What is said of one end of a connection. Empty means unknown. The views are read during Cell::open() only.
+struct PartyLabels {
+  std::string_view workload;
+  std::string_view canonical_service;
+  std::string_view canonical_revision;
+  std::string_view ns;
+  std::string_view principal;
+  std::string_view app;
+  std::string_view version;
+  std::string_view cluster;
+  std::string_view region;
+  std::string_view zone;
+};
+
+struct TrafficLabels {
+  Reporter reporter = Reporter::kSource;
+  PartyLabels source;
+  std::string_view service;  // hostname
+  std::string_view service_ns;
+  std::string_view service_name;
+  PartyLabels destination;
+  bool mutual_tls = false;
+  bool localities = false;  // regions and zones are labels at all: one end's workload is known
+};
+
+// Final flags of a connection, in the order of response_flag_names().
+inline constexpr size_t kResponseFlags = 8;
+[[nodiscard]] const std::array<std::string_view, kResponseFlags>& response_flag_names();  // "-", "DENY", …
+
+struct SeriesLabels;
+struct SeriesTotal;
+struct TrafficSeries;
+
+// The metrics of one open connection. Opened when made, closed exactly once. Only on the thread of the cell
+// that made it.
+class TrafficHandle {
+ public:
+  TrafficHandle() = default;
+  TrafficHandle(TrafficHandle&& other) noexcept : series_(std::exchange(other.series_, nullptr)) {}
+  TrafficHandle& operator=(TrafficHandle&& other) noexcept {
+    close(Reason::kDrained);
+    series_ = std::exchange(other.series_, nullptr);
+    return *this;
+  }
+  ~TrafficHandle() { close(Reason::kDrained); }
+
+  void add_received(uint64_t bytes);  // client → server, whichever side we are
+  void add_sent(uint64_t bytes);      // server → client
+  // Counts the end, and a failure if the reason's response flag is one. Later calls do nothing.
+  void close(Reason reason);
+  [[nodiscard]] explicit operator bool() const { return series_ != nullptr; }
+
+ private:
+  friend class TrafficCell;
+  explicit TrafficHandle(TrafficSeries* series) : series_(series) {}
+  TrafficSeries* series_ = nullptr;
+};
+
+class TrafficMetrics;
+
+// One worker's series. Everything but collection belongs to the worker's thread.
+class TrafficCell {
+ public:
+  explicit TrafficCell(TrafficMetrics& owner) : owner_(owner) {}
+  ~TrafficCell();
+  TrafficCell(const TrafficCell&) = delete;
+  TrafficCell& operator=(const TrafficCell&) = delete;
+
+  // Finds or makes the series of these labels. Beyond the limit on series, connections are counted together
+  // under the label value "overflow". About a microsecond.
+  [[nodiscard]] TrafficHandle open(const TrafficLabels& labels);
+
+  void socket_opened(Reporter reporter) { move_sockets(reporter, 1); }
+  void socket_closed(Reporter reporter) { move_sockets(reporter, -1); }
+
+ private:
+  friend class TrafficMetrics;
+  TrafficSeries* add_series(std::string_view text, size_t flag_at, bool keep_for_ever);
+  void purge_retired();
+  void move_sockets(Reporter reporter, int64_t delta) {
+    auto& count = sockets_[static_cast<size_t>(reporter)];
+    count.store(count.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed);
+  }
+
+  TrafficMetrics& owner_;
+  std::unordered_map<std::string_view, TrafficSeries*> by_labels_;  // keys are the series' own text
+  std::array<TrafficSeries*, 2> overflow_{};
+  // Read by the scrape.
+  std::atomic<TrafficSeries*> first_{nullptr};
+  std::atomic<bool> retired_{false};  // some of by_labels_ are to be forgotten
+  std::array<std::atomic<int64_t>, 2> sockets_{};
+};
+
+// A socket that counts as open while this lives.
+class [[nodiscard]] OpenSocket {
+ public:
+  OpenSocket() = default;
+  OpenSocket(TrafficCell& cell, Reporter reporter) : cell_(&cell), reporter_(reporter) { cell.socket_opened(reporter); }
+  OpenSocket(OpenSocket&& other) noexcept : cell_(std::exchange(other.cell_, nullptr)), reporter_(other.reporter_) {}
+  OpenSocket& operator=(OpenSocket&& other) noexcept {
+    if (this != &other) {
+      release();
+      cell_ = std::exchange(other.cell_, nullptr);
+      reporter_ = other.reporter_;
+    }
+    return *this;
+  }
+  ~OpenSocket() { release(); }
+
+ private:
+  void release() {
+    if (cell_ != nullptr) cell_->socket_closed(reporter_);
+    cell_ = nullptr;
+  }
+  TrafficCell* cell_ = nullptr;
+  Reporter reporter_ = Reporter::kSource;
+};
+
+struct TrafficLimits {
+  size_t series = 10'000;          // label sets, counted per worker
+  std::chrono::seconds idle{900};  // series unused this long go, once a scrape has seen their last value; 0: never
+};
+
+class TrafficMetrics {
+ public:
+  using Cell = TrafficCell;
+  using Clock = std::chrono::steady_clock;
+  // A workload as labels name it.
+  struct WorkloadName {
+    std::string_view ns, workload;
+    friend bool operator==(const WorkloadName&, const WorkloadName&) = default;
+  };
+  struct WorkloadNameHash {
+    size_t operator()(const WorkloadName& name) const;
+  };
+  using WorkloadNames = std::unordered_set<WorkloadName, WorkloadNameHash>;
+  // Takes those that exist out of `names`, which are of idle series. Called on the scraping thread, not more
+  // often than every sixteenth of TrafficLimits::idle: it may look through all workloads.
+  using EraseExisting = std::function<void(WorkloadNames& names)>;
+
+  TrafficMetrics(size_t workers, const TrafficLimits& limits);
+  ~TrafficMetrics();  // after the workers have ended
+  TrafficMetrics(const TrafficMetrics&) = delete;
+  TrafficMetrics& operator=(const TrafficMetrics&) = delete;
+
+  [[nodiscard]] Cell& cell(size_t worker) { return *cells_[worker]; }
+  [[nodiscard]] size_t series_count() const { return series_count_.load(std::memory_order_relaxed); }
+  [[nodiscard]] uint64_t overflows() const { return overflows_.load(std::memory_order_relaxed); }
+
+  // With it, idle series go only if one of their workloads is gone, or if half of the limit is reached:
+  // whoever takes rates would miss the calls of a workload that is only seldom called. Before the first
+  // scrape.
+  void keep_existing(EraseExisting erase_existing) { erase_existing_ = std::move(erase_existing); }
+
+  // Appends the traffic families in OpenMetrics text, all of the same moment: to `first` from connections
+  // opened to bytes sent, to `second` failed connections and open sockets (the peer has another family in
+  // between). Any thread; callers take turns. `now` decides what is idle.
+  void render(std::string& first, std::string& second, Clock::time_point now);
+
+ private:
+  friend class TrafficCell;
+  void collect(Clock::time_point now);
+  void evict_idle(Clock::time_point now);
+  [[nodiscard]] bool is_idle(const SeriesTotal& total, Clock::time_point now) const;
+  void unlink_retired(Cell& cell);
+
+  const TrafficLimits limits_;
+  std::vector<std::unique_ptr<Cell>> cells_;
+  std::atomic<size_t> series_count_{0};
+  std::atomic<uint64_t> overflows_{0};
+
+  std::mutex scrape_;  // guards what follows
+  std::unordered_map<std::string_view, std::unique_ptr<SeriesTotal>> totals_;
+  EraseExisting erase_existing_;
+  Clock::time_point last_asked_;  // erase_existing_ was
+};
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,155 @@
+#include "ztunnel/telemetry/metrics_registry.h"
+
+#include <dirent.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "ztunnel/telemetry/metrics_text.h"
+
+namespace zt::ztunnel {
+namespace {
+
+constexpr std::array<double, 6> kDnsBounds{0.0005, 0.001, 0.01, 0.1, 1, 5};
+constexpr std::array<double, 7> kHandshakeBounds{0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1};
+constexpr std::array<double, 7> kCaBounds{0.005, 0.025, 0.1, 0.5, 2, 5, 20};
+
+const std::vector<std::string> kDnsLabels{"request_query_type", "request_protocol", "source_canonical_service",
+                                          "source_canonical_revision"};
+const std::vector<std::string> kOnDemandLabels{"source_workload",
+                                               "source_canonical_service",
+                                               "source_canonical_revision",
+                                               "source_workload_namespace",
+                                               "source_principal",
+                                               "source_app",
+                                               "source_version",
+                                               "source_cluster",
+                                               "hostname"};
+
+int64_t count_open_descriptors() {
+  DIR* const directory = ::opendir("/proc/self/fd");
+  if (directory == nullptr) return 0;
+  int64_t count = 0;
+  while (const dirent* entry = ::readdir(directory)) count += entry->d_name[0] != '.' ? 1 : 0;
+  ::closedir(directory);
+  return std::max<int64_t>(0, count - 1);  // not the one we count with
+}
+
+void append_gauge(std::string& out, std::string_view name, std::string_view help, uint64_t value) {
+  append_family(out, name, help, "gauge");
+  out.append(name).append(" ").append(std::to_string(value)).append("\n");
+}
+
+void append_counter(std::string& out, std::string_view name, std::string_view help, uint64_t value) {
+  append_family(out, name, help, "counter");
+  out.append(name).append("_total ").append(std::to_string(value)).append("\n");
+}
+
+void append_process(std::string& out) {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  append_gauge(out, "process_open_fds", "Number of open file descriptors", static_cast<uint64_t>(count_open_descriptors()));
+  append_gauge(out, "process_max_fds", "Maximum number of file descriptors", limit.rlim_cur);
+}
+
+}  // namespace
+
+Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_version)
+    : traffic(workers, limits),
+      xds_connection_terminations({"istio_xds_connection_terminations",
+                                   "The total number of completed connections to xds server (unstable).",
+                                   "",
+                                   {"reason"}}),
+      xds_messages({"istio_xds_message", "Total number of messages received (unstable).", "", {"url"}}),
+      xds_message_bytes({"istio_xds_message_bytes", "Total number of bytes received (unstable).", "bytes", {"url"}}),
+      on_demand_dns(
+          {"istio_on_demand_dns", "The total number of requests that used on-demand DNS (unstable).", "", kOnDemandLabels}),
+      crl_rejections({"istio_crl_policy_rejections",
+                      "The total number of connections refused or ended because of a revocation list (unstable).",
+                      "",
+                      {"reporter"}}),
+      crl_untracked({"istio_crl_untracked_connections",
+                     "The total number of connections that a new revocation list cannot end (unstable).",
+                     "",
+                     {"reporter"}}),
+      dns_requests({"istio_dns_requests", "Total number of DNS requests (unstable).", "", kDnsLabels}),
+      dns_upstream_requests(
+          {"istio_dns_upstream_requests", "Total number of DNS requests forwarded to upstream (unstable).", "", kDnsLabels}),
+      dns_upstream_failures({"istio_dns_upstream_failures",
+                             "Total number of DNS requests that failed to forward upstream (unstable).", "", kDnsLabels}),
+      dns_upstream_duration(
+          {"istio_dns_upstream_request_duration_seconds",
+           "Total time in seconds Istio takes to get DNS response from upstream (unstable).", "seconds", kDnsLabels},
+          kDnsBounds),
+      active_proxies(
+          {"workload_manager_active_proxy_count", "The total number current workloads with active proxies (unstable).", "", {}}),
+      pending_proxies({"workload_manager_pending_proxy_count",
+                       "The total number current workloads with pending proxies (unstable).",
+                       "",
+                       {}}),
+      proxies_started({"workload_manager_proxies_started", "The total number of proxies that were started (unstable).", "", {}}),
+      proxies_stopped({"workload_manager_proxies_stopped", "The total number of proxies that were stopped (unstable).", "", {}}),
+      handshakes({"zt_tunnel_handshakes", "TLS handshakes of tunnels.", "", {"role", "result"}}),
+      handshake_duration(
+          {"zt_tunnel_handshake_duration_seconds", "Time that completed TLS handshakes took.", "seconds", {"role"}},
+          kHandshakeBounds),
+      pool_dials({"zt_pool_dials", "Tunnels that were dialled.", "", {"result"}}),
+      connects_resent({"zt_connects_resent",
+                       "Requests that a peer left undone, as it refused them, left or was lost, and that were sent again.",
+                       "",
+                       {}}),
+      early_denials({"zt_early_denials",
+                     "Connections refused before anything was known of them; no traffic metric counts these.",
+                     "",
+                     {"reporter", "reason"}}),
+      accept_errors({"zt_accept_errors", "Failures to accept a connection.", "", {"listener"}}),
+      ca_duration({"zt_ca_request_duration_seconds",
+                   "Time until the certificate authority had answered a request.",
+                   "seconds",
+                   {"result"}},
+                  kCaBounds) {
+  append_family(build_, "istio_build", "Istio component build info.", "gauge");
+  build_ += "istio_build{component=\"ztunnel\"";
+  append_label(build_, "tag", istio_version.empty() ? "unknown" : istio_version);
+  build_ += "} 1\n";
+  for (GaugeFamily* gauge : {&active_proxies, &pending_proxies}) gauge->get();
+  for (CounterFamily* counter : {&proxies_started, &proxies_stopped, &connects_resent}) counter->get();
+}
+
+std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
+  std::string out;
+  append_process(out);
+  out += build_;
+  for (const Family* family : {&xds_connection_terminations, &xds_messages, &xds_message_bytes}) family->render(out);
+  std::string failed_and_sockets;
+  traffic.render(out, failed_and_sockets, now);
+  on_demand_dns.render(out);
+  out += failed_and_sockets;
+  const Family* const rest[] = {&crl_rejections,
+                                &crl_untracked,
+                                &dns_requests,
+                                &dns_upstream_requests,
+                                &dns_upstream_failures,
+                                &dns_upstream_duration,
+                                &active_proxies,
+                                &pending_proxies,
+                                &proxies_started,
+                                &proxies_stopped,
+                                &handshakes,
+                                &handshake_duration,
+                                &pool_dials,
+                                &connects_resent,
+                                &early_denials,
+                                &accept_errors,
+                                &ca_duration};
+  for (const Family* family : rest) family->render(out);
+  append_gauge(out, "zt_metrics_series", "Label sets of traffic metrics, counted per worker.", traffic.series_count());
+  append_counter(out, "zt_metrics_overflows", "Connections counted under the label value overflow.", traffic.overflows());
+  append_counter(out, "zt_log_dropped_lines", "Log lines dropped because the queue was full.", log::dropped_lines());
+  for (const auto& family : added_) family->render(out);
+  out += "# EOF\n";
+  return out;
+}
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,405 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "mesh/reason.h"
+#include "ztunnel/telemetry/metrics.h"
+#include "ztunnel/telemetry/metrics_text.h"
+
+namespace zt::ztunnel {
+namespace {
+
+constexpr std::string_view kUnknown = "unknown";
+constexpr std::string_view kOverflow = "overflow";
+constexpr int32_t kRetired = -1;
+
+using Counts = std::array<uint64_t, 3 + kResponseFlags>;
+enum CountIndex : size_t { kOpened, kReceived, kSent, kClosed };  // kClosed + flag
+
+size_t flag_index(Reason reason) {
+  const auto& names = response_flag_names();
+  const auto found = std::ranges::find(names, reason_info(reason).response_flag);
+  return found == names.end() ? 0 : static_cast<size_t>(found - names.begin());
+}
+
+void append_party(std::string& out, std::string_view side, const PartyLabels& party) {
+  const auto label = [&](std::string_view name, std::string_view value) {
+    out.append(",").append(side).append(name).append("=\"");
+    append_label_value(out, value.empty() ? kUnknown : value);
+    out += '"';
+  };
+  label("_workload", party.workload);
+  label("_canonical_service", party.canonical_service);
+  label("_canonical_revision", party.canonical_revision);
+  label("_workload_namespace", party.ns);
+  label("_principal", party.principal);
+  label("_app", party.app);
+  label("_version", party.version);
+  label("_cluster", party.cluster);
+}
+
+// The whole label set with an empty response flag; `flag_at` is where the flag belongs.
+void render_labels(std::string& out, const TrafficLabels& labels, size_t& flag_at) {
+  const auto known = [](std::string_view value) { return value.empty() ? kUnknown : value; };
+  out = "{";
+  append_label(out, "reporter", reporter_name(labels.reporter));
+  append_party(out, "source", labels.source);
+  append_label(out, "destination_service", known(labels.service));
+  append_label(out, "destination_service_namespace", known(labels.service_ns));
+  append_label(out, "destination_service_name", known(labels.service_name));
+  append_party(out, "destination", labels.destination);
+  append_label(out, "request_protocol", "tcp");
+  out += ",response_flags=\"";
+  flag_at = out.size();
+  out += '"';
+  append_label(out, "connection_security_policy", labels.mutual_tls ? "mutual_tls" : kUnknown);
+  if (labels.localities) {
+    append_label(out, "source_region", known(labels.source.region));
+    append_label(out, "source_zone", known(labels.source.zone));
+    append_label(out, "destination_region", known(labels.destination.region));
+    append_label(out, "destination_zone", known(labels.destination.zone));
+  }
+  out += '}';
+}
+
+TrafficLabels overflow_labels(Reporter reporter) {
+  const PartyLabels party{kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, {}, {}};
+  return {reporter, party, kOverflow, kOverflow, kOverflow, party, false, false};
+}
+
+// The value of a label in rendered text. Names of Kubernetes need no escapes, so none are undone.
+std::string_view label_in(std::string_view text, std::string_view name) {
+  const auto at = text.find(name);
+  if (at == std::string_view::npos) return {};
+  const auto begin = at + name.size();
+  return text.substr(begin, text.find('"', begin) - begin);
+}
+
+std::array<TrafficMetrics::WorkloadName, 2> workloads_of(std::string_view text) {
+  return {{{label_in(text, ",source_workload_namespace=\""), label_in(text, ",source_workload=\"")},
+           {label_in(text, ",destination_workload_namespace=\""), label_in(text, ",destination_workload=\"")}}};
+}
+
+}  // namespace
+
+size_t TrafficMetrics::WorkloadNameHash::operator()(const WorkloadName& name) const {
+  const std::hash<std::string_view> hash;
+  return hash(name.ns) * 31 + hash(name.workload);
+}
+
+struct SeriesLabels {
+  std::string text;    // "{reporter=…}" without the response flag
+  size_t flag_at = 0;  // where that goes
+};
+
+// One label set's counters on one worker. Owned by two: the list that scrapes walk, and the worker's table.
+// The worker takes part in `users` before it counts; a scrape may set it from 0 to kRetired, and then the
+// worker never counts here again.
+struct TrafficSeries {
+  std::shared_ptr<const SeriesLabels> labels;
+  std::array<std::atomic<uint64_t>, 3 + kResponseFlags> counts{};
+  std::atomic<int32_t> users{0};
+  std::atomic<int> owners{2};
+  std::atomic<size_t>* live = nullptr;  // of the TrafficMetrics; null for the overflow series
+  // Of the scraping thread, once the series is in the list.
+  TrafficSeries* next = nullptr;
+  SeriesTotal* total = nullptr;
+  bool dead = false;
+
+  // Only the worker that owns the series writes, so a load and a store do.
+  void count(size_t index, uint64_t n) {
+    auto& cell = counts[index];
+    cell.store(cell.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
+  }
+  bool enter() {
+    int32_t users_now = users.load(std::memory_order_relaxed);
+    while (users_now != kRetired) {
+      if (users.compare_exchange_weak(users_now, users_now + 1, std::memory_order_acquire, std::memory_order_relaxed))
+        return true;
+    }
+    return false;
+  }
+  void leave() { users.fetch_sub(1, std::memory_order_release); }
+  static void drop(TrafficSeries* series) {
+    if (series->owners.fetch_sub(1, std::memory_order_acq_rel) == 1) delete series;
+  }
+};
+
+// One label set over all workers.
+struct SeriesTotal {
+  std::shared_ptr<const SeriesLabels> labels;
+  std::vector<TrafficSeries*> series;
+  Counts retired{};  // of series that have been taken away: the sum never falls
+  Counts sum{};
+  bool in_use = false;
+  TrafficMetrics::Clock::time_point last_change;
+};
+
+std::string_view reporter_name(Reporter reporter) { return reporter == Reporter::kSource ? "source" : "destination"; }
+
+const std::array<std::string_view, kResponseFlags>& response_flag_names() {
+  static constexpr std::array<std::string_view, kResponseFlags> kNames{
+      "-", "DENY", "CONNECT", "TLS_FAILURE", "H2_HANDSHAKE_FAILURE", "NETWORK_POLICY", "IDENTITY_ERROR", "CERT_REVOKED"};
+  return kNames;
+}
+
+// ---- Worker
+
+void TrafficHandle::add_received(uint64_t bytes) {
+  if (series_ != nullptr) series_->count(kReceived, bytes);
+}
+
+void TrafficHandle::add_sent(uint64_t bytes) {
+  if (series_ != nullptr) series_->count(kSent, bytes);
+}
+
+void TrafficHandle::close(Reason reason) {
+  if (series_ == nullptr) return;
+  series_->count(kClosed + flag_index(reason), 1);
+  std::exchange(series_, nullptr)->leave();
+}
+
+TrafficHandle TrafficCell::open(const TrafficLabels& labels) {
+  if (retired_.load(std::memory_order_acquire)) purge_retired();
+  static thread_local std::string text;
+  size_t flag_at = 0;
+  render_labels(text, labels, flag_at);
+  TrafficSeries* series = nullptr;
+  if (const auto found = by_labels_.find(text); found != by_labels_.end()) {
+    series = found->second;
+    if (!series->enter()) {  // retired since the last purge
+      by_labels_.erase(found);
+      TrafficSeries::drop(series);
+      series = nullptr;
+    }
+  }
+  if (series == nullptr) {
+    if (owner_.series_count_.fetch_add(1, std::memory_order_relaxed) < owner_.limits_.series) {
+      series = add_series(text, flag_at, false);
+    } else {
+      owner_.series_count_.fetch_sub(1, std::memory_order_relaxed);
+      owner_.overflows_.fetch_add(1, std::memory_order_relaxed);
+      auto& overflow = overflow_[static_cast<size_t>(labels.reporter)];
+      if (overflow == nullptr) {
+        render_labels(text, overflow_labels(labels.reporter), flag_at);
+        overflow = add_series(text, flag_at, true);
+      }
+      series = overflow;
+    }
+    series->enter();
+  }
+  series->count(kOpened, 1);
+  return TrafficHandle(series);
+}
+
+TrafficSeries* TrafficCell::add_series(std::string_view text, size_t flag_at, bool keep_for_ever) {
+  auto* const series = new TrafficSeries;
+  series->labels = std::make_shared<const SeriesLabels>(SeriesLabels{std::string(text), flag_at});
+  if (keep_for_ever) {
+    series->users.store(1, std::memory_order_relaxed);  // one more than there are: never idle
+  } else {
+    series->live = &owner_.series_count_;
+    by_labels_.emplace(series->labels->text, series);
+  }
+  series->next = first_.load(std::memory_order_relaxed);
+  while (!first_.compare_exchange_weak(series->next, series, std::memory_order_release, std::memory_order_relaxed)) {
+  }
+  return series;
+}
+
+void TrafficCell::purge_retired() {
+  retired_.store(false, std::memory_order_relaxed);
+  for (auto entry = by_labels_.begin(); entry != by_labels_.end();) {
+    TrafficSeries* const series = entry->second;
+    if (series->users.load(std::memory_order_acquire) == kRetired) {
+      entry = by_labels_.erase(entry);  // before the series: its text is the key
+      TrafficSeries::drop(series);
+    } else {
+      ++entry;
+    }
+  }
+}
+
+TrafficCell::~TrafficCell() {
+  for (const auto& [text, series] : by_labels_) TrafficSeries::drop(series);
+  by_labels_.clear();
+  for (TrafficSeries* series : overflow_) {
+    if (series != nullptr) TrafficSeries::drop(series);
+  }
+  for (TrafficSeries* series = first_.load(std::memory_order_acquire); series != nullptr;) {
+    TrafficSeries::drop(std::exchange(series, series->next));
+  }
+}
+
+// ---- Scrape
+
+TrafficMetrics::TrafficMetrics(size_t workers, const TrafficLimits& limits) : limits_(limits) {
+  for (size_t i = 0; i < workers; ++i) cells_.push_back(std::make_unique<Cell>(*this));
+}
+
+TrafficMetrics::~TrafficMetrics() = default;
+
+void TrafficMetrics::collect(Clock::time_point now) {
+  for (const auto& cell : cells_) {
+    for (auto* series = cell->first_.load(std::memory_order_acquire); series != nullptr; series = series->next) {
+      if (series->total != nullptr) continue;
+      auto& total = totals_[series->labels->text];
+      if (total == nullptr) {
+        total = std::make_unique<SeriesTotal>();
+        total->labels = series->labels;
+        total->last_change = now;
+      }
+      total->series.push_back(series);
+      series->total = total.get();
+    }
+  }
+  for (auto& [text, total] : totals_) {
+    Counts sum = total->retired;
+    total->in_use = false;
+    for (const TrafficSeries* series : total->series) {
+      for (size_t i = 0; i < sum.size(); ++i) sum[i] += series->counts[i].load(std::memory_order_relaxed);
+      if (series->users.load(std::memory_order_relaxed) > 0) total->in_use = true;
+    }
+    if (total->in_use || sum != total->sum) total->last_change = now;
+    total->sum = sum;
+  }
+}
+
+bool TrafficMetrics::is_idle(const SeriesTotal& total, Clock::time_point now) const {
+  return !total.in_use && now - total.last_change >= limits_.idle;
+}
+
+// Called after rendering, so the last values have been seen; what was counted since then is kept.
+void TrafficMetrics::evict_idle(Clock::time_point now) {
+  if (limits_.idle.count() == 0) return;
+  WorkloadNames gone;
+  const bool ask = erase_existing_ && series_count() < limits_.series / 2;
+  if (ask) {
+    if (now - last_asked_ < limits_.idle / 16) return;
+    for (const auto& [text, total] : totals_) {
+      if (!is_idle(*total, now)) continue;
+      for (const WorkloadName& name : workloads_of(text))
+        if (name.workload != kUnknown) gone.insert(name);
+    }
+    if (gone.empty()) return;
+    last_asked_ = now;
+    erase_existing_(gone);
+  }
+  const auto stays = [&](std::string_view text) {
+    return ask && std::ranges::none_of(workloads_of(text), [&](const auto& name) { return gone.contains(name); });
+  };
+  bool any = false;
+  // Kept to the end: their texts hold the names that `gone` compares.
+  std::vector<std::unique_ptr<SeriesTotal>> ended;
+  for (auto entry = totals_.begin(); entry != totals_.end();) {
+    SeriesTotal& total = *entry->second;
+    if (is_idle(total, now) && !stays(entry->first)) {
+      std::erase_if(total.series, [&](TrafficSeries* series) {
+        int32_t idle = 0;
+        if (!series->users.compare_exchange_strong(idle, kRetired, std::memory_order_acq_rel)) return false;
+        for (size_t i = 0; i < total.retired.size(); ++i) total.retired[i] += series->counts[i].load(std::memory_order_relaxed);
+        series->dead = true;
+        any = true;
+        return true;
+      });
+      if (total.series.empty() && total.retired == total.sum) {
+        ended.push_back(std::move(entry->second));
+        entry = totals_.erase(entry);
+        continue;
+      }
+      total.last_change = now;
+    }
+    ++entry;
+  }
+  if (!any) return;
+  for (const auto& cell : cells_) unlink_retired(*cell);
+}
+
+// Takes dead series out of a cell's list. The worker only ever puts new ones in front, so links behind the
+// first are ours.
+void TrafficMetrics::unlink_retired(Cell& cell) {
+  bool any = false;
+  TrafficSeries* previous = nullptr;
+  for (TrafficSeries* series = cell.first_.load(std::memory_order_acquire); series != nullptr;) {
+    TrafficSeries* const next = series->next;
+    if (!series->dead) {
+      previous = series;
+      series = next;
+      continue;
+    }
+    if (previous == nullptr) {
+      TrafficSeries* first = series;
+      if (!cell.first_.compare_exchange_strong(first, next, std::memory_order_acq_rel)) {
+        // New series came in front of it: the last of them is its predecessor.
+        previous = first;
+        while (previous->next != series) previous = previous->next;
+      }
+    }
+    if (previous != nullptr) previous->next = next;
+    series->live->fetch_sub(1, std::memory_order_relaxed);
+    TrafficSeries::drop(series);
+    any = true;
+    series = next;
+  }
+  if (any) cell.retired_.store(true, std::memory_order_release);
+}
+
+namespace {
+
+void append_sample(std::string& out, std::string_view name, const SeriesLabels& labels, std::string_view flag, uint64_t value) {
+  const std::string_view text = labels.text;
+  out.append(name).append(text.substr(0, labels.flag_at)).append(flag).append(text.substr(labels.flag_at));
+  out.append(" ").append(fmt::format_int(value).c_str()).append("\n");
+}
+
+// Families whose flag is always "-".
+template <class Totals>
+void append_plain_family(std::string& out, const Totals& totals, std::string_view name, std::string_view help, size_t index) {
+  if (totals.empty()) return;
+  append_family(out, name, help, "counter");
+  const std::string sample = fmt::format("{}_total", name);
+  for (const auto& [text, total] : totals) append_sample(out, sample, *total->labels, "-", total->sum[index]);
+}
+
+// Ended connections by flag, from `first_flag` on.
+template <class Totals>
+void append_flag_family(std::string& out, const Totals& totals, std::string_view name, std::string_view help, size_t first_flag) {
+  const std::string sample = fmt::format("{}_total", name);
+  bool any = false;
+  for (const auto& [text, total] : totals) {
+    for (size_t flag = first_flag; flag < kResponseFlags; ++flag) {
+      const uint64_t value = total->sum[kClosed + flag];
+      if (value == 0) continue;
+      if (!std::exchange(any, true)) append_family(out, name, help, "counter");
+      append_sample(out, sample, *total->labels, response_flag_names()[flag], value);
+    }
+  }
+}
+
+}  // namespace
+
+void TrafficMetrics::render(std::string& first, std::string& second, Clock::time_point now) {
+  const std::lock_guard lock(scrape_);
+  collect(now);
+  append_plain_family(first, totals_, "istio_tcp_connections_opened", "The total number of TCP connections opened.", kOpened);
+  append_flag_family(first, totals_, "istio_tcp_connections_closed", "The total number of TCP connections closed.", 0);
+  append_plain_family(first, totals_, "istio_tcp_received_bytes",
+                      "The size of total bytes received during request in case of a TCP connection.", kReceived);
+  append_plain_family(first, totals_, "istio_tcp_sent_bytes",
+                      "The size of total bytes sent during response in case of a TCP connection.", kSent);
+  append_flag_family(second, totals_, "istio_tcp_connections_failed",
+                     "The total number of TCP connections that failed to establish (unstable).", 1);
+  std::array<int64_t, 2> sockets{};
+  for (const auto& cell : cells_) {
+    for (size_t i = 0; i < sockets.size(); ++i) sockets[i] += cell->sockets_[i].load(std::memory_order_relaxed);
+  }
+  append_family(second, "istio_tcp_sockets_open", "The current number of open TCP sockets (unstable).", "gauge");
+  for (const auto reporter : {Reporter::kDestination, Reporter::kSource}) {
+    fmt::format_to(std::back_inserter(second), "istio_tcp_sockets_open{{reporter=\"{}\"}} {}\n", reporter_name(reporter),
+                   sockets[static_cast<size_t>(reporter)]);
+  }
+  evict_idle(now);
+}
+
+}  // namespace zt::ztunnel
