@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "hbone/receive_window.h"
 #include "hbone/worker_io.h"
 #include "mesh/reason.h"
 
@@ -82,7 +83,7 @@ class Stream {
  private:
   friend class Tunnel;
   friend struct TunnelCallbacks;
-  explicit Stream(Tunnel& tunnel) : tunnel_(&tunnel) {}
+  Stream(Tunnel& tunnel, uint32_t window) : tunnel_(&tunnel), window_(window) {}
 
   // Received bytes that the sink has not taken.
   class Kept final : public MemoryBudget::Claim {
@@ -120,8 +121,7 @@ class Stream {
   int32_t id_ = -1;
   int32_t slice_first_ = -1;
   int32_t slice_last_ = -1;
-  uint32_t window_ = 0;  // local (receive) window
-  uint32_t taken_ = 0;   // by the sink, since the window last changed
+  ReceiveWindow window_;
   H2Error close_code_ = H2Error::kNoError;
   bool ready_ : 1 = false;           // in the ready list
   bool window_blocked_ : 1 = false;  // has bytes, no credit

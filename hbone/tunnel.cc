@@ -8,17 +8,19 @@
 
 namespace zt::hbone {
 
-Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls,
+Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, MemoryBudget& account, Role role, UniqueFd fd, TlsEstablished tls,
                                               std::vector<uint8_t> early, const TunnelConfig& config, TunnelOwner& owner) {
-  std::unique_ptr<Tunnel> tunnel(new Tunnel(io, role, std::move(fd), std::move(tls), config, owner));
+  std::unique_ptr<Tunnel> tunnel(new Tunnel(io, account, role, std::move(fd), std::move(tls), config, owner));
   tunnel->partial_ = std::move(early);
   tunnel->read_again_ = tunnel->early_ = !tunnel->partial_.empty();
   ZT_TRY(tunnel->start_session());
   return tunnel;
 }
 
-Tunnel::Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const TunnelConfig& config, TunnelOwner& owner)
+Tunnel::Tunnel(WorkerIo& io, MemoryBudget& account, Role role, UniqueFd fd, TlsEstablished tls, const TunnelConfig& config,
+               TunnelOwner& owner)
     : io_(io),
+      account_(account),
       config_(config),
       owner_(owner),
       fd_(std::move(fd)),
@@ -78,9 +80,8 @@ Tunnel::~Tunnel() {
 }
 
 Stream& Tunnel::add_stream(int32_t id) {
-  auto* stream = new Stream(*this);
+  auto* stream = new Stream(*this, config_.stream_window_initial);
   stream->id_ = id;
-  stream->window_ = config_.stream_window_initial;
   stream->all_next_ = all_;
   if (all_ != nullptr) all_->all_prev_ = stream;
   all_ = stream;

@@ -9,6 +9,7 @@
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "hbone/receive_window.h"
 #include "hbone/stream.h"
 #include "hbone/tls/handshake.h"
 #include "hbone/tls/record_layer.h"
@@ -24,8 +25,7 @@ inline constexpr size_t kMaxOurFrameBytes = 1024 * 1024;  // of DATA that we sen
 
 // Windows, limits and time-outs of a tunnel. Defaults are the peers' (contract §2.4) unless a comment says otherwise.
 struct TunnelConfig {
-  // A stream's window starts small and grows with the measured bandwidth-delay product up to stream_window_max: a fixed
-  // 4 MiB lets a bulk stream put 4 MiB in front of everybody else's small request.
+  // See receive_window.h.
   uint32_t stream_window_initial = 64 * 1024;
   uint32_t stream_window_max = 4 * 1024 * 1024;
   // Given back on receipt, so no set of stalled streams can use it up.
@@ -71,8 +71,8 @@ class Tunnel final : private Watcher, private Deferred {
   enum class Role : uint8_t { kClient, kServer };
 
   // `fd` is a connected, non-blocking socket; `early` are records that arrived with the handshake's last flight. Sends the
-  // preface and SETTINGS at the end of this turn.
-  static Result<std::unique_ptr<Tunnel>> start(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls,
+  // preface and SETTINGS at the end of this turn. `account` is charged for what the peer makes us hold, and outlives the tunnel.
+  static Result<std::unique_ptr<Tunnel>> start(WorkerIo& io, MemoryBudget& account, Role role, UniqueFd fd, TlsEstablished tls,
                                                std::vector<uint8_t> early, const TunnelConfig& config, TunnelOwner& owner);
   ~Tunnel();
   Tunnel(const Tunnel&) = delete;
@@ -101,7 +101,8 @@ class Tunnel final : private Watcher, private Deferred {
   friend class Stream;
   friend struct TunnelCallbacks;
 
-  Tunnel(WorkerIo& io, Role role, UniqueFd fd, TlsEstablished tls, const TunnelConfig& config, TunnelOwner& owner);
+  Tunnel(WorkerIo& io, MemoryBudget& account, Role role, UniqueFd fd, TlsEstablished tls, const TunnelConfig& config,
+         TunnelOwner& owner);
   Result<> start_session();
   [[nodiscard]] std::atomic<uint32_t>& open_count();
 
@@ -119,7 +120,6 @@ class Tunnel final : private Watcher, private Deferred {
   size_t offer(Stream& stream);
   bool keep(Stream& stream, const std::vector<iovec>& data, size_t skip);
   void credit(Stream& stream, size_t bytes);
-  void grow_window(Stream& stream, size_t taken);
   void set_window(Stream& stream, uint32_t bytes);
 
   // Sending (tunnel_send.cc)
@@ -140,6 +140,7 @@ class Tunnel final : private Watcher, private Deferred {
   void give_up_unanswered();
 
   WorkerIo& io_;
+  MemoryBudget& account_;
   const TunnelConfig& config_;
   TunnelOwner& owner_;
   UniqueFd fd_;
@@ -190,8 +191,7 @@ class Tunnel final : private Watcher, private Deferred {
   Clock::time_point last_received_;
   bool ping_outstanding_ = false;
 
-  std::chrono::microseconds rtt_{0};
-  Clock::time_point rtt_measured_{};
+  PathRtt path_rtt_;
 
   std::string session_error_;  // what nghttp2 found wrong with the peer
   std::optional<Error> closed_;

@@ -1,6 +1,4 @@
 // Receiving half of Tunnel: records to frames to sinks, and whose credit goes back when.
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -11,18 +9,6 @@
 #include "mesh/reason.h"
 
 namespace zt::hbone {
-
-namespace {
-// A window worth growing to keeps this much on top of the path's bandwidth-delay product: a sender's whole batch.
-constexpr uint32_t kWindowFloorBytes = 1024 * 1024;
-constexpr auto kRttInterval = std::chrono::seconds(1);
-// The part of its window that a stream must use in one go. Many streams that share a tunnel get 64 KiB a turn each: were more
-// asked for, the first to have a larger window would be the last, and keep several times the others' share.
-constexpr uint32_t kUsedAtOnce = 32;
-// How many windows a sink must have taken before the window doubles. A node-local path is through them in a millisecond.
-constexpr uint32_t kProofOnShortPath = 8;
-constexpr uint32_t kProofOnLongPath = 2;
-}  // namespace
 
 void Tunnel::read_input() {
   BufferPool::Lease lease = io_.buffers.borrow();
@@ -148,10 +134,7 @@ void Tunnel::deliver(Stream& stream) {
   }
   if (stream.slice_first_ >= 0 || stream.kept_ != nullptr) {
     const size_t taken = offer(stream);
-    if (taken > 0 && !closed_) {
-      credit(stream, taken);
-      if (stream.kept_ == nullptr && !stream.end_received_) grow_window(stream, taken);
-    }
+    if (taken > 0 && !closed_) credit(stream, taken);
   }
   if (stream.kept_ == nullptr && stream.end_received_ && !stream.end_delivered_ && stream.handler_ != nullptr) {
     stream.end_delivered_ = true;
@@ -200,7 +183,7 @@ bool Tunnel::keep(Stream& stream, const std::vector<iovec>& data, size_t skip) {
   const bool moved = skip > 0;
   if (stream.kept_ != nullptr && data.size() == 1) {
     stream.kept_->take(skip);  // nothing new came
-    return io_.budget.update(*stream.kept_, stream.kept_->bytes(), moved);
+    return account_.update(*stream.kept_, stream.kept_->bytes(), moved);
   }
   const size_t rest = total - skip;
   std::vector<uint8_t> bytes;
@@ -211,49 +194,26 @@ bool Tunnel::keep(Stream& stream, const std::vector<iovec>& data, size_t skip) {
     const auto* begin = static_cast<const uint8_t*>(part.iov_base);
     bytes.insert(bytes.end(), begin + drop, begin + part.iov_len);
   }
-  if (stream.kept_ == nullptr) stream.kept_ = std::make_unique<Stream::Kept>(stream, io_.budget);
+  if (stream.kept_ == nullptr) stream.kept_ = std::make_unique<Stream::Kept>(stream, account_);
   stream.kept_->replace(std::move(bytes));
-  return io_.budget.update(*stream.kept_, rest, moved);
+  return account_.update(*stream.kept_, rest, moved);
 }
 
+// Gives back the stream's credit for what its sink took, in a window as large as it deserves now.
 void Tunnel::credit(Stream& stream, size_t bytes) {
   if (stream.closed_) return;
-  // A receiver that was fast once and lags now, while memory is short: what it takes is not all promised again.
-  if (stream.kept_ != nullptr && io_.budget.tight()) set_window(stream, config_.stream_window_initial);
+  const uint32_t wanted = stream.window_.wanted(
+      {.bytes = bytes, .lags = stream.kept_ != nullptr, .ended = stream.end_received_, .tight = account_.tight()},
+      {.initial = config_.stream_window_initial, .max = config_.stream_window_max}, path_rtt_, fd_.get(), io_.loop.now());
+  if (wanted < stream.window_.bytes()) set_window(stream, wanted);
   nghttp2_session_consume_stream(session_, stream.id_, bytes);
+  if (wanted > stream.window_.bytes()) set_window(stream, wanted);
   if (nghttp2_session_want_write(session_) != 0) io_.loop.defer(*this);
 }
 
-// A sink that takes everything at once, from a sender that uses much of the window in one go, is worth a larger window: twice
-// what the path holds at this rate, and at least a sender's batch. It never grows for a sink that lags, nor for one that has
-// taken no more than its socket's buffers hold: a receiver that never reads looks fast until they are full.
-void Tunnel::grow_window(Stream& stream, size_t taken) {
-  stream.taken_ += static_cast<uint32_t>(std::min<size_t>(taken, UINT32_MAX - stream.taken_));
-  if (stream.window_ >= config_.stream_window_max || taken < stream.window_ / kUsedAtOnce || io_.budget.tight()) return;
-  const auto now = io_.loop.now();
-  if (now - rtt_measured_ > kRttInterval || rtt_.count() == 0) {
-    tcp_info info{};
-    socklen_t length = sizeof info;
-    if (getsockopt(fd_.get(), IPPROTO_TCP, TCP_INFO, &info, &length) == 0) {
-      rtt_ = std::chrono::microseconds(std::min(info.tcpi_rtt, info.tcpi_rcv_rtt != 0 ? info.tcpi_rcv_rtt : info.tcpi_rtt));
-    }
-    rtt_measured_ = now;
-  }
-  // One window per round trip is the rate; within a millisecond the floor is more than any node-local path needs.
-  const bool long_path = rtt_ > std::chrono::milliseconds(1);
-  if (stream.taken_ / stream.window_ < (long_path ? kProofOnLongPath : kProofOnShortPath)) return;
-  const uint64_t doubled = uint64_t{stream.window_} * 2;
-  const auto target = static_cast<uint32_t>(
-      std::min<uint64_t>(config_.stream_window_max, long_path ? doubled : std::min<uint64_t>(doubled, kWindowFloorBytes)));
-  if (target > stream.window_) set_window(stream, target);
-}
-
-// Growing promises more at once; shrinking takes effect as the peer uses what it was promised.
 void Tunnel::set_window(Stream& stream, uint32_t bytes) {
-  if (stream.window_ == bytes) return;
   if (nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, static_cast<int32_t>(bytes)) != 0) return;
-  stream.window_ = bytes;
-  stream.taken_ = 0;
+  stream.window_.set(bytes);
   io_.loop.defer(*this);
 }
 

@@ -95,7 +95,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     auto opener = RecordOpener::make(state(!server));
     auto peer_sealer = RecordSealer::make(state(!server));
     auto started = Tunnel::start(
-        io, server ? Tunnel::Role::kServer : Tunnel::Role::kClient, std::move(ours),
+        io, io.budget, server ? Tunnel::Role::kServer : Tunnel::Role::kClient, std::move(ours),
         {.sealer = std::move(*sealer), .opener = std::move(*opener), .suite = {}, .group = {}, .peer = {}, .peer_chain = {}}, {},
         config, owner);
     require(started.has_value(), "a tunnel starts");

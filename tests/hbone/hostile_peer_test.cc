@@ -52,7 +52,8 @@ struct Hostile {
   explicit Hostile(uint64_t records = 0) : tls(established(false, records)) {
     auto [a, b] = tcp_pair();
     fd = std::move(a);
-    auto started = Tunnel::start(io, Tunnel::Role::kServer, std::move(b), established(true, records), {}, config, server);
+    auto started =
+        Tunnel::start(io, io.budget, Tunnel::Role::kServer, std::move(b), established(true, records), {}, config, server);
     REQUIRE(started);
     server.tunnel = std::move(*started);
   }

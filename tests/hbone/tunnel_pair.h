@@ -160,8 +160,8 @@ struct Pair {
 
   explicit Pair(TunnelConfig settings = {}) : config(settings) {
     auto [a, b] = tcp_pair();
-    auto c = Tunnel::start(io, Tunnel::Role::kClient, std::move(a), established(false), {}, config, client);
-    auto s = Tunnel::start(io, Tunnel::Role::kServer, std::move(b), established(true), {}, config, server);
+    auto c = Tunnel::start(io, io.budget, Tunnel::Role::kClient, std::move(a), established(false), {}, config, client);
+    auto s = Tunnel::start(io, io.budget, Tunnel::Role::kServer, std::move(b), established(true), {}, config, server);
     REQUIRE(c);
     REQUIRE(s);
     client.tunnel = std::move(*c);

@@ -39,10 +39,10 @@ struct Fixture {
     if (dial_error) co_return std::unexpected(*dial_error);
     auto [a, b] = tcp_pair();
     auto& server = *servers.emplace_back(std::make_unique<ServerEnd>());
-    auto started = Tunnel::start(io, Tunnel::Role::kServer, std::move(b), established(true), {}, config, server);
+    auto started = Tunnel::start(io, io.budget, Tunnel::Role::kServer, std::move(b), established(true), {}, config, server);
     REQUIRE(started);
     server.tunnel = std::move(*started);
-    co_return Tunnel::start(io, Tunnel::Role::kClient, std::move(a), established(false), {}, config, owner);
+    co_return Tunnel::start(io, io.budget, Tunnel::Role::kClient, std::move(a), established(false), {}, config, owner);
   }
   static TunnelKey key(uint16_t port, std::string account = "a") {
     return {.source = {"cluster.local", "ns", std::move(account)},

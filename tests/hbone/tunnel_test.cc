@@ -217,7 +217,7 @@ TEST_CASE("a peer that does not answer PING is given up") {
   WorkerIo io(loop, 1 << 20);
   ClientEnd client;
   auto [a, b] = tcp_pair();
-  auto started = Tunnel::start(io, Tunnel::Role::kClient, std::move(a), established(false), {}, config, client);
+  auto started = Tunnel::start(io, io.budget, Tunnel::Role::kClient, std::move(a), established(false), {}, config, client);
   REQUIRE(started);
   client.tunnel = std::move(*started);
   REQUIRE(loop.run_until([&] { return client.closed.has_value(); }, std::chrono::seconds(10)));

@@ -35,8 +35,8 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> PodWorker::dial_uncounted(hbone::Tu
   if (!made) co_return fail(Reason::kTlsFailed, "tls error: " + made.error().text);
   auto shaken = co_await handshake(fd.get(), hbone::TlsRole::kClient, std::move(*made));
   if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
-  co_return hbone::Tunnel::start(worker_.io(), hbone::Tunnel::Role::kClient, std::move(fd), std::move(shaken->tls),
-                                 std::move(shaken->early), worker_.settings().tunnel, owner);
+  co_return hbone::Tunnel::start(worker_.io(), worker_.io().budget, hbone::Tunnel::Role::kClient, std::move(fd),
+                                 std::move(shaken->tls), std::move(shaken->early), worker_.settings().tunnel, owner);
 }
 
 Task<Result<PodWorker::Handshaken>> PodWorker::handshake(int fd, hbone::TlsRole role, TlsHandshake handshake) {

@@ -74,8 +74,8 @@ Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool tra
   }
   auto owner = std::make_unique<InboundTunnel>(*this, client, local, transparent);
   if (shaken->tls.peer) owner->identity_ = std::make_shared<const ProvenPeer>(*shaken->tls.peer);
-  auto started = hbone::Tunnel::start(worker_.io(), hbone::Tunnel::Role::kServer, std::move(fd), std::move(shaken->tls),
-                                      std::move(shaken->early), worker_.settings().tunnel, *owner);
+  auto started = hbone::Tunnel::start(worker_.io(), worker_.io().budget, hbone::Tunnel::Role::kServer, std::move(fd),
+                                      std::move(shaken->tls), std::move(shaken->early), worker_.settings().tunnel, *owner);
   if (!started) {
     deny(started.error());
     co_return;

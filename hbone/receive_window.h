@@ -1,0 +1,54 @@
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/event_loop.h"
+
+// How much a peer may have on its way to one stream. Policy only: whoever owns the HTTP/2 session tells the peer.
+namespace zt::hbone {
+
+// A stream's window starts small and grows with the measured bandwidth-delay product: a fixed 4 MiB lets a bulk stream put 4 MiB
+// in front of everybody else's small request. Bytes.
+struct WindowBounds {
+  uint32_t initial;
+  uint32_t max;
+};
+
+// The round-trip time of a tunnel's path, asked of the kernel at most once a second.
+class PathRtt {
+ public:
+  // `fd`: the TCP socket. Zero as long as nothing is known, and for what is not TCP.
+  [[nodiscard]] std::chrono::microseconds get(int fd, Clock::time_point now);
+
+ private:
+  std::chrono::microseconds rtt_{0};
+  Clock::time_point measured_{};
+};
+
+// One stream's window, as the peer knows it.
+class ReceiveWindow {
+ public:
+  explicit ReceiveWindow(uint32_t bytes) : bytes_(bytes) {}
+  [[nodiscard]] uint32_t bytes() const { return bytes_; }
+
+  // What the sink did with what it was offered.
+  struct Taken {
+    size_t bytes;
+    bool lags;   // it left some
+    bool ended;  // the peer sends no more
+    bool tight;  // memory is short: nobody should be promised more
+  };
+  // Counts what was taken and returns how large the window should be now; set() when the peer has been told.
+  [[nodiscard]] uint32_t wanted(const Taken& taken, const WindowBounds& bounds, PathRtt& path, int fd, Clock::time_point now);
+  void set(uint32_t bytes) {
+    bytes_ = bytes;
+    taken_ = 0;
+  }
+
+ private:
+  uint32_t bytes_;
+  uint32_t taken_ = 0;  // by the sink, since the window last changed
+};
+
+}  // namespace zt::hbone
