@@ -25,7 +25,8 @@ from works import Settings, all_works  # noqa: E402
 
 def arguments():
     parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", metavar="BINARY", help="another proxy to measure, turn by turn: run in dedicated mode, with istio/ztunnel's environment names")
+    parser.add_argument("--peer", metavar="BINARY", help="another proxy to measure, turn by turn: run in dedicated mode, with istio/ztunnel's environment names; "
+                        "or another build of ours")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each path, of which the median counts (default 3)")
     parser.add_argument("--only", metavar="WORDS", help="only works whose name contains one of these comma-separated words")
     parser.add_argument("--quick", action="store_true", help="one short turn of each: shows that it works, not how fast")
@@ -141,8 +142,9 @@ def main():
             paths.append(Path("direct", load, folder))
             paths.append(Path("ours", load, folder, ours, workers))
             if options.peer:
-                # The peer knows no embedded CA; its test builds have one of their own.
-                paths.append(Path("peer", load, folder, os.path.realpath(options.peer), {**workers, "FAKE_CA": "true", "EMBEDDED_CA_DIR": ""}))
+                # istio/ztunnel knows no embedded CA; its test builds have one of their own.
+                ca = {} if "C++" in version(options.peer) else {"FAKE_CA": "true", "EMBEDDED_CA_DIR": ""}
+                paths.append(Path("peer", load, folder, os.path.realpath(options.peer), {**workers, **ca}))
             about = machine() | {"congestion_control": paths[0].client.run("sysctl", "-n", "net.ipv4.tcp_congestion_control").strip(),
                                  "rounds": rounds, "seconds": settings.seconds, "ours": version(ours)}
             if options.peer:
