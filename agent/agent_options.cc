@@ -3,11 +3,10 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
-#include <array>
-#include <charconv>
 #include <sstream>
 #include <utility>
 
+#include "base/duration.h"
 #include "mesh/reason.h"
 
 namespace zt::agent {
@@ -20,28 +19,17 @@ constexpr const char* kDescription =
 
 // Lets CLI11 check and convert durations.
 std::string check_duration(const std::string& text) {
-  const auto parsed = parse_duration(text);
+  const auto parsed = parse_limit(text);
   return parsed ? std::string() : parsed.error().text;
 }
 
-std::chrono::milliseconds duration(const std::string& text) { return *parse_duration(text); }
+std::chrono::milliseconds duration(const std::string& text) { return *parse_limit(text); }
 
 }  // namespace
 
-Result<std::chrono::milliseconds> parse_duration(std::string_view text) {
-  struct Unit {
-    std::string_view name;
-    int64_t milliseconds;
-  };
-  constexpr std::array<Unit, 4> kUnits{{{"ms", 1}, {"s", 1000}, {"m", 60'000}, {"h", 3'600'000}}};
-  constexpr int64_t kMost = 24 * 3'600'000;
-  int64_t number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  const std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
-  for (const auto& known : kUnits) {
-    if (error != std::errc{} || unit != known.name || number < 0 || number > kMost / known.milliseconds) continue;
-    return std::chrono::milliseconds(number * known.milliseconds);
-  }
+Result<std::chrono::milliseconds> parse_limit(std::string_view text) {
+  const auto parsed = parse_duration(text);
+  if (parsed && *parsed <= std::chrono::hours(24)) return std::chrono::ceil<std::chrono::milliseconds>(*parsed);
   return fail(Reason::kInvalidInput, fmt::format("'{}' is not a duration of up to a day, such as 250ms, 30s or 5m", text));
 }
 

@@ -35,7 +35,7 @@ struct ParsedOptions {
 };
 [[nodiscard]] ParsedOptions parse_agent_options(int argc, const char* const* argv);
 
-// "250ms", "30s", "5m": a whole number and a unit, up to a day. kInvalidInput.
-[[nodiscard]] Result<std::chrono::milliseconds> parse_duration(std::string_view text);
+// A duration (base/duration.h) of up to a day. kInvalidInput.
+[[nodiscard]] Result<std::chrono::milliseconds> parse_limit(std::string_view text);
 
 }  // namespace zt::agent

@@ -6,24 +6,18 @@
 #include <array>
 #include <optional>
 
+#include "base/text.h"
+
 namespace zt::log {
 namespace {
 
 constexpr std::array<std::string_view, 6> kNames{"off", "error", "warn", "info", "debug", "trace"};
 
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
 std::optional<Level> parse_level(std::string_view text) {
   for (size_t i = 0; i < kNames.size(); ++i) {
-    if (std::ranges::equal(text, kNames[i], {}, lower)) return static_cast<Level>(i);
+    if (equals_ignoring_case(text, kNames[i])) return static_cast<Level>(i);
   }
   return std::nullopt;
-}
-
-std::string_view trim(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t") - first + 1);
 }
 
 bool is_target(std::string_view text) {

@@ -5,14 +5,10 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/text.h"
+
 namespace zt::ztunnel {
 namespace {
-
-std::string_view trim(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t");
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(" \t") - first + 1);
-}
 
 // Takes what stands before the next `separator` off `text`.
 std::string_view take_until(std::string_view& text, char separator) {
@@ -20,11 +16,6 @@ std::string_view take_until(std::string_view& text, char separator) {
   const auto part = text.substr(0, end);
   text.remove_prefix(std::min(end + 1, text.size()));
   return trim(part);
-}
-
-bool equals_ignoring_case(std::string_view a, std::string_view b) {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
-  return std::ranges::equal(a, b, {}, lower, lower);
 }
 
 // "q=0", "q=0.000": refused. Anything else, also what we cannot read, is not.

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <set>
 
+#include "base/duration.h"
 #include "base/json_writer.h"
 #include "base/log_filter.h"
+#include "base/text.h"
 #include "mesh/reason.h"
 #include "ztunnel/config/config_proxy.h"
 #include "ztunnel/config/config_settings.h"
@@ -24,11 +27,6 @@ constexpr uint16_t kSocks5Port = 15080;
 constexpr size_t kMaxHeaders = 64;
 
 std::unexpected<Error> refuse(std::string text) { return fail(Reason::kInvalidInput, std::move(text)); }
-
-bool equals_ignoring_case(std::string_view a, std::string_view b) {
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
-  return std::ranges::equal(a, b, {}, lower, lower);
-}
 
 // Fills one Config; each step reads variables that the table of settings leaves to code.
 class Parser {
@@ -78,9 +76,12 @@ class Parser {
       if (setting.set == nullptr) continue;
       const auto text = env_.find(setting.name);
       if (!text) continue;
+      const size_t warnings = config_.warnings.size();
       if (const auto done = setting.set(config_, *text); !done) {
         return invalid(setting.name, *text, done.error().text, setting.secret);
       }
+      for (size_t i = warnings; i < config_.warnings.size(); ++i)
+        config_.warnings[i] = fmt::format("{}={} {}", setting.name, *text, config_.warnings[i]);
     }
     return {};
   }
@@ -240,13 +241,14 @@ class Parser {
     general.arguments = env_.arguments;
     ZT_TRY(worker_threads());
 
-    const auto seconds = [](std::string_view text) { return parse_unsigned(text, 0, 86400); };
+    constexpr auto kLongest = std::chrono::seconds(std::chrono::years(100));  // may as well be for ever
+    const auto seconds = [](std::string_view text) { return parse_unsigned(text, 0, std::numeric_limits<uint64_t>::max()); };
     ZT_ASSIGN(const auto deadline, get("CONNECTION_TERMINATION_DEADLINE", parse_duration));
     ZT_ASSIGN(const auto grace, get("TERMINATION_GRACE_PERIOD_SECONDS", seconds));
     if (deadline) {
-      general.drain_deadline = std::chrono::ceil<std::chrono::seconds>(*deadline);
+      general.drain_deadline = std::min(std::chrono::ceil<std::chrono::seconds>(*deadline), kLongest);
     } else if (grace) {
-      const auto period = static_cast<int64_t>(*grace);
+      const auto period = static_cast<int64_t>(std::min(*grace, static_cast<uint64_t>(kLongest.count())));
       general.drain_deadline = std::chrono::seconds(std::max<int64_t>(1, period > 10 ? period - 5 : period - 1));
     }
 

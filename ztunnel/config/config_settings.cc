@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
+#include "base/duration.h"
 #include "identity/spiffe_id.h"
 #include "mesh/reason.h"
 #include "ztunnel/config/config_values.h"
@@ -13,6 +15,14 @@ namespace zt::ztunnel {
 namespace {
 
 using namespace std::chrono_literals;
+
+constexpr uint64_t kMaxWindow = 0x7fffffff;  // RFC 9113 §6.9.1
+constexpr uint64_t kFirstWindow = 65535;     // RFC 9113 §6.5.2
+constexpr uint64_t kMinFrame = 16384;        // RFC 9113 §4.2
+constexpr uint64_t kMaxFrame = 16777215;
+constexpr int64_t kYearMs = 365 * int64_t{86'400'000};
+constexpr int64_t kCenturyMs = 100 * kYearMs;    // for what may as well be for ever
+constexpr int64_t kMaxKeepaliveMs = 32'767'000;  // the kernel's MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL
 
 // Setters are made from a field (a lambda that returns a reference to it) and its limits.
 #define ZT_FIELD(path) [](Config& config) -> auto& { return config.path; }
@@ -38,15 +48,56 @@ Result<> set_number(Config& config, std::string_view text) {
   return {};
 }
 
+// What is outside of the bounds is refused; or, for settings of the peer, which lets them have any value, the nearest bound is
+// taken with a warning: a chart that works there must not stop the node here.
+enum class Outside : uint8_t { kRefuse, kTakeMost, kTakeNearest };
+
+std::string seconds_text(int64_t ms) { return ms % 1000 == 0 ? fmt::format("{}s", ms / 1000) : fmt::format("{}ms", ms); }
+
 // Bounds in milliseconds: std::chrono::duration is no structural type.
-template <auto Field, int64_t LowMs, int64_t HighMs>
+template <auto Field, int64_t LowMs, int64_t HighMs, Outside outside = Outside::kRefuse>
 Result<> set_duration(Config& config, std::string_view text) {
   using Value = std::remove_reference_t<decltype(Field(config))>;
-  ZT_ASSIGN(const auto value, parse_duration(text));
-  if (value < std::chrono::milliseconds(LowMs) || value > std::chrono::milliseconds(HighMs)) {
-    return fail(Reason::kInvalidInput, fmt::format("expected a duration from {}ms to {}s", LowMs, HighMs / 1000));
+  constexpr std::chrono::nanoseconds kLow = std::chrono::milliseconds(LowMs);
+  constexpr std::chrono::nanoseconds kHigh = std::chrono::milliseconds(HighMs);
+  ZT_ASSIGN(auto value, parse_duration(text));
+  if (value > kHigh && outside != Outside::kRefuse) {
+    config.warnings.push_back(fmt::format("is more than can be; it is taken for {}", seconds_text(HighMs)));
+    value = kHigh;
+  } else if (value < kLow && outside == Outside::kTakeNearest) {
+    config.warnings.push_back(fmt::format("is less than can be; it is taken for {}", seconds_text(LowMs)));
+    value = kLow;
+  }
+  if (value < kLow || value > kHigh) {
+    return fail(Reason::kInvalidInput,
+                fmt::format("expected a duration from {} to {}", seconds_text(LowMs), seconds_text(HighMs)));
   }
   Field(config) = std::chrono::ceil<Value>(value);
+  return {};
+}
+
+Result<> set_keepalive_retries(Config& config, std::string_view text) {
+  constexpr uint64_t kMost = 127;  // the kernel's MAX_TCP_KEEPCNT
+  ZT_ASSIGN(const uint64_t value, parse_unsigned(text, 1, std::numeric_limits<uint32_t>::max()));
+  if (value > kMost) config.warnings.push_back(fmt::format("is more than can be; it is taken for {}", kMost));
+  config.socket.keepalive_retries = static_cast<uint32_t>(std::min(value, kMost));
+  return {};
+}
+
+// 0 leaves the lifetime to istiod, as with the peer. What is shorter than it takes to renew makes no sense.
+Result<> set_secret_ttl(Config& config, std::string_view text) {
+  ZT_ASSIGN(const auto value, parse_duration(text));
+  if (value != 0s) return set_duration<ZT_FIELD(control.secret_ttl), 10'000, kCenturyMs, Outside::kTakeMost>(config, text);
+  config.control.secret_ttl = 0s;
+  return {};
+}
+
+// A window below what HTTP/2 begins with (RFC 9113 §6.5.2) is what it begins with.
+template <auto Field>
+Result<> set_window(Config& config, std::string_view text) {
+  ZT_ASSIGN(const uint64_t value, parse_unsigned(text, 0, kMaxWindow));
+  if (value < kFirstWindow) config.warnings.push_back(fmt::format("is less than can be; it is taken for {}", kFirstWindow));
+  Field(config) = static_cast<uint32_t>(std::max(value, kFirstWindow));
   return {};
 }
 
@@ -121,7 +172,7 @@ Result<> set_compliance(Config& config, std::string_view text) {
   } else if (text == "fips-140-2") {
     config.tls.fips = true;
   } else if (!text.empty()) {
-    config.warnings.push_back(fmt::format("COMPLIANCE_POLICY={} means nothing to this proxy", text));
+    config.warnings.emplace_back("means nothing to this proxy");
   }
   return {};
 }
@@ -129,7 +180,7 @@ Result<> set_compliance(Config& config, std::string_view text) {
 Result<> set_log_format(Config& config, std::string_view text) {
   config.telemetry.log_format = text == "json" ? log::Format::kJson : log::Format::kPlain;
   if (text != "json" && text != "plain" && !text.empty()) {
-    config.warnings.push_back(fmt::format("LOG_FORMAT={} is neither plain nor json; plain it is", text));
+    config.warnings.emplace_back("is neither plain nor json; plain it is");
   }
   return {};
 }
@@ -159,12 +210,6 @@ Result<> set_congestion_control(Config& config, std::string_view text) {
   config.socket.local_congestion_control = text;
   return {};
 }
-
-constexpr uint64_t kMaxWindow = 0x7fffffff;  // RFC 9113 §6.9.1
-constexpr uint64_t kMinFrame = 16384;        // RFC 9113 §4.2
-constexpr uint64_t kMaxFrame = 16777215;
-constexpr int64_t kDayMs = 86'400'000;
-constexpr int64_t kYearMs = 365 * kDayMs;
 
 constexpr Setting kSettings[] = {
     // What it does
@@ -204,7 +249,7 @@ constexpr Setting kSettings[] = {
      set_optional_text<ZT_FIELD(control.alt_ca_hostname)>},
     {"CA_HEADER_*", "", "additional gRPC metadata for the certificate authority", nullptr, true},
     {"AUTH_TOKEN", "(./var/run/secrets/tokens/istio-token, if it exists)", "token for both: path, or its text", nullptr, true},
-    {"SECRET_TTL", "24h", "lifetime of certificates to ask for", set_duration<ZT_FIELD(control.secret_ttl), 60'000, kYearMs>},
+    {"SECRET_TTL", "24h", "lifetime of certificates to ask for; 0: what istiod gives", set_secret_ttl},
     {"FAKE_CA", "false", "the peer's test builds know it; use EMBEDDED_CA_DIR", set_boolean<ZT_FIELD(control.fake_ca)>},
     {"EMBEDDED_CA_DIR", "", "sign certificates here, with the CA in this directory (made on first use)",
      set_optional_text<ZT_FIELD(control.embedded_ca_dir)>},
@@ -214,9 +259,11 @@ constexpr Setting kSettings[] = {
     {"ENABLE_ORIG_SRC", "(as far as possible)", "keep the client's address towards the application", set_original_source},
     {"PACKET_MARK", "(1337 if shared)", "mark of the proxy's packets; 0: none"},
     {"KEEPALIVE_ENABLED", "true", "TCP keepalive", set_boolean<ZT_FIELD(socket.keepalive)>},
-    {"KEEPALIVE_TIME", "180s", "first keepalive probe", set_duration<ZT_FIELD(socket.keepalive_time), 1000, kDayMs>},
-    {"KEEPALIVE_INTERVAL", "180s", "further keepalive probes", set_duration<ZT_FIELD(socket.keepalive_interval), 1000, kDayMs>},
-    {"KEEPALIVE_RETRIES", "9", "unanswered probes that end a connection", set_number<ZT_FIELD(socket.keepalive_retries), 1, 127>},
+    {"KEEPALIVE_TIME", "180s", "first keepalive probe",
+     set_duration<ZT_FIELD(socket.keepalive_time), 1000, kMaxKeepaliveMs, Outside::kTakeMost>},
+    {"KEEPALIVE_INTERVAL", "180s", "further keepalive probes",
+     set_duration<ZT_FIELD(socket.keepalive_interval), 1000, kMaxKeepaliveMs, Outside::kTakeMost>},
+    {"KEEPALIVE_RETRIES", "9", "unanswered probes that end a connection", set_keepalive_retries},
     {"USER_TIMEOUT_ENABLED", "false", "end connections whose data is not acknowledged either",
      set_boolean<ZT_FIELD(socket.user_timeout)>},
     {"INPOD_UDS", "/var/run/ztunnel/ztunnel.sock", "socket of the node agent", set_text<ZT_FIELD(inpod.uds)>},
@@ -228,11 +275,10 @@ constexpr Setting kSettings[] = {
     {"POOL_MAX_STREAMS_PER_CONNECTION", "100", "connections that share a tunnel",
      set_number<ZT_FIELD(tunnel.max_streams_per_tunnel), 1, 65535>},
     {"POOL_UNUSED_RELEASE_TIMEOUT", "5m", "close a tunnel that was unused this long",
-     set_duration<ZT_FIELD(tunnel.idle_release), 1000, kDayMs>},
+     set_duration<ZT_FIELD(tunnel.idle_release), 1000, kCenturyMs, Outside::kTakeNearest>},
     {"HTTP2_STREAM_WINDOW_SIZE", "4194304", "largest window of a connection in a tunnel, bytes",
-     set_number<ZT_FIELD(tunnel.stream_window), 65535, kMaxWindow>},
-    {"HTTP2_CONNECTION_WINDOW_SIZE", "16777216", "window of a tunnel, bytes",
-     set_number<ZT_FIELD(tunnel.connection_window), 65535, kMaxWindow>},
+     set_window<ZT_FIELD(tunnel.stream_window)>},
+    {"HTTP2_CONNECTION_WINDOW_SIZE", "16777216", "window of a tunnel, bytes", set_window<ZT_FIELD(tunnel.connection_window)>},
     {"HTTP2_FRAME_SIZE", "1048576", "largest frame accepted, bytes",
      set_number<ZT_FIELD(tunnel.frame_size), kMinFrame, kMaxFrame>},
     {"ENABLE_RESPONSE_BAGGAGE", "true", "exchange workload names with peers", set_boolean<ZT_FIELD(tunnel.response_baggage)>},

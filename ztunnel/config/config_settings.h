@@ -12,7 +12,7 @@ struct Setting {
   std::string_view default_text;  // as one would write it; a word in parentheses where it depends on other things
   std::string_view help;
   // Puts the text's value into the config. Null where the value depends on other variables or on files:
-  // parse_config does it.
+  // parse_config does it. A warning that it adds is the end of a sentence that begins with NAME=VALUE.
   Result<> (*set)(Config& config, std::string_view text) = nullptr;
   bool secret = false;  // errors do not quote the value
 };

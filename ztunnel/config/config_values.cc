@@ -7,22 +7,13 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/text.h"
 #include "mesh/reason.h"
 
 namespace zt::ztunnel {
 namespace {
 
 std::unexpected<Error> refuse(std::string text) { return fail(Reason::kInvalidInput, std::move(text)); }
-
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_alnum(char c) { return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
-
-std::string lower_text(std::string_view text) {
-  std::string out(text);
-  std::ranges::transform(out, out.begin(), lower);
-  return out;
-}
 
 // Takes the leading decimal digits off `text`; nothing if there are none or they overflow.
 std::optional<uint64_t> take_number(std::string_view& text) {
@@ -31,19 +22,6 @@ std::optional<uint64_t> take_number(std::string_view& text) {
   if (error != std::errc{}) return std::nullopt;
   text.remove_prefix(static_cast<size_t>(end - text.data()));
   return value;
-}
-
-std::optional<std::chrono::nanoseconds> unit_of(std::string_view unit) {
-  using namespace std::chrono_literals;
-  struct Unit {
-    std::string_view name;
-    std::chrono::nanoseconds length;
-  };
-  static constexpr std::array<Unit, 7> kUnits{
-      {{"ns", 1ns}, {"us", 1us}, {"ms", 1ms}, {"s", 1s}, {"m", 1min}, {"h", 1h}, {"d", 24h}}};
-  const auto found = std::ranges::find(kUnits, unit, &Unit::name);
-  if (found == kUnits.end()) return std::nullopt;
-  return found->length;
 }
 
 bool is_domain(std::string_view text) {
@@ -60,6 +38,17 @@ bool is_host_port(std::string_view text) {
   return parse_unsigned(text.substr(colon + 1), 1, 65535).has_value();
 }
 
+// Helm makes 4.194304e+06 of a large number in its values, which nobody reads as a whole number: say how to write it.
+std::string helm_hint(std::string_view text) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number, std::chars_format::scientific);
+  const bool whole =
+      error == std::errc{} && end == text.data() + text.size() && number >= 0 && number < 0x1p53 && std::trunc(number) == number;
+  return whole ? fmt::format("; Helm writes large numbers so: put it in quotes in its values, \"{}\"",
+                             static_cast<uint64_t>(number))
+               : std::string();
+}
+
 }  // namespace
 
 Result<bool> parse_boolean(std::string_view text) {
@@ -70,35 +59,10 @@ Result<bool> parse_boolean(std::string_view text) {
 
 Result<uint64_t> parse_unsigned(std::string_view text, uint64_t low, uint64_t high) {
   auto rest = text;
+  if (rest.starts_with('+')) rest.remove_prefix(1);  // as the peer
   const auto value = take_number(rest);
-  if (!value || !rest.empty() || *value < low || *value > high) {
-    return refuse(fmt::format("expected a whole number from {} to {}", low, high));
-  }
-  return *value;
-}
-
-Result<std::chrono::nanoseconds> parse_duration(std::string_view text) {
-  constexpr std::string_view kExpected = "expected a duration such as 10s, 5m or 1h30m";
-  if (text == "0") return std::chrono::nanoseconds(0);
-  if (text.empty()) return refuse(std::string(kExpected));
-  std::chrono::nanoseconds total{0};
-  const std::chrono::nanoseconds limit = kMaxDuration;
-  while (!text.empty()) {
-    if (text.front() == ' ') {
-      text.remove_prefix(1);
-      continue;
-    }
-    const auto number = take_number(text);
-    const auto letters =
-        static_cast<size_t>(std::ranges::find_if(text, [](char c) { return c < 'a' || c > 'z'; }) - text.begin());
-    const auto unit = unit_of(text.substr(0, letters));
-    if (!number || !unit) return refuse(std::string(kExpected));
-    text.remove_prefix(letters);
-    if (*number > static_cast<uint64_t>(limit / *unit)) return refuse("longer than a year");
-    total += *unit * static_cast<int64_t>(*number);
-    if (total > limit) return refuse("longer than a year");
-  }
-  return total;
+  if (value && rest.empty() && *value >= low && *value <= high) return *value;
+  return refuse(fmt::format("expected a whole number from {} to {}{}", low, high, helm_hint(text)));
 }
 
 Result<uint64_t> parse_quantity(std::string_view text) {

@@ -1,5 +1,4 @@
 #pragma once
-#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -12,15 +11,10 @@
 // the variable.
 namespace zt::ztunnel {
 
-inline constexpr auto kMaxDuration = std::chrono::hours(24 * 365);
 inline constexpr unsigned kMaxWorkerThreads = 1024;
 
 Result<bool> parse_boolean(std::string_view text);  // exactly "true" or "false"
 Result<uint64_t> parse_unsigned(std::string_view text, uint64_t low, uint64_t high);
-
-// "10s", "5m", "1h30m", "250ms", "1d": whole numbers with units ns us ms s m h d, added up; at most
-// kMaxDuration. A bare "0" is 0.
-Result<std::chrono::nanoseconds> parse_duration(std::string_view text);
 
 // Kubernetes quantity: "2", "1.5", "500m", "64Mi", "1G", "1e3". The result is rounded up.
 Result<uint64_t> parse_quantity(std::string_view text);

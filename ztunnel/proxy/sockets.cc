@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
 
@@ -45,8 +46,8 @@ void set_keepalive(int fd, const SocketOptions& options) {
     set_int(fd, IPPROTO_TCP, TCP_KEEPCNT, static_cast<int>(options.keepalive_retries));
   }
   if (options.user_timeout) {
-    const auto timeout = options.keepalive_time + options.keepalive_interval * options.keepalive_retries;
-    set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(std::chrono::milliseconds(timeout).count()));
+    const std::chrono::milliseconds timeout = options.keepalive_time + options.keepalive_interval * options.keepalive_retries;
+    set_int(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(std::min<int64_t>(timeout.count(), INT_MAX)));
   }
 }
 

@@ -187,12 +187,15 @@ TEST_CASE("bad values stop the start with name, value and reason") {
       Row{"IPV6_ENABLED", "1", "expected true or false"},
       Row{"PROXY_MODE", "sidecar", "expected shared or dedicated"},
       Row{"PROXY_WORKLOAD_INFO", "shop/client", "expected namespace/name/service-account"},
-      Row{"SECRET_TTL", "1 day", "expected a duration such as 10s, 5m or 1h30m"},
-      Row{"SECRET_TTL", "1s", "expected a duration from 60000ms to 31536000s"},
+      Row{"SECRET_TTL", "1 days ago", "expected a duration such as 10s, 5m or 1h30m"},
+      Row{"SECRET_TTL", "1s", "expected a duration from 10s to 3153600000s"},
+      Row{"SECRET_TTL", "2h*3+1", "expected a sum such as 1h+30m or a product such as 1m*10, not both"},
+      Row{"KEEPALIVE_TIME", "0s", "expected a duration from 1s to 32767s"},
+      Row{"ZT_HANDSHAKE_TIMEOUT", "1h", "expected a duration from 100ms to 600s"},
       Row{"POOL_UNUSED_RELEASE_TIMEOUT", "", "expected a duration such as 10s, 5m or 1h30m"},
       Row{"POOL_MAX_STREAMS_PER_CONNECTION", "0", "expected a whole number from 1 to 65535"},
       Row{"HTTP2_FRAME_SIZE", "16777216", "expected a whole number from 16384 to 16777215"},
-      Row{"HTTP2_STREAM_WINDOW_SIZE", "-1", "expected a whole number from 65535 to 2147483647"},
+      Row{"HTTP2_STREAM_WINDOW_SIZE", "-1", "expected a whole number from 0 to 2147483647"},
       Row{"PACKET_MARK", "0x539", "expected a whole number from 0 to 4294967295"},
       Row{"XDS_ADDRESS", "istiod", "expected host:port"},
       Row{"XDS_ADDRESS", "http://istiod:15010", "expected https://host:port: the control plane is reached over TLS only"},
@@ -201,7 +204,7 @@ TEST_CASE("bad values stop the start with name, value and reason") {
       Row{"ISTIO_METAJSON_LABELS", "{\"a\":}", "not valid JSON at byte 5"},
       Row{"ZTUNNEL_WORKER_THREADS", "many", "expected a number of threads, 0, or a percentage such as 50%"},
       Row{"ZTUNNEL_RESOURCE_CPU_LIMIT", "2 cores", "expected a quantity such as 2, 1.5, 500m or 256Mi"},
-      Row{"CONNECTION_TERMINATION_DEADLINE", "5", "expected a duration such as 10s, 5m or 1h30m"},
+      Row{"CONNECTION_TERMINATION_DEADLINE", "5 parsecs", "expected a duration such as 10s, 5m or 1h30m"},
       Row{"ZT_AEAD", "fast", "expected auto, evp, ipsec-mb or vaes"},
       Row{"ZT_MEMORY_BUDGET", "1Mi", "expected 16Mi to 1048576Mi"},
       Row{"ZT_UNKNOWN_POLICY", "allow", "expected deny or skip"},
@@ -278,17 +281,37 @@ TEST_CASE("the drain deadline follows the grace period, unless set itself") {
       90s);
 }
 
-TEST_CASE("durations") {
-  using Row = std::tuple<const char*, std::chrono::nanoseconds>;
-  const auto [text, value] = GENERATE(
-      table<const char*, std::chrono::nanoseconds>({Row{"10s", 10s}, Row{"5m", 5min}, Row{"1h30m", 90min}, Row{"250ms", 250ms},
-                                                    Row{"1d", 24h}, Row{"0", 0s}, Row{"1m 30s", 90s}, Row{"8760h", 8760h}}));
-  INFO(text);
-  CHECK(parse_duration(text) == value);
-  for (const char* bad : {"", "s", "10", "10x", "-1s", "1.5s", "10s5", "9000h", "99999999999999999999s", "10 s"}) {
-    INFO(bad);
-    CHECK_FALSE(parse_duration(bad));
-  }
+TEST_CASE("durations in the peer's notation start the proxy and mean the same") {
+  CHECK(parse({{"SECRET_TTL", "1day"}}).control.secret_ttl == 24h);
+  CHECK(parse({{"SECRET_TTL", "1w"}}).control.secret_ttl == 168h);
+  CHECK(parse({{"SECRET_TTL", "0s"}}).control.secret_ttl == 0s);  // istiod's own
+  CHECK(parse({{"KEEPALIVE_TIME", "2min"}}).socket.keepalive_time == 120s);
+  CHECK(parse({{"KEEPALIVE_INTERVAL", "30S"}}).socket.keepalive_interval == 30s);
+  CHECK(parse({{"POOL_UNUSED_RELEASE_TIMEOUT", "1m*10"}}).tunnel.idle_release == 10min);
+  CHECK(parse({{"CONNECTION_TERMINATION_DEADLINE", "30"}}).general.drain_deadline == 30s);
+  CHECK(parse({{"CONNECTION_TERMINATION_DEADLINE", "500y"}}).general.drain_deadline > 24h * 365);
+}
+
+TEST_CASE("a value of the peer's that the kernel or HTTP/2 cannot have is taken for the nearest with a warning") {
+  using Row = std::tuple<const char*, const char*, const char*>;
+  const auto [name, value, warning] = GENERATE(table<const char*, const char*, const char*>({
+      Row{"KEEPALIVE_TIME", "12h", "is more than can be; it is taken for 32767s"},
+      Row{"KEEPALIVE_RETRIES", "1000", "is more than can be; it is taken for 127"},
+      Row{"POOL_UNUSED_RELEASE_TIMEOUT", "0s", "is less than can be; it is taken for 1s"},
+      Row{"POOL_UNUSED_RELEASE_TIMEOUT", "500y", "is more than can be; it is taken for 3153600000s"},
+      Row{"HTTP2_STREAM_WINDOW_SIZE", "1000", "is less than can be; it is taken for 65535"},
+      Row{"HTTP2_CONNECTION_WINDOW_SIZE", "0", "is less than can be; it is taken for 65535"},
+  }));
+  CHECK(parse({{name, value}}).warnings == std::vector<std::string>{std::string(name) + "=" + value + " " + warning});
+}
+
+TEST_CASE("a number as Helm renders it is refused with a hint") {
+  CHECK(error_of({{"HTTP2_STREAM_WINDOW_SIZE", "4.194304e+06"}}) ==
+        "invalid env var HTTP2_STREAM_WINDOW_SIZE=4.194304e+06 (expected a whole number from 0 to 2147483647; Helm writes large "
+        "numbers so: put it in quotes in its values, \"4194304\")");
+  CHECK(error_of({{"HTTP2_FRAME_SIZE", "1.5e0"}}) ==
+        "invalid env var HTTP2_FRAME_SIZE=1.5e0 (expected a whole number from 16384 to 16777215)");
+  CHECK(parse({{"HTTP2_FRAME_SIZE", "+16384"}}).tunnel.frame_size == 16384);
 }
 
 TEST_CASE("quantities round up") {
