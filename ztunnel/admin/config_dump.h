@@ -10,7 +10,7 @@
 #include "identity/secret_manager.h"
 #include "workload_api/store/snapshot.h"
 #include "ztunnel/admin/http_server.h"
-#include "ztunnel/proxy/pod_worker.h"
+#include "ztunnel/proxy/connection_lines.h"
 #include "ztunnel/telemetry/version.h"
 
 namespace zt {

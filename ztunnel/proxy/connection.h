@@ -59,15 +59,6 @@ class ConnectionRecord {
   bool finished_ = false;
 };
 
-// One connection that was let in or out. In its pod's list from before its policy was asked until it ends.
-struct Connection {
-  Connection(Worker& worker, ConnectionInfo info) : record(worker, std::move(info)) {}
-  ConnectionRecord record;
-  std::unique_ptr<Relay> relay;  // null until bytes may move
-  Connection* previous = nullptr;
-  Connection* next = nullptr;
-};
-
 // Refused before anything was known of it: one line, and a count of its own; no traffic metrics (contract §4.1, §10.4).
 void deny_early(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination,
                 const Error& why);

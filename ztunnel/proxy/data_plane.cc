@@ -109,7 +109,7 @@ void DataPlane::serve(BoundPod pod) {
          Field::string("namespace", pod.workload.ns));
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i, uid = pod.uid, workload = pod.workload, sockets = pod.sockets] {
-      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets);
+      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], workload, sockets);
     });
   }
   workers_[acceptor]->post([this, acceptor, uid = pod.uid, listeners = std::move(pod.listeners)]() mutable {

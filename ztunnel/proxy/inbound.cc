@@ -1,9 +1,11 @@
-// What arrives at a pod: tunnels and the CONNECTs in them (contract §4.1), and plain TCP (§4.6).
+#include "ztunnel/proxy/inbound.h"
+
 #include <algorithm>
 
 #include "base/log.h"
 #include "mesh/reason.h"
-#include "ztunnel/proxy/pod_worker.h"
+#include "ztunnel/decide/route.h"
+#include "ztunnel/proxy/handshaking.h"
 
 namespace zt::ztunnel {
 
@@ -47,16 +49,55 @@ workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
 
 }  // namespace
 
-Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
+class Inbound::InboundTunnel final : public hbone::TunnelOwner {
+ public:
+  InboundTunnel(Inbound& inbound, SocketAddress peer, SocketAddress local, bool transparent)
+      : inbound_(inbound), peer_(peer), local_(local), transparent_(transparent) {}
+
+  void on_request(hbone::Stream& stream, hbone::Headers headers) noexcept override {
+    inbound_.tasks_.spawn(inbound_.accept_connect(*this, stream, std::move(headers)));
+  }
+  void on_streams_changed(hbone::Tunnel&) noexcept override {}
+  void on_tunnel_closed(hbone::Tunnel&, const Error&) noexcept override {
+    // Last use of *this: connections on it were told by their streams.
+    inbound_.tunnels_.remove_if([this](const auto& each) { return each.get() == this; });
+  }
+
+ private:
+  friend class Inbound;
+  Inbound& inbound_;
+  SocketAddress peer_, local_;
+  bool transparent_;
+  std::shared_ptr<const ProvenPeer> identity_;  // null: TLS without a SPIFFE id
+  std::unique_ptr<hbone::Tunnel> tunnel_;
+};
+
+Inbound::Inbound(const LocalPod& pod, ConnectionTable& connections)
+    : pod_(pod), worker_(pod.worker), connections_(connections), tasks_(pod.worker.loop()) {}
+
+Inbound::~Inbound() = default;
+
+void Inbound::drain() {
+  draining_ = true;
+  for (auto& tunnel : tunnels_) tunnel->tunnel_->drain();
+}
+
+void Inbound::close_if(const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
+  for (auto& tunnel : tunnels_) {
+    if (condition(*tunnel->tunnel_)) tunnel->tunnel_->close(reason);
+  }
+}
+
+Task<void> Inbound::accept_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
   const SocketAddress local = local_address(fd.get());
   const auto deny = [&](const Error& why) { deny_early(worker_, Direction::kInbound, client, local, why); };
-  auto workload = co_await local_workload();
+  auto workload = co_await pod_.workload();
   if (!workload) {
     deny(workload.error());
     co_return;
   }
   // Which certificate: the control plane's trust domain, but the account that the node agent vouched for (contract §2.2).
-  auto context = co_await worker_.tls().get({(*workload)->trust_domain.str(), workload_.ns, workload_.service_account},
+  auto context = co_await worker_.tls().get({(*workload)->trust_domain.str(), pod_.name.ns, pod_.name.service_account},
                                             hbone::TlsRole::kServer);
   if (!context) {
     deny(context.error());
@@ -67,7 +108,7 @@ Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool tra
     deny({Reason::kTlsFailed, "tls error: " + made.error().text});
     co_return;
   }
-  auto shaken = co_await handshake(fd.get(), hbone::TlsRole::kServer, std::move(*made));
+  auto shaken = co_await shake_hands(worker_, fd.get(), hbone::TlsRole::kServer, std::move(*made));
   if (!shaken) {
     deny({shaken.error().reason, "tls handshake error: " + shaken.error().text});
     co_return;
@@ -82,16 +123,16 @@ Task<void> PodWorker::inbound_tunnel(UniqueFd fd, SocketAddress client, bool tra
   }
   owner->tunnel_ = std::move(*started);
   if (draining_) owner->tunnel_->drain();
-  inbound_tunnels_.push_back(std::move(owner));
+  tunnels_.push_back(std::move(owner));
 }
 
-Verdict PodWorker::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const {
-  const auto* now = snapshot.local_workload({workload_.name, workload_.ns, workload_.service_account});
+Verdict Inbound::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const {
+  const auto* now = snapshot.local_workload({pod_.name.name, pod_.name.ns, pod_.name.service_account});
   return authorize(snapshot, now != nullptr ? *now : *info.destination_workload, subject_of(info),
                    worker_.settings().missing_policy);
 }
 
-Task<Verdict> PodWorker::authorize_inbound(const ConnectionInfo& info) {
+Task<Verdict> Inbound::authorize_inbound(const ConnectionInfo& info) {
   const auto deadline = Clock::now() + worker_.settings().policy_wait;
   for (;;) {
     Verdict verdict = judge(*worker_.snapshot(), info);
@@ -100,18 +141,18 @@ Task<Verdict> PodWorker::authorize_inbound(const ConnectionInfo& info) {
       log_verdict(worker_.settings(), info, verdict);
       co_return verdict;
     }
-    co_await worker_.next_snapshot(left);
+    co_await worker_.state().next(left);
   }
 }
 
-Task<Result<UniqueFd>> PodWorker::connect_if_allowed(const ConnectionInfo& info, bool transparent) {
+Task<Result<UniqueFd>> Inbound::connect_if_allowed(const ConnectionInfo& info, bool transparent) {
   const auto refused = [](const Verdict& verdict) {
     return fail(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
   };
   const Verdict before = co_await authorize_inbound(info);
   if (!before.allowed()) co_return refused(before);
   auto upstream = co_await connect_tcp(
-      worker_.loop(), sockets_,
+      worker_.loop(), pod_.sockets,
       {.destination = info.upstream, .source = transparent ? std::optional(info.source.ip) : std::nullopt, .local_leg = true});
   if (!upstream) co_return fail(upstream.error().reason, "connection failed: " + upstream.error().text);
   const Verdict after = judge(*worker_.snapshot(), info);
@@ -120,7 +161,7 @@ Task<Result<UniqueFd>> PodWorker::connect_if_allowed(const ConnectionInfo& info,
   co_return refused(after);
 }
 
-Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers) {
+Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers) {
   // The tunnel may go while we wait; what is needed of it is copied here, and the relay is told by its stream.
   const auto begun = Clock::now();
   const SocketAddress peer = tunnel.peer_, local = tunnel.local_;
@@ -149,13 +190,13 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
     co_return;
   }
   const bool from_gateway = request->from_network && *request->from_network != settings.network;
-  if (worker_.on_demand() && !from_gateway) co_await worker_.find_source(peer.ip);
-  auto workload = co_await local_workload();
+  if (worker_.lookups().on_demand() && !from_gateway) co_await worker_.lookups().find_source(peer.ip);
+  auto workload = co_await pod_.workload();
   if (!workload) {
     deny(workload.error());
     co_return;
   }
-  if (worker_.on_demand() && !request->address) co_await worker_.find_service(workload_.ns, request->host);
+  if (worker_.lookups().on_demand() && !request->address) co_await worker_.lookups().find_service(pod_.name.ns, request->host);
   const auto snapshot = worker_.snapshot();
   const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
   auto target = inbound_target(*snapshot, {.workload = **workload,
@@ -191,35 +232,29 @@ Task<void> PodWorker::inbound_connect(InboundTunnel& tunnel, hbone::Stream& stre
     info.baggage = std::make_unique<hbone::Baggage>(std::move(*request->baggage));
 
   // Tracked before the policy is asked, so that no change falls between the two.
-  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
-  const auto refuse = [&](Reason reason, const std::string& text) {
-    connection.record.finish(reason, text, {});
-    answer_error(reason);
+  Connection& connection = connections_.add(std::move(info));
+  const auto refuse = [&](const Error& why) {
+    answer_error(why.reason);
     relay.reset();
-    remove(connection);
+    connections_.end(connection, why);
   };
   auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
   if (!upstream) {
-    refuse(upstream.error().reason, upstream.error().text);
+    refuse(upstream.error());
     co_return;
   }
   hbone::Stream* open = relay->stream();
   if (open == nullptr) {
     reset_and_close(std::move(*upstream));
-    refuse(Reason::kDownstreamReset, "stream closed before it was answered");
+    refuse({Reason::kDownstreamReset, "stream closed before it was answered"});
     co_return;
   }
   const hbone::Baggage destination = baggage_of(**workload);
   open->respond(hbone::render_answer(200, settings.response_baggage ? &destination : nullptr), false);
-  StreamRelay& moving = *relay;
-  connection.relay = std::move(relay);
-  if (auto started = moving.start(std::move(*upstream), when_done(connection)); !started) {
-    connection.record.finish(started.error().reason, started.error().text, {});
-    remove(connection);
-  }
+  connections_.start(connection, std::move(relay), std::move(*upstream));
 }
 
-Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool transparent) {
+Task<void> Inbound::accept_plain(UniqueFd fd, SocketAddress client, bool transparent) {
   const auto begun = Clock::now();
   const SocketAddress destination = original_destination(fd.get());
   const auto deny = [&](const Error& why) {
@@ -230,8 +265,8 @@ Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool tran
     deny({Reason::kRecursiveCall, "attempted recursive call to ourselves"});
     co_return;
   }
-  if (worker_.on_demand()) co_await worker_.find_source(client.ip);
-  auto workload = co_await local_workload();
+  if (worker_.lookups().on_demand()) co_await worker_.lookups().find_source(client.ip);
+  auto workload = co_await pod_.workload();
   if (!workload) {
     deny(workload.error());
     co_return;
@@ -245,41 +280,35 @@ Task<void> PodWorker::inbound_plain(UniqueFd fd, SocketAddress client, bool tran
   info.service =
       inbound_service(*worker_.snapshot(), **workload, {.upstream = destination, .proxy_destination = {}, .service = {}}, "");
   info.begun = begun;
-  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
-  const auto refuse = [&](Reason reason, const std::string& text) {
-    connection.record.finish(reason, text, {});
+  Connection& connection = connections_.add(std::move(info));
+  const auto refuse = [&](const Error& why) {
     reset_and_close(std::move(fd));
-    remove(connection);
+    connections_.end(connection, why);
   };
   auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
   if (!upstream) {
-    refuse(upstream.error().reason, upstream.error().text);
+    refuse(upstream.error());
     co_return;
   }
-  auto relay = std::make_unique<SpliceRelay>(worker_.io());
-  if (auto started = relay->start(std::move(fd), std::move(*upstream), when_done(connection)); !started) {
-    connection.record.finish(started.error().reason, started.error().text, {});
-    remove(connection);
-    co_return;
-  }
-  connection.relay = std::move(relay);
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io()), std::move(fd), std::move(*upstream));
 }
 
 // A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer
 // this also follows a change of the workload's own policy list).
-bool PodWorker::recheck_policies(const workload_api::Snapshot& snapshot) {
-  for (size_t left = kRecheckedAtOnce; left > 0 && recheck_next_ != nullptr; --left) {
-    Connection& connection = *std::exchange(recheck_next_, recheck_next_->next);
-    const ConnectionInfo& known = connection.record.info();
-    if (known.direction != Direction::kInbound || !connection.relay) continue;
+bool Inbound::recheck_some(const workload_api::Snapshot& snapshot) {
+  for (size_t left = kRecheckedAtOnce; left > 0; --left) {
+    Connection* const connection = rechecked_.next();
+    if (connection == nullptr) break;
+    const ConnectionInfo& known = connection->record.info();
+    if (known.direction != Direction::kInbound || !connection->relay) continue;
     const Verdict verdict = judge(snapshot, known);
     // A policy that has only been named does not cut what was let in before.
     if (verdict.decision != Verdict::Decision::kDeny) continue;
     ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),
            Field::string("policy", verdict.policy.view()));
-    connection.relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
+    connection->relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
   }
-  return recheck_next_ == nullptr;
+  return rechecked_.done();
 }
 
 }  // namespace zt::ztunnel

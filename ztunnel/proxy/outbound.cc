@@ -1,10 +1,10 @@
 // The life of a captured connection (contract §3.2), as one story.
+#include "ztunnel/proxy/outbound.h"
+
 #include <set>
 
-#include "base/log.h"
 #include "mesh/reason.h"
 #include "workload_api/xds/on_demand.h"
-#include "ztunnel/proxy/pod_worker.h"
 
 namespace zt::ztunnel {
 
@@ -13,14 +13,22 @@ namespace {
 constexpr size_t kConnectAttempts = 3;
 }  // namespace
 
-Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
+Outbound::Outbound(const LocalPod& pod, ConnectionTable& connections, Dialler& dialler)
+    : pod_(pod),
+      worker_(pod.worker),
+      connections_(connections),
+      dialler_(dialler),
+      round_robin_(pod.worker.index() * 7919),
+      number_(std::ref(round_robin_)),
+      tasks_(pod.worker.loop()) {}
+
+Task<void> Outbound::run(UniqueFd fd, SocketAddress client, SocketAddress destination) {
   const auto begun = Clock::now();
-  const SocketAddress destination = original_destination(fd.get());
   const auto deny = [&](const Error& why) {
     deny_early(worker_, Direction::kOutbound, client, destination, why);
     reset_and_close(std::move(fd));
   };
-  auto local = co_await local_workload();
+  auto local = co_await pod_.workload();
   if (!local) {
     deny(local.error());
     co_return;
@@ -31,7 +39,7 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
                                 .network = worker_.settings().network,
                                 .illegal_ports = worker_.settings().illegal_ports,
                                 .number = number_};
-  Route chosen = worker_.on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
+  Route chosen = worker_.lookups().on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
   ConnectionInfo info;
   info.direction = Direction::kOutbound;
   info.source = client;
@@ -41,10 +49,10 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
 
   if (auto* refused = std::get_if<Deny>(&chosen)) {
     deny({refused->reason, refused->text});
-  } else if (auto* plain = std::get_if<Plain>(&chosen)) {
-    co_await outbound_plain(std::move(fd), std::move(info), std::move(*plain));
-  } else if (auto* tunnel = std::get_if<Hbone>(&chosen)) {
-    co_await outbound_tunnel(std::move(fd), std::move(info), std::move(*tunnel));
+  } else if (auto* direct = std::get_if<Plain>(&chosen)) {
+    co_await plain(std::move(fd), std::move(info), std::move(*direct));
+  } else if (auto* via = std::get_if<Hbone>(&chosen)) {
+    co_await tunnel(std::move(fd), std::move(info), std::move(*via));
   } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
     deny({Reason::kNoRoute, "dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str()});
   } else {
@@ -52,7 +60,7 @@ Task<void> PodWorker::outbound(UniqueFd fd, SocketAddress client) {
   }
 }
 
-Task<Route> PodWorker::route_on_demand(const OutboundRequest& request) {
+Task<Route> Outbound::route_on_demand(const OutboundRequest& request) {
   const auto deadline = Clock::now() + workload_api::kLookupLimit;
   std::set<std::string> asked;
   for (;;) {
@@ -60,34 +68,27 @@ Task<Route> PodWorker::route_on_demand(const OutboundRequest& request) {
     auto unknown = unknown_on_route(*worker_.snapshot(), request, way);
     const auto left = deadline - Clock::now();
     if (!unknown || left <= Clock::duration::zero() || !asked.insert(*unknown).second) co_return way;
-    co_await worker_.look_up(std::move(*unknown), left);
+    co_await worker_.lookups().look_up(std::move(*unknown), left);
   }
 }
 
-Task<void> PodWorker::outbound_plain(UniqueFd fd, ConnectionInfo info, Plain to) {
+Task<void> Outbound::plain(UniqueFd fd, ConnectionInfo info, Plain to) {
   info.destination = to.address;
   info.destination_workload = std::move(to.to.workload);
   info.service = std::move(to.to.service);
-  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  Connection& connection = connections_.add(std::move(info));
   // No source is preserved here: we are in the pod's namespace and have its address. The leg may leave the node.
   auto upstream =
-      co_await connect_tcp(worker_.loop(), sockets_, {.destination = to.address, .source = std::nullopt, .local_leg = false});
+      co_await connect_tcp(worker_.loop(), pod_.sockets, {.destination = to.address, .source = std::nullopt, .local_leg = false});
   if (!upstream) {
-    connection.record.finish(upstream.error().reason, "connection failed: " + upstream.error().text, {});
     reset_and_close(std::move(fd));
-    remove(connection);
+    connections_.end(connection, {upstream.error().reason, "connection failed: " + upstream.error().text});
     co_return;
   }
-  auto relay = std::make_unique<SpliceRelay>(worker_.io());
-  if (auto started = relay->start(std::move(fd), std::move(*upstream), when_done(connection)); !started) {
-    connection.record.finish(started.error().reason, started.error().text, {});
-    remove(connection);
-    co_return;
-  }
-  connection.relay = std::move(relay);
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io()), std::move(fd), std::move(*upstream));
 }
 
-Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone via) {
+Task<void> Outbound::tunnel(UniqueFd fd, ConnectionInfo info, Hbone via) {
   info.destination = via.dial;
   info.hbone_address = via.authority;
   info.mutual_tls = true;
@@ -104,20 +105,19 @@ Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone vi
                              .expected = std::move(via.expected),
                              .destination = via.dial,
                              .source_ip = info.source.ip};
-  Connection& connection = adopt(std::make_unique<Connection>(worker_, std::move(info)));
+  Connection& connection = connections_.add(std::move(info));
   std::unique_ptr<StreamRelay> relay;
   const auto refuse = [&](const Error& why) {
-    connection.record.finish(why.reason, why.text, {});
     reset_and_close(std::move(fd));
     relay.reset();
-    remove(connection);
+    connections_.end(connection, why);
   };
 
   // For the answers to all attempts together. Making a tunnel has a limit of its own.
   Clock::duration patience = worker_.settings().connect_answer_timeout;
   for (size_t attempt = 1;; ++attempt) {
     relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
-    auto stream = co_await pool_.open(key, headers, *relay);
+    auto stream = co_await dialler_.open(key, headers, *relay);
     if (!stream) {
       refuse(stream.error());
       co_return;
@@ -140,12 +140,7 @@ Task<void> PodWorker::outbound_tunnel(UniqueFd fd, ConnectionInfo info, Hbone vi
     refuse(answer.error());
     co_return;
   }
-  StreamRelay& moving = *relay;
-  connection.relay = std::move(relay);
-  if (auto started = moving.start(std::move(fd), when_done(connection)); !started) {
-    connection.record.finish(started.error().reason, started.error().text, {});
-    remove(connection);
-  }
+  connections_.start(connection, std::move(relay), std::move(fd));
 }
 
 }  // namespace zt::ztunnel

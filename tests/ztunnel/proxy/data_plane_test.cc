@@ -317,17 +317,17 @@ TEST_CASE("on demand, peers that name many addresses or services make us ask for
   const bool services = GENERATE(false, true);
   worker.post([&] {
     TaskScope tasks(worker.loop());
-    for (size_t i = 0; i < 2 * Worker::kMaxAsked; ++i) {
+    for (size_t i = 0; i < 2 * Lookups::kMaxAsked; ++i) {
       const std::string number = std::to_string(i);
-      tasks.spawn(services ? worker.find_service("shop", "s" + number)
-                           : worker.find_source(*IpAddress::parse("2001:db8::" + number)));
+      tasks.spawn(services ? worker.lookups().find_service("shop", "s" + number)
+                           : worker.lookups().find_source(*IpAddress::parse("2001:db8::" + number)));
     }
     done = true;
     done.notify_one();
   });
   done.wait(false);
   worker.stop();
-  CHECK(asked.size() == Worker::kMaxAsked);
+  CHECK(asked.size() == Lookups::kMaxAsked);
 }
 
 TEST_CASE("a policy that comes cuts the connections it denies, on whichever worker they are") {

@@ -5,6 +5,7 @@
 #include <array>
 #include <catch2/catch.hpp>
 #include <future>
+#include <optional>
 
 using namespace zt;
 using namespace zt::ztunnel;
@@ -20,6 +21,8 @@ struct RunningWorker {
   Metrics metrics{1, {}, "test"};
   Worker worker{0, settings, metrics, [](const identity::SpiffeId&, identity::SecretManager::Waiter) {}};
   RunningWorker() { worker.start(); }
+  // Destroyed on the worker's thread, or once it has stopped.
+  using Listener = StateView::Listener;
   void publish() { worker.publish(std::make_shared<const workload_api::Snapshot>()); }
 };
 
@@ -37,8 +40,9 @@ TEST_CASE(
   RunningWorker running;
   std::promise<int> finished;
   int pieces = 0, meanwhile = 0;
+  std::optional<RunningWorker::Listener> listener;
   running.worker.post([&] {
-    running.worker.on_snapshot(&pieces, [&](const workload_api::Snapshot&, bool anew) {
+    listener.emplace(running.worker.state(), [&](const workload_api::Snapshot&, bool anew) {
       CHECK(anew == (pieces == 0));
       be_busy();
       // As a connection that becomes readable while the pieces are worked off.
@@ -65,12 +69,13 @@ TEST_CASE(
   struct Pod {
     int begun = 0, piece = 0, finished = 0;
     const workload_api::Snapshot* last = nullptr;
+    std::optional<RunningWorker::Listener> listener;
   };
   std::array<Pod, kPods> pods{};
   std::promise<void> all_quiet;
   running.worker.post([&] {
     for (Pod& pod : pods) {
-      running.worker.on_snapshot(&pod, [&](const workload_api::Snapshot& snapshot, bool anew) {
+      pod.listener.emplace(running.worker.state(), [&](const workload_api::Snapshot& snapshot, bool anew) {
         if (anew) {
           ++pod.begun;
           pod.piece = 0;
@@ -103,17 +108,18 @@ TEST_CASE(
 TEST_CASE("A pod that goes while a snapshot is being worked off is not asked any more") {
   RunningWorker running;
   std::promise<void> next_done;
-  int gone_asked = 0, next = 0;
+  int gone_asked = 0;
+  std::optional<RunningWorker::Listener> gone, next;
   running.worker.post([&] {
-    running.worker.on_snapshot(&gone_asked, [&](const workload_api::Snapshot&, bool) {
+    gone.emplace(running.worker.state(), [&](const workload_api::Snapshot&, bool) {
       be_busy();
-      running.worker.post([&] { running.worker.forget_listener(&gone_asked); });
+      running.worker.post([&] { gone.reset(); });
       return ++gone_asked > 1000;
     });
   });
   running.publish();
   running.worker.post([&] {
-    running.worker.on_snapshot(&next, [&](const workload_api::Snapshot&, bool) {
+    next.emplace(running.worker.state(), [&](const workload_api::Snapshot&, bool) {
       next_done.set_value();
       return true;
     });

@@ -1,0 +1,20 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "base/address.h"
+
+namespace zt::ztunnel {
+
+// One line of the admin dump's `connections` (contract §10.6).
+struct ConnectionLine {
+  SocketAddress source;
+  std::string original_destination;  // inbound: host of `forwarded`, may be empty
+  SocketAddress actual_destination;
+  std::string protocol;  // HBONE, TCP
+};
+struct PodConnections {
+  std::vector<ConnectionLine> inbound, outbound;
+};
+
+}  // namespace zt::ztunnel

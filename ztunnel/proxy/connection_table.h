@@ -1,0 +1,101 @@
+#pragma once
+#include <boost/intrusive/list.hpp>
+#include <concepts>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/event_loop.h"
+#include "ztunnel/proxy/connection.h"
+#include "ztunnel/proxy/connection_lines.h"
+#include "ztunnel/proxy/relay.h"
+
+namespace zt::ztunnel {
+
+class ConnectionTable;
+
+// A place in a ConnectionTable: a connection's, or how far a walk has come. It leaves the table when it is destroyed.
+class TablePlace : public boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>> {
+ protected:
+  enum class Kind : uint8_t { kConnection, kWalk };
+  explicit TablePlace(Kind kind) : kind_(kind) {}
+  TablePlace(const TablePlace&) = delete;
+  ~TablePlace() = default;
+
+ private:
+  friend class ConnectionTable;
+  const Kind kind_;
+};
+
+// One connection that was let in or out. In its pod's table from before its policy was asked until it ends.
+struct Connection final : TablePlace {
+  Connection(Worker& of, ConnectionInfo info) : TablePlace(Kind::kConnection), record(of, std::move(info)), worker(of) {
+    worker.connections.fetch_add(1, std::memory_order_relaxed);
+  }
+  ~Connection() { worker.connections.fetch_sub(1, std::memory_order_relaxed); }
+
+  ConnectionRecord record;
+  std::unique_ptr<Relay> relay;  // null until bytes may move
+  Worker& worker;
+};
+
+// The open connections of one pod on one worker. Owns them; each ends by end(), by the end of its relay, or with the table.
+// Worker's thread.
+class ConnectionTable {
+ public:
+  explicit ConnectionTable(Worker& worker) : worker_(worker), count_timer_(worker.loop()) {}
+  ConnectionTable(const ConnectionTable&) = delete;
+  ~ConnectionTable() { end_all(Reason::kDrained, "connection closed due to connection drain"); }
+
+  Connection& add(ConnectionInfo info);
+  // Its log line is written and it is gone.
+  void end(Connection& connection, const Error& why);
+  // Bytes move between `sockets` (what the relay's start() takes) from here on; the connection ends with its relay, at once if
+  // the relay cannot start.
+  template <std::derived_from<Relay> R, class... Sockets>
+  void start(Connection& connection, std::unique_ptr<R> relay, Sockets&&... sockets) {
+    R& moving = *relay;
+    connection.relay = std::move(relay);
+    auto started = moving.start(std::forward<Sockets>(sockets)..., [this, &connection](Relay&) { remove(connection); });
+    if (!started) end(connection, started.error());
+  }
+
+  // Applications and peers of connections with a relay see resets; they end at the end of the turn.
+  void kill_all(Reason reason, const std::string& text);
+  // Ends all of them now, in whatever state they are.
+  void end_all(Reason reason, std::string_view text);
+
+  [[nodiscard]] size_t count() const { return count_; }
+  [[nodiscard]] PodConnections lines() const;
+
+  // Goes through the connections in pieces: those that come or end between two pieces do not disturb it. New connections come in
+  // front and are not visited by walks that have begun.
+  class Walk final : TablePlace {
+   public:
+    Walk() : TablePlace(Kind::kWalk) {}
+    void begin(ConnectionTable& table);
+    // The next one; null when there is none left. It may be ended before the next call.
+    Connection* next();
+    [[nodiscard]] bool done() const { return !is_linked(); }
+
+   private:
+    friend class ConnectionTable;
+    ConnectionTable* table_ = nullptr;
+  };
+
+ private:
+  using List = boost::intrusive::list<TablePlace, boost::intrusive::constant_time_size<false>>;
+  static Connection* connection_at(TablePlace& place) {
+    return place.kind_ == TablePlace::Kind::kConnection ? static_cast<Connection*>(&place) : nullptr;
+  }
+  void remove(Connection& connection);
+  void count_bytes();
+
+  Worker& worker_;
+  List places_;
+  size_t count_ = 0;
+  Timer count_timer_;
+};
+
+}  // namespace zt::ztunnel

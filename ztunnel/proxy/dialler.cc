@@ -1,0 +1,52 @@
+#include "ztunnel/proxy/dialler.h"
+
+#include <algorithm>
+
+#include "mesh/reason.h"
+#include "ztunnel/proxy/connection.h"
+#include "ztunnel/proxy/handshaking.h"
+
+namespace zt::ztunnel {
+
+Dialler::Dialler(const LocalPod& pod)
+    : pod_(pod),
+      pool_(pod.worker.loop(), pod.worker.settings().pool,
+            [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); }) {}
+
+void Dialler::retire(const workload_api::Snapshot& snapshot) {
+  pool_.retire([&](const hbone::TunnelKey& key) {
+    const auto* owner = snapshot.workload(pod_.worker.settings().network, key.destination.ip);
+    if (owner == nullptr) return true;
+    return std::ranges::find(key.expected, identity_of(*owner)) == key.expected.end();
+  });
+}
+
+Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial(hbone::TunnelKey key, hbone::TunnelOwner& owner) {
+  auto result = co_await dial_uncounted(std::move(key), owner);
+  pod_.worker.metrics().pool_dials.get({result ? "ok" : reason_info(result.error().reason).name}).add();
+  co_return result;
+}
+
+Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner) {
+  auto context = co_await pod_.worker.tls().get(key.source, hbone::TlsRole::kClient);
+  if (!context) co_return std::unexpected(context.error());
+
+  auto connected = co_await connect_tcp(pod_.worker.loop(), pod_.sockets,
+                                        {.destination = key.destination, .source = std::nullopt, .local_leg = false});
+  if (!connected) {
+    if (connected.error().reason == Reason::kConnectTimeout) {
+      co_return fail(Reason::kNetworkPolicy,
+                     "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: " + connected.error().text);
+    }
+    co_return std::unexpected(connected.error());
+  }
+  UniqueFd fd = std::move(*connected);
+  auto made = hbone::TlsHandshake::make_client(*context, key.expected);
+  if (!made) co_return fail(Reason::kTlsFailed, "tls error: " + made.error().text);
+  auto shaken = co_await shake_hands(pod_.worker, fd.get(), hbone::TlsRole::kClient, std::move(*made));
+  if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
+  co_return hbone::Tunnel::start(pod_.worker.io(), pod_.worker.io().budget, hbone::Tunnel::Role::kClient, std::move(fd),
+                                 std::move(shaken->tls), std::move(shaken->early), pod_.worker.settings().tunnel, owner);
+}
+
+}  // namespace zt::ztunnel

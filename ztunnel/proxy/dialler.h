@@ -1,0 +1,30 @@
+#pragma once
+#include "hbone/tunnel_pool.h"
+#include "ztunnel/proxy/local_pod.h"
+
+namespace zt::ztunnel {
+
+// Tunnels from one pod to others, on one worker: certificate, TCP, TLS handshake, each within its limit; kept in a pool.
+// Worker's thread.
+class Dialler {
+ public:
+  explicit Dialler(const LocalPod& pod);
+  Dialler(const Dialler&) = delete;
+
+  // A stream on a pooled tunnel, dialled if need be: see TunnelPool::open().
+  Task<Result<hbone::Stream*>> open(const hbone::TunnelKey& key, const hbone::Headers& headers, hbone::StreamHandler& handler) {
+    return pool_.open(key, headers, handler);
+  }
+  // Tunnels to addresses whose workload is gone would fail whoever uses them next, or reach a stranger.
+  void retire(const workload_api::Snapshot& snapshot);
+  void close_if(const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) { pool_.close_if(condition, reason); }
+
+ private:
+  Task<Result<std::unique_ptr<hbone::Tunnel>>> dial(hbone::TunnelKey key, hbone::TunnelOwner& owner);
+  Task<Result<std::unique_ptr<hbone::Tunnel>>> dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner);
+
+  const LocalPod& pod_;
+  hbone::TunnelPool pool_;
+};
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,72 @@
+#include "ztunnel/proxy/handshaking.h"
+
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+
+#include "mesh/reason.h"
+
+namespace zt::ztunnel {
+
+using hbone::TlsHandshake;
+
+namespace {
+
+Task<Result<Handshaken>> exchange(Worker& worker, int fd, TlsHandshake handshake, Clock::time_point deadline) {
+  FdWaiter waiter(worker.loop());
+  if (auto attached = waiter.attach(fd); !attached) co_return std::unexpected(attached.error());
+  std::vector<uint8_t> early;
+  size_t consumed = 0;
+  auto status = handshake.advance({}, consumed);
+  for (;;) {
+    while (!handshake.output().empty()) {
+      const auto out = handshake.output();
+      const ssize_t n = ::send(fd, out.data(), out.size(), MSG_NOSIGNAL);
+      if (n > 0) {
+        handshake.consume_output(static_cast<size_t>(n));
+      } else if (errno == EAGAIN) {
+        if (!co_await waiter.wait(EPOLLOUT, deadline)) co_return fail(Reason::kTlsTimeout, "tls handshake timed out");
+      } else if (errno != EINTR) {
+        if (status == TlsHandshake::Status::kFailed) break;  // the peer is gone; what went wrong is known already
+        co_return fail(Reason::kTlsFailed, "tls handshake: " + errno_text(errno));
+      }
+    }
+    if (status == TlsHandshake::Status::kFailed) co_return std::unexpected(handshake.error());
+    if (status == TlsHandshake::Status::kDone) {
+      auto taken = handshake.take();
+      if (!taken) co_return std::unexpected(taken.error());
+      co_return Handshaken{std::move(*taken), std::move(early)};
+    }
+    // The buffer is the worker's and not the frame's: a frame lives as long as the handshake.
+    auto lease = worker.io().buffers.borrow();
+    const ssize_t n = ::recv(fd, lease.data(), hbone::kWorkerBufferBytes, 0);
+    if (n > 0) {
+      status = handshake.advance({lease.data(), static_cast<size_t>(n)}, consumed);
+      early.assign(lease.data() + consumed, lease.data() + n);
+      continue;
+    }
+    lease.release();
+    if (n == 0) co_return fail(Reason::kTlsFailed, "tls handshake eof");
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN) co_return fail(Reason::kTlsFailed, "tls handshake: " + errno_text(errno));
+    if (!co_await waiter.wait(EPOLLIN, deadline)) co_return fail(Reason::kTlsTimeout, "tls handshake timed out");
+  }
+}
+
+}  // namespace
+
+Task<Result<Handshaken>> shake_hands(Worker& worker, int fd, hbone::TlsRole role, TlsHandshake handshake) {
+  const auto begun = Clock::now();
+  auto result = co_await exchange(worker, fd, std::move(handshake), begun + worker.settings().handshake_timeout);
+  // New lists may have come since the peer's certificate was verified, and the tunnel was not there for them to close.
+  if (result && result->tls.peer_chain) {
+    if (auto good = worker.tls().check_revocation(*result->tls.peer_chain, role); !good) result = std::unexpected(good.error());
+  }
+  const std::string_view name = role == hbone::TlsRole::kClient ? "client" : "server";
+  worker.metrics().handshakes.get({name, result ? "ok" : reason_info(result.error().reason).name}).add();
+  worker.metrics().handshake_duration.get({name}).observe(std::chrono::duration<double>(Clock::now() - begun).count());
+  co_return result;
+}
+
+}  // namespace zt::ztunnel

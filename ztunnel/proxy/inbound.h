@@ -1,0 +1,66 @@
+#pragma once
+#include <functional>
+#include <list>
+#include <memory>
+
+#include "base/task.h"
+#include "base/unique_fd.h"
+#include "hbone/tunnel.h"
+#include "ztunnel/decide/authorize.h"
+#include "ztunnel/proxy/connection_table.h"
+#include "ztunnel/proxy/local_pod.h"
+
+namespace zt::ztunnel {
+
+// What arrives at a pod, on one worker: tunnels and the CONNECTs in them (contract §4.1), and plain TCP (§4.6).
+// Worker's thread.
+class Inbound {
+ public:
+  Inbound(const LocalPod& pod, ConnectionTable& connections);
+  ~Inbound();
+  Inbound(const Inbound&) = delete;
+
+  // Take a connection for life. `transparent`: its listener may preserve source addresses.
+  void open_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
+    tasks_.spawn(accept_tunnel(std::move(fd), client, transparent));
+  }
+  void open_plain(UniqueFd fd, SocketAddress client, bool transparent) {
+    tasks_.spawn(accept_plain(std::move(fd), client, transparent));
+  }
+
+  // Peers are told to open no more streams; what is there goes on.
+  void drain();
+  void close_if(const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason);
+  // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left.
+  [[nodiscard]] size_t unfinished() const { return tasks_.size() + tunnels_.size(); }
+
+  // Policies changed: all open connections are to be asked for again.
+  void recheck() { rechecked_.begin(connections_); }
+  // Asks for some more of them; true when all have been asked.
+  bool recheck_some(const workload_api::Snapshot& snapshot);
+
+ private:
+  // A tunnel that a peer opened to this pod. In `tunnels_` until it closes.
+  class InboundTunnel;
+
+  Task<void> accept_tunnel(UniqueFd fd, SocketAddress client, bool transparent);
+  Task<void> accept_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers);
+  Task<void> accept_plain(UniqueFd fd, SocketAddress client, bool transparent);
+  // What the policies say, with our workload as it is in `snapshot`: its own list of policies may have changed since the
+  // connection came.
+  [[nodiscard]] Verdict judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const;
+  // Waits a moment for policies that the workload names and that have not come (then fails closed).
+  Task<Verdict> authorize_inbound(const ConnectionInfo& info);
+  // Asks the policies, connects to the application, and asks again: they may have changed while it was being reached.
+  Task<Result<UniqueFd>> connect_if_allowed(const ConnectionInfo& info, bool transparent);
+
+  const LocalPod& pod_;
+  Worker& worker_;
+  ConnectionTable& connections_;
+  bool draining_ = false;
+  ConnectionTable::Walk rechecked_;
+  std::list<std::unique_ptr<InboundTunnel>> tunnels_;
+  TaskScope tasks_;  // last: coroutines end before what they use
+};
+
+}  // namespace zt::ztunnel

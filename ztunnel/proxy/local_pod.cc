@@ -1,0 +1,28 @@
+#include "ztunnel/proxy/local_pod.h"
+
+#include "mesh/reason.h"
+
+namespace zt::ztunnel {
+
+namespace {
+// How long a connection waits for its own workload to appear in the state (contract appendix A).
+constexpr std::chrono::seconds kLocalWorkloadWait{5};
+}  // namespace
+
+const workload_api::Workload* LocalPod::known() const {
+  return worker.snapshot()->local_workload({name.name, name.ns, name.service_account});
+}
+
+Task<Result<workload_api::WorkloadPtr>> LocalPod::workload() const {
+  const auto deadline = Clock::now() + kLocalWorkloadWait;
+  for (;;) {
+    if (const auto* found = known()) co_return workload_api::WorkloadPtr(found);
+    const auto left = deadline - Clock::now();
+    if (left <= Clock::duration::zero() || !co_await worker.state().next(left)) {
+      co_return fail(Reason::kNoWorkload, "failed to fetch information about local workload: " + name.service_account + "." +
+                                              name.ns + " (" + name.name + ")");
+    }
+  }
+}
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,41 @@
+#pragma once
+#include "base/task.h"
+#include "base/unique_fd.h"
+#include "ztunnel/decide/route.h"
+#include "ztunnel/proxy/connection_table.h"
+#include "ztunnel/proxy/dialler.h"
+#include "ztunnel/proxy/local_pod.h"
+
+namespace zt::ztunnel {
+
+// What a pod opens (contract §3), on one worker: each connection is routed and then goes as it is or through a tunnel.
+// Worker's thread.
+class Outbound {
+ public:
+  Outbound(const LocalPod& pod, ConnectionTable& connections, Dialler& dialler);
+  Outbound(const Outbound&) = delete;
+
+  // Takes a connection for life. `destination` is where the application wants to go: whoever captured the connection knows.
+  void open(UniqueFd fd, SocketAddress client, SocketAddress destination) {
+    tasks_.spawn(run(std::move(fd), client, destination));
+  }
+  // Connections that are on their way yet.
+  [[nodiscard]] size_t unfinished() const { return tasks_.size(); }
+
+ private:
+  Task<void> run(UniqueFd fd, SocketAddress client, SocketAddress destination);
+  Task<void> plain(UniqueFd fd, ConnectionInfo info, Plain to);
+  Task<void> tunnel(UniqueFd fd, ConnectionInfo info, Hbone via);
+  // On demand: the route once the control plane was asked for what it needs, each key once, all within one limit.
+  Task<Route> route_on_demand(const OutboundRequest& request);
+
+  const LocalPod& pod_;
+  Worker& worker_;
+  ConnectionTable& connections_;
+  Dialler& dialler_;
+  RoundRobin round_robin_;
+  NumberFor number_;
+  TaskScope tasks_;  // last: coroutines end before what they use
+};
+
+}  // namespace zt::ztunnel

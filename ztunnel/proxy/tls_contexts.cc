@@ -1,0 +1,94 @@
+#include "ztunnel/proxy/tls_contexts.h"
+
+#include "mesh/reason.h"
+
+namespace zt::ztunnel {
+
+Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity::SpiffeId id, hbone::TlsRole role) {
+  const auto deadline = Clock::now() + settings_.certificate_timeout;
+  for (;;) {
+    Entry& entry = entries_[id];
+    if (entry.credentials.certificate && !entry.credentials.certificate->expired(
+                                             std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now()))) {
+      auto& context = entry.contexts[static_cast<size_t>(role)];
+      if (!context) {
+        auto made = make(entry.credentials, role);
+        if (!made) co_return std::unexpected(std::move(made).error());
+        context = std::move(*made);
+      }
+      co_return context;
+    }
+    if (!entry.waiting) {
+      entry.waiting = std::make_shared<Event>();
+      entry.error.reset();
+      // The answer comes on the control thread and is posted back here. The worker outlives the control thread's last post.
+      request_(id, [this, id](Result<identity::Credentials> result) {
+        loop_.post([this, id, result = std::move(result)]() mutable {
+          Entry& answered = entries_[id];
+          if (result) {
+            update(id, *result);
+          } else {
+            answered.error = std::move(result).error();
+          }
+          if (auto waiting = std::exchange(answered.waiting, nullptr)) waiting->set();
+        });
+      });
+    }
+    const std::shared_ptr<Event> waiting = entry.waiting;
+    if (waiting) {
+      const auto left = deadline - Clock::now();
+      if (left <= Clock::duration::zero() || !co_await waiting->wait(loop_, left)) {
+        co_return fail(Reason::kIdentityTimeout, "identity error: no certificate for " + id.to_string() + " in time");
+      }
+    }
+    Entry& answered = entries_[id];
+    if (answered.error) co_return fail(answered.error->reason, "identity error: " + answered.error->text);
+  }
+}
+
+Result<std::shared_ptr<const hbone::TlsContext>> TlsContexts::make(const identity::Credentials& credentials,
+                                                                   hbone::TlsRole role) {
+  const auto& certificate = *credentials.certificate;
+  std::vector<X509*> intermediates, roots;
+  for (const auto& each : certificate.intermediates()) intermediates.push_back(each.get());
+  for (const auto& each : credentials.trust->roots()) roots.push_back(each.get());
+  hbone::TlsOptions options = settings_.tls;
+  options.verified_peers = verified_peers_;
+  // Whoever keeps chains does so for revocation.
+  if (options.keep_peer_chain) {
+    options.chain_check = [this, role](std::span<const identity::X509Ptr> chain) { return check_revocation(chain, role); };
+  }
+  auto made = hbone::TlsContext::make(
+      role, {.leaf = certificate.leaf(), .intermediates = intermediates, .key = certificate.private_key(), .roots = roots},
+      options);
+  if (!made) return fail(Reason::kIdentityUnavailable, "identity error: " + made.error().text);
+  return std::move(*made);
+}
+
+Result<> TlsContexts::check_revocation(std::span<const identity::X509Ptr> chain, hbone::TlsRole role) {
+  const X509* const revoked = revocations_ ? revocations_->revoked_in(chain) : nullptr;
+  if (revoked == nullptr) return {};
+  metrics_.crl_rejections.get({role == hbone::TlsRole::kServer ? "destination" : "source"}).add();
+  return fail(Reason::kCertRevoked, "peer certificate revoked by CRL: " + identity::revoked_text(revoked));
+}
+
+void TlsContexts::update(const identity::SpiffeId& id, const identity::Credentials& credentials) {
+  if (!credentials.certificate) {
+    const auto known = entries_.find(id);
+    if (known == entries_.end()) return;
+    if (known->second.waiting) {
+      known->second.credentials = {};
+    } else {
+      entries_.erase(known);
+    }
+    return;
+  }
+  Entry& entry = entries_[id];
+  if (entry.credentials.certificate == credentials.certificate && entry.credentials.trust == credentials.trust) return;
+  entry.credentials = credentials;
+  entry.error.reset();
+  // Connections that are open keep theirs.
+  for (auto& context : entry.contexts) context.reset();
+}
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,35 @@
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hbone/tls/context.h"
+#include "hbone/tunnel_pool.h"
+#include "ztunnel/decide/authorize.h"
+#include "ztunnel/proxy/sockets.h"
+
+namespace zt::ztunnel {
+
+// What all workers are made from; immutable after start.
+struct WorkerSettings {
+  SocketOptions sockets;  // netns is filled per pod
+  hbone::TunnelConfig tunnel;
+  hbone::TunnelPoolConfig pool;
+  hbone::TlsOptions tls;
+  Clock::duration handshake_timeout;
+  Clock::duration connect_answer_timeout;
+  Clock::duration certificate_timeout;
+  Clock::duration policy_wait;
+  MissingPolicy missing_policy = MissingPolicy::kUndecided;
+  Clock::duration source_wait = std::chrono::milliseconds(250);  // Lookups::find_source()
+  bool response_baggage = true;
+  bool localhost_app_tunnel = true;
+  bool policy_info_logging = false;
+  std::string network;
+  std::vector<uint16_t> illegal_ports;
+  size_t memory_budget_per_worker;
+  Transparency transparency = Transparency::kBestEffort;
+};
+
+}  // namespace zt::ztunnel
