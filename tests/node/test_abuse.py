@@ -137,3 +137,18 @@ def test_garbage_on_every_port_ends_there(shop):
             except ConnectionError:
                 pass
     proxies_still_work(shop)
+
+
+@pytest.mark.parametrize("port", [15020, 15021])
+def test_a_pod_that_holds_connections_to_an_http_port_shuts_out_no_probe(shop, port):
+    """More than the server may have; they would be closed for their silence after 2 s, the probes come before."""
+    node = shop.nodes[0]
+    held = [shop.outsider.connect("192.168.77.1", port) for _ in range(300)]
+    try:
+        assert node.ready()
+        status, metrics = node.http(15020, "/metrics")
+        assert status == 200 and metrics.endswith("# EOF\n")
+        assert node.http(15000, "/")[0] == 200
+    finally:
+        for sock in held:
+            sock.close()

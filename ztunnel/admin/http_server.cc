@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ip/v6_only.hpp>
@@ -13,8 +14,10 @@
 #include <condition_variable>
 #include <ctime>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <optional>
+#include <ranges>
 #include <thread>
 #include <unordered_set>
 
@@ -76,14 +79,18 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
   [[nodiscard]] std::chrono::milliseconds close_grace() const { return limits_.close_grace; }
 
   class Session;
+  // What one call of listen() serves, on one address or on one of each family.
+  struct Service {
+    std::string component;
+    HttpHandler handler;
+  };
   struct Listener {
-    Listener(asio::io_context& context, std::string name, HttpHandler handle)
-        : acceptor(context), retry(context), component(std::move(name)), handler(std::move(handle)) {}
+    Listener(asio::io_context& context, std::shared_ptr<const Service> serves)
+        : acceptor(context), retry(context), service(std::move(serves)) {}
     tcp::acceptor acceptor;
     asio::steady_timer retry;
-    std::string component;
+    std::shared_ptr<const Service> service;
     std::string address;
-    HttpHandler handler;
   };
 
   void start() {
@@ -94,7 +101,7 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
     if (thread_.joinable()) thread_.join();
   }
 
-  Result<SocketAddress> listen_on(const std::string& component, const SocketAddress& address, const HttpHandler& handler);
+  Result<SocketAddress> listen_on(const SocketAddress& address, const std::shared_ptr<const Service>& service);
   void drain();
   bool wait_drained(std::chrono::milliseconds limit) {
     std::unique_lock lock(mutex_);
@@ -106,6 +113,7 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
   friend class Session;
   void run();
   void accept(const std::shared_ptr<Listener>& listener);
+  bool make_room(const Service& service, const asio::ip::address& source);
   void remove(const std::shared_ptr<Session>& session);
   void check_drained();
 
@@ -115,6 +123,7 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
   std::vector<std::shared_ptr<Listener>> listeners_;
   std::unordered_set<std::shared_ptr<Session>> sessions_;
   bool draining_ = false;
+  uint64_t rests_ = 0;  // how often a session began to wait for a request
 
   std::mutex mutex_;
   std::condition_variable drained_changed_;
@@ -125,8 +134,13 @@ class HttpServer::Core : public std::enable_shared_from_this<Core> {
 // One client's connection: reads a request, waits for its answer, writes it, and again.
 class HttpServer::Core::Session : public std::enable_shared_from_this<Session> {
  public:
-  Session(Core& core, tcp::socket socket, std::shared_ptr<Listener> listener)
-      : core_(core), stream_(std::move(socket)), listener_(std::move(listener)) {}
+  Session(Core& core, tcp::socket socket, asio::ip::address source, std::shared_ptr<const Service> service)
+      : core_(core), stream_(std::move(socket)), source_(std::move(source)), service_(std::move(service)) {}
+
+  [[nodiscard]] const Service& service() const { return *service_; }
+  [[nodiscard]] const asio::ip::address& source() const { return source_; }
+  [[nodiscard]] uint64_t rest() const { return rest_; }
+  [[nodiscard]] bool being_served() const { return being_served_; }  // has a whole request
 
   void read();
   void answer(uint64_t request, HttpResponse response);
@@ -164,10 +178,13 @@ class HttpServer::Core::Session : public std::enable_shared_from_this<Session> {
 
   Core& core_;
   beast::tcp_stream stream_;
-  std::shared_ptr<Listener> listener_;
+  const asio::ip::address source_;
+  const std::shared_ptr<const Service> service_;
   beast::flat_buffer buffer_;
   std::optional<http::request_parser<http::string_body>> parser_;
-  bool busy_ = false;      // between a request's arrival and the end of its answer
+  bool busy_ = false;  // between a request's arrival and the end of its answer
+  bool being_served_ = false;
+  uint64_t rest_ = 0;      // of rests_, the last one
   uint64_t requests_ = 0;  // number of the current one: an answer counts for its own request only
   bool head_ = false;
   bool keep_alive_ = false;
@@ -184,6 +201,8 @@ class HttpServer::Core::Session : public std::enable_shared_from_this<Session> {
 
 void HttpServer::Core::Session::read() {
   if (core_.draining_) return close();
+  being_served_ = false;
+  rest_ = ++core_.rests_;
   parser_.emplace();
   parser_->header_limit(static_cast<uint32_t>(core_.limits_.header_bytes));
   parser_->body_limit(core_.limits_.body_bytes);
@@ -222,6 +241,7 @@ void HttpServer::Core::Session::refuse(const error_code& error) {
 }
 
 void HttpServer::Core::Session::dispatch() {
+  being_served_ = true;
   const auto& message = parser_->get();
   keep_alive_ = message.keep_alive();
   version_ = message.version();
@@ -258,7 +278,7 @@ void HttpServer::Core::Session::dispatch() {
   pending->number = ++requests_;
   stream_.expires_never();
   try {
-    listener_->handler(request, [pending](HttpResponse response) { pending->answer(std::move(response)); });
+    service_->handler(request, [pending](HttpResponse response) { pending->answer(std::move(response)); });
   } catch (const std::exception& error) {
     pending->answer(HttpResponse::text(500, fmt::format("{}\n", error.what())));
   }
@@ -368,9 +388,8 @@ void HttpServer::Core::run() {
   }
 }
 
-Result<SocketAddress> HttpServer::Core::listen_on(const std::string& component, const SocketAddress& address,
-                                                  const HttpHandler& handler) {
-  const auto listener = std::make_shared<Listener>(context_, component, handler);
+Result<SocketAddress> HttpServer::Core::listen_on(const SocketAddress& address, const std::shared_ptr<const Service>& service) {
+  const auto listener = std::make_shared<Listener>(context_, service);
   const auto endpoint = endpoint_of(address);
   error_code error;
   auto& acceptor = listener->acceptor;
@@ -388,7 +407,8 @@ Result<SocketAddress> HttpServer::Core::listen_on(const std::string& component, 
   SocketAddress bound = address;
   bound.port = acceptor.local_endpoint(error).port();
   listener->address = bound.to_string();
-  ZT_LOG(scope, kInfo, "listener established", Field::bare("address", listener->address), Field::string("component", component));
+  ZT_LOG(scope, kInfo, "listener established", Field::bare("address", listener->address),
+         Field::string("component", service->component));
   asio::post(context_, [this, listener] {
     listeners_.push_back(listener);
     accept(listener);
@@ -401,7 +421,7 @@ void HttpServer::Core::accept(const std::shared_ptr<Listener>& listener) {
   listener->acceptor.async_accept([this, listener](error_code error, tcp::socket socket) {
     if (error == asio::error::operation_aborted) return;
     if (error) {
-      ZT_LOG(scope, kWarn, "cannot accept", Field::string("component", listener->component),
+      ZT_LOG(scope, kWarn, "cannot accept", Field::string("component", listener->service->component),
              Field::string("error", error.message()));
       listener->retry.expires_after(kAcceptRetryDelay);
       listener->retry.async_wait([this, listener](error_code cancelled) {
@@ -409,14 +429,49 @@ void HttpServer::Core::accept(const std::shared_ptr<Listener>& listener) {
       });
       return;
     }
-    if (sessions_.size() < limits_.connections) {
+    const auto peer = socket.remote_endpoint(error);
+    if (!error && make_room(*listener->service, peer.address())) {
       socket.set_option(tcp::no_delay(true), error);
-      const auto session = std::make_shared<Session>(*this, std::move(socket), listener);
+      const auto session = std::make_shared<Session>(*this, std::move(socket), peer.address(), listener->service);
       sessions_.insert(session);
       session->read();
     }
     accept(listener);
   });
+}
+
+// May one more connection from `source` stay? Ends another if that takes it: the one that has rested longest of the source itself
+// if it has its share, else of the source that has most, so that many who hold much cannot keep out one who holds nothing.
+bool HttpServer::Core::make_room(const Service& service, const asio::ip::address& source) {
+  struct Share {
+    size_t count = 0;
+    std::shared_ptr<Session> oldest, resting;
+  };
+  std::map<asio::ip::address, Share> shares;
+  const auto keep_older = [](std::shared_ptr<Session>& oldest, const std::shared_ptr<Session>& session) {
+    if (oldest == nullptr || session->rest() < oldest->rest()) oldest = session;
+  };
+  size_t all = 0;
+  for (const auto& session : sessions_) {
+    if (&session->service() != &service) continue;
+    Share& share = shares[session->source()];
+    ++all;
+    ++share.count;
+    keep_older(share.oldest, session);
+    if (!session->being_served()) keep_older(share.resting, session);
+  }
+  std::shared_ptr<Session> leaves;
+  if (const Share& own = shares[source]; own.count >= limits_.connections_per_source) {
+    leaves = own.resting;
+  } else if (all < limits_.connections) {
+    return true;
+  } else {
+    const Share& largest = std::ranges::max(shares | std::views::values, {}, &Share::count);
+    leaves = largest.resting != nullptr || largest.count < 2 ? largest.resting : largest.oldest;
+  }
+  if (leaves == nullptr) return false;
+  leaves->close();
+  return true;
 }
 
 void HttpServer::Core::remove(const std::shared_ptr<Session>& session) {
@@ -433,7 +488,7 @@ void HttpServer::Core::drain() {
       listener->retry.cancel();
       listener->acceptor.close(ignored);
       ZT_LOG(scope, kInfo, "listener drained", Field::bare("address", listener->address),
-             Field::string("component", listener->component));
+             Field::string("component", listener->service->component));
     }
     listeners_.clear();
     // Idle ones take themselves out of the set.
@@ -461,17 +516,18 @@ HttpServer::~HttpServer() {
 
 Result<std::vector<SocketAddress>> HttpServer::listen(std::string component, const ListenAddress& address, bool ipv6,
                                                       HttpHandler handler) {
+  const auto service = std::make_shared<const Core::Service>(Core::Service{std::move(component), std::move(handler)});
   std::vector<SocketAddress> bound;
   if (const auto* literal = std::get_if<SocketAddress>(&address)) {
-    ZT_ASSIGN(const auto one, core_->listen_on(component, *literal, handler));
+    ZT_ASSIGN(const auto one, core_->listen_on(*literal, service));
     bound.push_back(one);
     return bound;
   }
   const uint16_t port = std::get<LocalhostPort>(address).port;
-  ZT_ASSIGN(const auto v4, core_->listen_on(component, {*IpAddress::parse("127.0.0.1"), port}, handler));
+  ZT_ASSIGN(const auto v4, core_->listen_on({*IpAddress::parse("127.0.0.1"), port}, service));
   bound.push_back(v4);
   if (ipv6 && loopback_has_ipv6()) {
-    ZT_ASSIGN(const auto v6, core_->listen_on(component, {*IpAddress::parse("::1"), v4.port}, handler));
+    ZT_ASSIGN(const auto v6, core_->listen_on({*IpAddress::parse("::1"), v4.port}, service));
     bound.push_back(v6);
   }
   return bound;

@@ -60,7 +60,11 @@ struct HttpLimits {
   std::chrono::milliseconds close_grace{500};
   size_t header_bytes = 8192;
   size_t body_bytes = 65536;
-  size_t connections = 256;  // of all listeners; more are closed at once
+  // Of each server (a call of listen()), and of each source address to it. When one more comes, the connection that has rested
+  // longest goes: of this source if it has its share, else of the source that has most. Whoever holds connections open to
+  // one port keeps neither others from it nor anybody from another.
+  size_t connections = 256;
+  size_t connections_per_source = 32;
 };
 
 class HttpServer {

@@ -1,5 +1,6 @@
 #include "ztunnel/admin/http_server.h"
 
+#include <fmt/format.h>
 #include <zlib.h>
 
 #include <catch2/catch.hpp>
@@ -187,17 +188,87 @@ TEST_CASE("silent clients are closed after the header timeout, idle or half way 
   CHECK(idle.at_end());
 }
 
-TEST_CASE("more connections than allowed are closed at once") {
-  HttpServer server({.connections = 2});
+namespace {
+
+constexpr auto kGet = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+SocketAddress serve_all_of_loopback(HttpServer& server, HttpHandler handler) {
+  const auto bound = server.listen("test", SocketAddress{*IpAddress::parse("0.0.0.0"), 0}, false, std::move(handler));
+  REQUIRE(bound);
+  return {*IpAddress::parse("127.0.0.1"), bound->front().port};
+}
+
+}  // namespace
+
+TEST_CASE("who holds idle connections to one server shuts nobody else out, there or at another server") {
+  HttpServer server({.header_timeout = 60s, .connections = 16, .connections_per_source = 8});
+  const auto held = serve_all_of_loopback(server, echo());
+  const auto other = serve(server, echo());
+  // More than both servers together may have, from one address and from several.
+  std::vector<std::unique_ptr<Client>> idle;
+  for (int i = 0; i < 40; ++i) idle.push_back(std::make_unique<Client>(held));
+  for (int i = 0; i < 40; ++i) idle.push_back(std::make_unique<Client>(held, fmt::format("127.0.0.{}", 2 + i % 3)));
+  CHECK(request(other, "GET", "/").status == 200);
+  Client probe(held, "127.0.0.99");
+  for (int i = 0; i < 3; ++i) {
+    probe.send(kGet);
+    CHECK(probe.receive().status == 200);
+  }
+  CHECK(request(held, "GET", "/").status == 200);  // also from an address that has its share
+}
+
+TEST_CASE("of a source's connections the one that has rested longest goes first") {
+  HttpServer server({.header_timeout = 60s, .connections = 16, .connections_per_source = 2});
   const auto address = serve(server, echo());
-  Client a(address);
-  a.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
-  CHECK(a.receive().status == 200);
-  Client b(address);
-  b.send("GET / HTTP/1.1\r\nhost: x\r\n\r\n");
-  CHECK(b.receive().status == 200);
+  const auto ask = [](Client& client) {
+    client.send(kGet);
+    return client.receive().status;
+  };
+  Client a(address), b(address);
+  CHECK(ask(a) == 200);
+  CHECK(ask(b) == 200);
+  CHECK(ask(a) == 200);
   Client c(address);
-  CHECK(c.at_end());
+  CHECK(ask(c) == 200);
+  CHECK(b.at_end());
+  CHECK(ask(a) == 200);
+}
+
+TEST_CASE("a request that is being served is not cut off by its source's next connection") {
+  HttpServer server({.connections = 16, .connections_per_source = 1});
+  Later later;
+  const auto address = serve(server, later.handler());
+  Client busy(address);
+  busy.send(kGet);
+  auto respond = later.take();
+  Client next(address);
+  CHECK(next.at_end());
+  respond(HttpResponse::text(200, "served"));
+  CHECK(busy.receive().body == "served");
+}
+
+TEST_CASE("sources that keep all connections busy give one up for a source that has none") {
+  HttpServer server({.connections = 4, .connections_per_source = 4});
+  std::mutex mutex;
+  std::vector<HttpRespond> never;
+  const auto address = serve_all_of_loopback(server, [&](const HttpRequest& request, HttpRespond respond) {
+    if (request.path == "/ready") return respond(HttpResponse::text(200, "ready"));
+    const std::lock_guard lock(mutex);
+    never.push_back(std::move(respond));
+  });
+  std::vector<std::unique_ptr<Client>> busy;
+  for (int i = 0; i < 4; ++i) {
+    busy.push_back(std::make_unique<Client>(address));
+    busy.back()->send(kGet);
+  }
+  while (true) {
+    const std::lock_guard lock(mutex);
+    if (never.size() == 4) break;
+  }
+  Client probe(address, "127.0.0.99");
+  probe.send("GET /ready HTTP/1.1\r\nhost: x\r\n\r\n");
+  CHECK(probe.receive().body == "ready");
+  CHECK(busy.front()->at_end());
 }
 
 TEST_CASE("draining refuses new connections, closes idle ones and lets requests finish") {

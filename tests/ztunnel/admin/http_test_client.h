@@ -23,10 +23,15 @@ struct Answer {
 
 class Client {
  public:
-  explicit Client(const SocketAddress& address) {
+  // `from`: an address of this host to come from.
+  explicit Client(const SocketAddress& address, const std::string& from = {}) {
     sockaddr_storage storage{};
+    fd_.reset(::socket(address.ip.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!from.empty()) {
+      const socklen_t length = SocketAddress{*IpAddress::parse(from), 0}.to_sockaddr(storage);
+      REQUIRE(::bind(fd_.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+    }
     const socklen_t length = address.to_sockaddr(storage);
-    fd_.reset(::socket(storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
     const timeval limit{10, 0};
     ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     connected_ = ::connect(fd_.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0;
