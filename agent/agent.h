@@ -3,11 +3,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "agent/pods_file.h"
@@ -23,7 +25,13 @@ namespace zt::agent {
 // A pod's rules come before any proxy is asked, and stay when the agent or the proxies go: without a proxy an
 // enrolled pod has no working TCP, never plaintext (fail closed). What the kernel holds is checked again and
 // again, and put right, rather than remembered. A pod taken out of the file leaves in two phases
-// (redirector.h). Loop's thread; redirection calls block it for some milliseconds each, one pod a turn.
+// (redirector.h).
+//
+// What fails for one pod costs that pod: it stays as it is, is said once, and is tried again after growing
+// pauses, for ever. Nothing is forgotten before its rules are gone.
+//
+// Loop's thread, in one dialect: every pod has one next step and a time for it, and one timer takes the step
+// that is due longest, one a turn. A step calls the redirector once, which blocks the loop for some milliseconds.
 class Agent {
  public:
   struct Options {
@@ -37,61 +45,100 @@ class Agent {
     std::chrono::milliseconds verify_interval{10'000};  // also how often the file is read without being told
     std::chrono::milliseconds leave_limit{30'000};      // for carried connections to end by themselves
   };
-  // Between attempts to set up a pod that failed.
-  static constexpr std::chrono::milliseconds kRetryInterval{5000};
-  // Between looks at the connections that a leaving pod still has.
+  // Between attempts at what failed for a pod: the first pause, doubled up to the last.
+  static constexpr std::chrono::milliseconds kFirstRetry{250};
+  static constexpr std::chrono::milliseconds kMostRetry{10'000};
+  // Between looks at the connections that a leaving pod still has, and from the proxies' being told to let go of
+  // a pod to its rules being removed.
   static constexpr std::chrono::milliseconds kLeavePoll{250};
+  // What leave_all() takes beyond leave_limit before it gives up on pods that cannot be cleaned.
+  static constexpr std::chrono::milliseconds kLeaveMargin{5000};
 
   // Both outlive the agent.
   Agent(EventLoop& loop, redirection::Redirector& redirector, Options options);
 
   // Reads the file, tries the redirector, listens, enrols. An error is about the set-up as a whole: the file,
-  // the socket, the kernel. A pod that cannot be enrolled is logged and tried again.
+  // the socket, the kernel. A bad entry and a pod that cannot be enrolled are logged, the latter is tried again.
   Result<> start();
-  // Reads the file again. A bad one is logged and refused whole; the pods stay as they are.
+  // Reads the file again. One that cannot be read as a whole is logged and refused, and the pods stay as they
+  // are. A bad entry is logged and its pod stays as it is; while one does not say whose it is, no pod leaves.
   void reload();
-  // Un-enrols every pod, then calls `done` (for a clean exit).
+  // Un-enrols every pod, then calls `done` (for a clean exit). Pods that cannot be cleaned are tried again until
+  // leave_limit + kLeaveMargin have passed; they are named then.
   void leave_all(std::function<void()> done);
 
   struct Counts {
     size_t enrolled = 0;
-    size_t failed = 0;
-    size_t leaving = 0;
-    uint64_t repairs = 0;  // since the start
+    size_t failed = 0;       // rules could not be set up
+    size_t waiting = 0;      // the file's entry waits for its namespace
+    size_t leaving = 0;      // some of their rules are still there
+    size_t bad_entries = 0;  // of the file in force
+    uint64_t repairs = 0;    // this and the following: since the start
     uint64_t refused_files = 0;
+    uint64_t failed_removals = 0;
   };
   [[nodiscard]] Counts counts() const;
+  // What is wrong now, by uid (bad entries that do not say whose they are: by their place in the list of such).
+  [[nodiscard]] std::map<std::string, std::string> failures() const;
   [[nodiscard]] size_t proxies() const { return server_.proxies(); }
 
  private:
   enum class State : uint8_t {
-    kFailed,  // rules are not in place; tried again
-    kEnrolled,
-    kLeaving,  // captures nothing new; waits for carried connections
-    kDropped,  // proxies have been told to let go; the rules are taken out next
+    kAbsent,    // has no namespace (yet), and so no rules
+    kUnset,     // rules are not in place: set up next, or again
+    kEnrolled,  //
+    kStopping,  // to leave, but still captures: told to stop next, or again. Proxies serve it meanwhile
+    kLeaving,   // captures nothing new; waits for carried connections
+    kDropped,   // proxies have been told to let go: the rules are taken out next, or again
   };
+  static constexpr Clock::time_point kNever = Clock::time_point::max();
   struct Pod {
     PodSpec spec;
-    std::shared_ptr<const Netns> netns;
-    State state = State::kFailed;
+    std::shared_ptr<const Netns> netns;  // nullptr: kAbsent
+    State state = State::kAbsent;
+    // What the file says now, if its namespace cannot be had: looked for at every step. The rest is as it was.
+    std::optional<PodSpec> wanted = {};
+    Clock::time_point due = kNever;     // of its next step
+    std::chrono::milliseconds pause{};  // before the last attempt; 0: nothing has failed
     Clock::time_point leave_by{};
-    std::string last_error;  // logged once, not at every attempt
+    std::string last_error = {};  // logged once, not at every attempt
+    [[nodiscard]] bool has(const Netns::Id& id) const { return netns && netns->id() == id; }
+    [[nodiscard]] bool leaves() const { return state == State::kStopping || state == State::kLeaving; }
+    [[nodiscard]] redirection::RedirectedPod target() const { return {netns, spec.options}; }
   };
-  using Namespaces = std::vector<std::shared_ptr<const Netns>>;
+  using Pods = std::map<std::string, Pod, std::less<>>;
+  // What the good entries of a file name, to be had by their pods when all of it is applied.
+  struct Claims {
+    std::set<Netns::Id> namespaces;
+    std::set<std::string, std::less<>> uids;
+  };
 
-  Result<Namespaces> open_namespaces(const std::vector<PodSpec>& specs) const;
-  void apply(std::vector<PodSpec> specs, Namespaces namespaces);
-  void put(PodSpec spec, std::shared_ptr<const Netns> netns, const std::set<Netns::Id>& claimed);
-  void enroll(Pod& pod);
+  void apply(PodsFile file);
+  // The namespace that a pod of the file shall have. `owner_of`: the pod that has a namespace, or nullptr.
+  using OwnerOf = std::function<const PodSpec*(const Netns::Id&)>;
+  Result<std::shared_ptr<const Netns>> open_namespace(const PodSpec& spec, const OwnerOf& owner_of) const;
+  void let_others_leave(const Claims& claims);
+  void put(PodSpec spec, std::shared_ptr<const Netns> netns, const Claims& claims);
+  void put_waiting(PodSpec spec, const Error& error);
   void begin_leave(Pod& pod);
-  void poll_leaving();
-  void finish_leave(const Pod& pod);
+  void release(const Netns::Id& netns, const std::string& new_uid, const Claims& claims);
   // Lets the pods of an earlier agent leave that are in the state file and not in the pods file.
-  void adopt_left_over(const std::vector<PodSpec>& specs, const Namespaces& namespaces);
+  void adopt_left_over(const PodsFile& file);
   // Names the pods there are and those to come: written before rules are made and after they are removed, so
   // that at worst it names one too many.
   void save_state(const std::vector<PodSpec>& coming = {});
-  void release(const Netns::Id& netns, const std::string& new_uid);
+
+  void step_next();
+  void schedule();
+  void step(Pod& pod);  // may erase it
+  void enroll(Pod& pod);
+  void stop_capturing(Pod& pod);
+  void wait_for_carried(Pod& pod);  // may erase it
+  void drop(Pod& pod);              // erases it, or what the file wants of it stays
+  void remove_rules(Pod& pod);      // of former_; may erase it
+  bool look_for_namespace(Pod& pod);
+  void offer(Pod& pod);
+  void finish_leaving();
 
   void verify_all();
   void verify_next();
@@ -99,29 +146,29 @@ class Agent {
   // If the pod's path now leads to another namespace, the pod was made anew. False: the path leads nowhere
   // useful.
   bool follow_path(Pod& pod);
+  // Says it, once, and puts the pod's next step off. note_failure() only says it.
+  void retry_later(Pod& pod, const Error& error, std::string_view doing);
   void note_failure(Pod& pod, const Error& error, std::string_view doing);
-  [[nodiscard]] static redirection::RedirectedPod target(const Pod& pod) { return {pod.netns, pod.spec.options}; }
 
   redirection::Redirector& redirector_;
   Options options_;
   zds::ZdsServer server_;
   FileWatch watch_;
-  std::map<std::string, Pod, std::less<>> pods_;
+  Pods pods_;
+  std::list<Pod> former_;  // kDropped: of pods that are gone or have moved
+  std::vector<BadEntry> bad_entries_;
   std::string refused_;  // why the file was refused last: said once
   std::string applied_text_;
   std::optional<Netns::Id> own_netns_;
+  Timer step_timer_;
   Timer verify_timer_;
   Timer verify_step_;
   std::vector<std::string> to_verify_;
-  Timer retry_timer_;
-  Timer leave_timer_;
+  Timer leave_limit_;
   std::function<void()> left_;
   uint64_t repairs_ = 0;
   uint64_t refused_files_ = 0;
+  uint64_t failed_removals_ = 0;
 };
-
-// Un-enrols the pods of a file without an agent, in two phases, blocking. All pods are tried; the error names
-// those that failed.
-Result<> leave_pods(redirection::Redirector& redirector, const std::vector<PodSpec>& specs, std::chrono::milliseconds limit);
 
 }  // namespace zt::agent

@@ -11,6 +11,7 @@
 
 #include "agent/agent.h"
 #include "agent/agent_options.h"
+#include "agent/leave_pods.h"
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "mesh/reason.h"
@@ -85,41 +86,51 @@ int run(const AgentOptions& options) {
   return 0;
 }
 
-Result<std::vector<PodSpec>> load(const AgentOptions& options) {
+// The pods of the file that the command line asks for.
+Result<PodsFile> load(const AgentOptions& options) {
   ZT_ASSIGN(const std::string text, read_pods_file(options.agent.pods_file));
-  ZT_ASSIGN(std::vector<PodSpec> specs, parse_pods(text, options.agent.pods_file, options.agent.defaults));
+  ZT_ASSIGN(PodsFile file, parse_pods(text, options.agent.pods_file, options.agent.defaults));
+  if (options.uids.empty()) return file;
+  const auto asked = [&](const auto& entry) {
+    return std::find(options.uids.begin(), options.uids.end(), entry.uid) != options.uids.end();
+  };
   for (const auto& uid : options.uids) {
-    if (std::none_of(specs.begin(), specs.end(), [&](const PodSpec& spec) { return spec.uid == uid; })) {
+    const auto is_it = [&](const auto& entry) { return entry.uid == uid; };
+    if (std::none_of(file.pods.begin(), file.pods.end(), is_it) && std::none_of(file.bad.begin(), file.bad.end(), is_it)) {
       return fail(Reason::kNotFound, fmt::format("{} has no pod with uid {}", options.agent.pods_file, uid));
     }
   }
-  if (!options.uids.empty()) {
-    std::erase_if(specs, [&](const PodSpec& spec) {
-      return std::find(options.uids.begin(), options.uids.end(), spec.uid) == options.uids.end();
-    });
-  }
-  return specs;
+  std::erase_if(file.pods, [&](const PodSpec& spec) { return !asked(spec); });
+  std::erase_if(file.bad, [&](const BadEntry& entry) { return !asked(entry); });
+  return file;
 }
 
 int leave(const AgentOptions& options) {
-  const auto specs = load(options);
-  if (!specs) return complain(specs.error().text);
+  const auto file = load(options);
+  if (!file) return complain(file.error().text);
   if (zds::connect_zds(options.agent.zds_path)) {
     return complain(fmt::format("an agent is running at {} and would enrol the pods again. Take them out of {} instead",
                                 options.agent.zds_path, options.agent.pods_file));
   }
   redirection::NftablesRedirector redirector;
-  if (auto left = leave_pods(redirector, *specs, options.agent.leave_limit); !left) return complain(left.error().text);
-  fmt::print("{} pods left\n", specs->size());
-  return 0;
+  const auto left = leave_pods(redirector, file->pods, options.agent.leave_limit);
+  if (left) fmt::print("{} pods left\n", file->pods.size());
+  std::string failures = left ? "" : left.error().text;
+  for (const auto& entry : file->bad) failures += fmt::format("{}{}", failures.empty() ? "" : "; ", entry.text);
+  return failures.empty() ? 0 : complain(failures);
 }
 
 int verify(const AgentOptions& options) {
-  const auto specs = load(options);
-  if (!specs) return complain(specs.error().text);
+  const auto file = load(options);
+  if (!file) return complain(file.error().text);
   redirection::NftablesRedirector redirector;
-  int bad = 0;
-  for (const auto& spec : *specs) {
+  bool good = true;
+  const auto report = [&](std::string_view uid, std::string_view name, const redirection::Deviations& deviations) {
+    fmt::print("{}\t{}\t{}\n", uid, name, deviations.empty() ? "as it should be" : "DEVIATES");
+    for (const auto& deviation : deviations) fmt::print("\t{}\n", deviation);
+    good &= deviations.empty();
+  };
+  for (const auto& spec : file->pods) {
     redirection::Deviations deviations;
     auto netns = Netns::open(spec.netns_path);
     if (netns) {
@@ -128,12 +139,10 @@ int verify(const AgentOptions& options) {
     } else {
       deviations.push_back(netns.error().text);
     }
-    fmt::print("{}\t{}/{}\t{}\n", spec.uid, spec.info.namespace_name, spec.info.name,
-               deviations.empty() ? "as it should be" : "DEVIATES");
-    for (const auto& deviation : deviations) fmt::print("\t{}\n", deviation);
-    bad += deviations.empty() ? 0 : 1;
+    report(spec.uid, fmt::format("{}/{}", spec.info.namespace_name, spec.info.name), deviations);
   }
-  return bad == 0 ? 0 : 2;
+  for (const auto& entry : file->bad) report(entry.uid.empty() ? "-" : entry.uid, "-", {entry.text});
+  return good ? 0 : 2;
 }
 
 int agent_main(int argc, const char* const* argv) {

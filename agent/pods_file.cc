@@ -43,7 +43,7 @@ class Parser {
  public:
   Parser(const std::string& name, const redirection::RedirectionOptions& defaults) : name_(name), defaults_(defaults) {}
 
-  Result<std::vector<PodSpec>> document(const YAML::Node& root) {
+  Result<PodsFile> document(const YAML::Node& root) {
     if (!root.IsMap()) return error(root, "expected 'pods:' and a list under it");
     ZT_ASSIGN(const Keys keys, keys_of(root, {"pods"}));
     const auto pods = keys.find("pods");
@@ -51,12 +51,15 @@ class Parser {
     const YAML::Node& list = pods->second;
     if (!list.IsSequence()) return error(list, "'pods' must be a list (write 'pods: []' to have none)");
     if (list.size() > kMaxFilePods) return error(list, fmt::format("more than {} pods", kMaxFilePods));
-    std::vector<PodSpec> specs;
+    PodsFile file;
     for (const YAML::Node& item : list) {
-      ZT_ASSIGN(PodSpec spec, pod(item));
-      specs.push_back(std::move(spec));
+      if (auto spec = pod(item)) {
+        file.pods.push_back(std::move(*spec));
+      } else {
+        file.bad.push_back({uid_of(item), std::move(spec.error().text)});
+      }
     }
-    return specs;
+    return file;
   }
 
  private:
@@ -82,6 +85,16 @@ class Parser {
       if (!keys.emplace(key, entry.second).second) return error(entry.first, fmt::format("'{}' is given twice", key));
     }
     return keys;
+  }
+
+  // Whose entry a bad one is, as far as it can be told.
+  static std::string uid_of(const YAML::Node& node) {
+    if (!node.IsMap()) return {};
+    for (const auto& entry : node) {
+      if (!entry.first.IsScalar() || entry.first.Scalar() != "uid") continue;
+      return entry.second.IsScalar() && is_uid(entry.second.Scalar()) ? entry.second.Scalar() : std::string();
+    }
+    return {};
   }
 
   Result<PodSpec> pod(const YAML::Node& node) {
@@ -176,8 +189,7 @@ class Parser {
 
 }  // namespace
 
-Result<std::vector<PodSpec>> parse_pods(std::string_view text, const std::string& name,
-                                        const redirection::RedirectionOptions& defaults) {
+Result<PodsFile> parse_pods(std::string_view text, const std::string& name, const redirection::RedirectionOptions& defaults) {
   try {
     const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
     if (documents.empty() || (documents.size() == 1 && documents[0].IsNull())) {

@@ -35,12 +35,26 @@ struct PodSpec {
   std::string where;  // "file:line:column" of its netns, for errors found later
 };
 
-// Pure. kInvalidInput, with text "name:line:column: what is wrong": bad YAML, unknown, missing or repeated
-// keys, wrong types, names that Kubernetes would refuse, relative paths, uids or paths used twice, limits.
-// `defaults` are the options where the file is silent. An empty file is refused: half-written files are
-// empty, and it would un-enrol every pod ("pods: []" does).
-[[nodiscard]] Result<std::vector<PodSpec>> parse_pods(std::string_view text, const std::string& name,
-                                                      const redirection::RedirectionOptions& defaults);
+// An entry of the list that cannot be used. It costs itself and no other.
+struct BadEntry {
+  std::string uid;   // whose entry it is; empty: it does not say, or not in a form that a uid can have
+  std::string text;  // "name:line:column: what is wrong"
+};
+
+struct PodsFile {
+  std::vector<PodSpec> pods;
+  std::vector<BadEntry> bad;
+};
+
+// Pure. `defaults` are the options where the file is silent.
+//
+// A bad entry: unknown, missing or repeated keys, wrong types, names that Kubernetes would refuse, relative paths,
+// limits, a uid or path that an earlier entry has.
+// The whole file is refused (kInvalidInput, text as a bad entry's) if it is not YAML, if 'pods' is not a list, and
+// where what it means as a whole is in doubt: other keys, several documents, more than kMaxFilePods. An empty file
+// too: half-written files are empty, and it would un-enrol every pod ("pods: []" does).
+[[nodiscard]] Result<PodsFile> parse_pods(std::string_view text, const std::string& name,
+                                          const redirection::RedirectionOptions& defaults);
 
 // The same pods as a file that parse_pods() reads back.
 [[nodiscard]] std::string render_pods(const std::vector<PodSpec>& specs);

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/leave_pods.h"
 #include "mesh/reason.h"
 #include "tests/zds/zds_wire.h"
 
@@ -30,9 +31,15 @@ class FakeRedirector final : public redirection::Redirector {
     options[of(pod)] = pod.options;
     return {};
   }
-  Result<> stop_capturing(const redirection::RedirectedPod& pod) override { return note("stop", pod); }
+  Result<> stop_capturing(const redirection::RedirectedPod& pod) override {
+    note("stop", pod);
+    return fails(failing_stops, pod);
+  }
   Result<size_t> carried_connections(const redirection::RedirectedPod& pod) override { return carried[of(pod)]; }
-  Result<> unenroll(const redirection::RedirectedPod& pod) override { return note("unenroll", pod); }
+  Result<> unenroll(const redirection::RedirectedPod& pod) override {
+    note("unenroll", pod);
+    return fails(failing_removals, pod);
+  }
   Result<redirection::Deviations> verify(const redirection::RedirectedPod& pod) override {
     ++verified[of(pod)];
     return deviations[of(pod)];
@@ -43,11 +50,17 @@ class FakeRedirector final : public redirection::Redirector {
     calls.push_back(what + " " + of(pod));
     return {};
   }
+  Result<> fails(std::map<std::string, int>& times, const redirection::RedirectedPod& pod) {
+    if (times[of(pod)] == 0) return {};
+    --times[of(pod)];
+    return fail(Reason::kIo, "nftables: Device or resource busy");
+  }
   Calls take() { return std::exchange(calls, {}); }
 
   bool works = true;
   std::map<Netns::Id, std::string> names;
   std::set<std::string> failing;
+  std::map<std::string, int> failing_stops, failing_removals;  // how many times more
   std::map<std::string, size_t> carried;
   std::map<std::string, redirection::Deviations> deviations;
   std::map<std::string, redirection::RedirectionOptions> options;
@@ -112,23 +125,6 @@ TEST_CASE_METHOD(Fixture, "a mistake at the start is said and touches no pod") {
   make("a");
   std::string text = "pods:\n" + pod("u1", "a");
   std::string error;
-  SECTION("missing namespace") {
-    text += pod("u2", "none");
-    error = "pods.yaml:3:";
-  }
-  SECTION("a file for a namespace") {
-    text += "- {uid: u2, name: x, namespace: ns, serviceAccount: sa, netns: /dev/null}\n";
-    error = "/dev/null: not a namespace";
-  }
-  SECTION("the same namespace by two paths") {
-    point("b", namespaces.at("a"));
-    text += pod("u2", "b");
-    error = "is the same network namespace as pod u1's";
-  }
-  SECTION("the agent's own namespace") {
-    text += "- {uid: u2, name: x, namespace: ns, serviceAccount: sa, netns: /proc/self/ns/net}\n";
-    error = "is the agent's own network namespace";
-  }
   SECTION("bad YAML") {
     text += "- [";
     error = "pods.yaml:";
@@ -148,6 +144,145 @@ TEST_CASE_METHOD(Fixture, "a mistake at the start is said and touches no pod") {
   CHECK(redirector.calls.empty());
 }
 
+TEST_CASE_METHOD(Fixture, "a bad entry at the start costs itself and is said") {
+  make("a");
+  std::string text = "pods:\n";
+  std::string error;
+  bool waits = true;
+  SECTION("missing namespace") {
+    text += pod("u2", "none");
+    error = "pods.yaml:2:";
+  }
+  SECTION("a file for a namespace") {
+    text += "- {uid: u2, name: x, namespace: ns, serviceAccount: sa, netns: /dev/null}\n";
+    error = "/dev/null: not a namespace";
+  }
+  SECTION("the agent's own namespace") {
+    text += "- {uid: u2, name: x, namespace: ns, serviceAccount: sa, netns: /proc/self/ns/net}\n";
+    error = "is the agent's own network namespace";
+  }
+  SECTION("an entry that means nothing") {
+    text += "- {uid: u2, nonsense: 1}\n";
+    error = "pods.yaml:2:13: unknown key 'nonsense'";
+    waits = false;
+  }
+  text += pod("u1", "a");
+  SECTION("the same namespace by two paths") {
+    point("b", namespaces.at("a"));
+    text += pod("u2", "b");
+    error = "is the same network namespace as pod u1's";
+  }
+  write_raw(text);
+  start();
+  CHECK(redirector.take() == Calls{"enroll a"});
+  CHECK(agent->counts().enrolled == 1);
+  CHECK(agent->counts().waiting == (waits ? 1 : 0));
+  CHECK(agent->counts().bad_entries == (waits ? 0 : 1));
+  CHECK_THAT(agent->failures()["u2"], Contains(error));
+  Wire wire = proxy();
+  CHECK(wire.take_snapshot() == (waits ? Calls{"add u1", "keep u2", "snapshot_sent"} : Calls{"add u1", "snapshot_sent"}));
+}
+
+TEST_CASE_METHOD(Fixture, "an entry whose namespace is not there yet is looked for again, and enrolled when it comes") {
+  make("a");
+  make("late");
+  std::filesystem::remove(dir / "late");
+  write(pod("u1", "a"));
+  start();
+  Wire wire = proxy();
+  wire.take_snapshot();
+  redirector.take();
+  write(pod("u2", "late") + pod("u1", "a", ", ingress: true"));
+  REQUIRE(until([&] { return redirector.options["a"].ingress; }));  // the good entry is used
+  CHECK(agent->counts().waiting == 1);
+  CHECK_THAT(agent->failures()["u2"], Contains("pods.yaml:2:") && Contains("/late: No such file"));
+  CHECK(wire.silent());
+  point("late", namespaces.at("late"));
+  CHECK(wire.request() == "add u2");
+  wire.ack();
+  CHECK(redirector.take() == Calls{"enroll a", "enroll late"});
+  CHECK(agent->counts().enrolled == 2);
+  CHECK(agent->counts().waiting == 0);
+  CHECK(agent->failures().empty());
+}
+
+TEST_CASE_METHOD(Fixture, "a pod whose namespace's path is gone stays as it is, for a proxy that restarts too") {
+  make("a");
+  make("b");
+  write(pod("u1", "a") + pod("u2", "b"));
+  start();
+  redirector.take();
+  std::filesystem::remove(dir / "a");
+  write(pod("u1", "a") + "# edited\n" + pod("u2", "b", ", ingress: true"));
+  REQUIRE(until([&] { return redirector.options["b"].ingress; }));
+  CHECK(redirector.take() == Calls{"enroll b"});
+  CHECK(agent->counts().enrolled == 2);
+  Wire wire = proxy();
+  CHECK(wire.take_snapshot() == Calls{"add u1", "add u2", "snapshot_sent"});
+
+  // An agent that restarts no longer has it. Its proxy does, and is told to keep it.
+  agent.reset();
+  start();
+  CHECK(redirector.take() == Calls{"enroll b"});
+  Wire again = proxy();
+  CHECK(again.take_snapshot() == Calls{"keep u1", "add u2", "snapshot_sent"});
+  point("a", namespaces.at("a"));
+  CHECK(again.request() == "add u1");
+}
+
+TEST_CASE_METHOD(Fixture, "a bad entry of a pod leaves the pod as it is, over a restart too") {
+  make("a");
+  make("b");
+  write(pod("u1", "a") + pod("u2", "b"));
+  start();
+  redirector.take();
+  const std::string whose = GENERATE("- {uid: u1, nonsense: 1}\n", "- {uid: 'u 1', netns: /n}\n", "- u1\n");
+  INFO(whose);
+  write(whose + pod("u2", "b", ", ingress: true"));
+  REQUIRE(until([&] { return redirector.options["b"].ingress; }));
+  CHECK(redirector.take() == Calls{"enroll b"});
+  CHECK(agent->counts().enrolled == 2);
+  CHECK(agent->counts().leaving == 0);
+  CHECK(agent->counts().bad_entries == 1);
+  agent.reset();
+  start();
+  CHECK(redirector.take() == Calls{"enroll a", "enroll b"});
+  Wire wire = proxy();
+  CHECK(wire.take_snapshot() == Calls{"add u1", "add u2", "snapshot_sent"});
+  // Mended, the file means again what it says.
+  write(pod("u2", "b"));
+  CHECK(wire.request() == "del u1");
+  CHECK(agent->counts().bad_entries == 0);
+}
+
+TEST_CASE_METHOD(Fixture, "a pod that moves to a namespace which is not there yet stays where it is meanwhile") {
+  make("a");
+  make("b");
+  std::filesystem::remove(dir / "b");
+  write(pod("u1", "a"));
+  start();
+  redirector.take();
+  write(pod("u1", "b"));
+  REQUIRE(until([&] { return agent->counts().waiting == 1; }));
+  CHECK(agent->counts().enrolled == 1);
+  CHECK(redirector.take().empty());
+  point("b", namespaces.at("b"));
+  REQUIRE(until([&] { return agent->counts().waiting == 0; }));
+  REQUIRE(until([&] { return agent->counts().leaving == 0 && agent->counts().enrolled == 1; }));
+  CHECK(redirector.take() == Calls{"enroll b", "unenroll a"});
+}
+
+TEST_CASE_METHOD(Fixture, "a pod that waits for its namespace and is taken out is forgotten") {
+  make("a");
+  write(pod("u1", "a") + pod("u2", "none"));
+  start();
+  REQUIRE(agent->counts().waiting == 1);
+  write(pod("u1", "a"));
+  REQUIRE(until([&] { return agent->counts().waiting == 0; }));
+  CHECK(agent->counts().leaving == 0);
+  CHECK(agent->failures().empty());
+}
+
 TEST_CASE_METHOD(Fixture, "a bad edit is refused whole, and the last good pods stay") {
   make("a");
   make("b");
@@ -155,8 +290,8 @@ TEST_CASE_METHOD(Fixture, "a bad edit is refused whole, and the last good pods s
   start();
   redirector.take();
   uint64_t refused = 0;
-  for (const std::string& text : {std::string("pods: ["), std::string(), "pods:\n" + pod("u2", "b") + pod("u3", "none"),
-                                  "pods:\n" + pod("u2", "b") + "- {uid: 7}\n"}) {
+  for (const std::string& text :
+       {std::string("pods: ["), std::string(), "pods:\n" + pod("u2", "b") + "- {", "pods:\n" + pod("u2", "b") + "more: []\n"}) {
     INFO(text);
     write_raw(text);
     REQUIRE(until([&] { return agent->counts().refused_files == refused + 1; }));
@@ -201,7 +336,7 @@ TEST_CASE_METHOD(Fixture,
   redirector.take();
   redirector.carried["a"] = 2;
   write(pod("u2", "b"));
-  REQUIRE(until([&] { return agent->counts().leaving == 1; }));
+  REQUIRE(until([&] { return agent->counts().leaving == 1 && !redirector.calls.empty(); }));
   CHECK(redirector.take() == Calls{"stop a"});
   CHECK_FALSE(wire.try_receive(2 * Agent::kLeavePoll));
   CHECK(redirector.take().empty());
@@ -213,6 +348,7 @@ TEST_CASE_METHOD(Fixture,
     wire.ack();
     REQUIRE(until([&] { return agent->counts().leaving == 0; }));
     CHECK(redirector.take() == Calls{"unenroll a"});
+    CHECK(agent->counts().failed_removals == 0);
   }
   SECTION("the pod is put back") {
     write(pod("u1", "a") + pod("u2", "b"));
@@ -272,6 +408,7 @@ TEST_CASE_METHOD(Fixture, "a pod that moves to another namespace is enrolled the
   CHECK(wire.request() == "add u1");
   CHECK(Netns::from_fd(std::move(wire.last_fd))->id() == namespaces.at("b").id());
   wire.ack();
+  CHECK(until([&] { return agent->counts().leaving == 0; }));
   CHECK(redirector.take() == Calls{"enroll b", "unenroll a"});
 }
 
@@ -317,6 +454,7 @@ TEST_CASE_METHOD(Fixture, "a pod that was made anew behind its path is followed"
   CHECK(wire.request() == "add u1");
   CHECK(Netns::from_fd(std::move(wire.last_fd))->id() == namespaces.at("a2").id());
   wire.ack();
+  CHECK(until([&] { return agent->counts().leaving == 0; }));
   CHECK(redirector.take() == Calls{"enroll a2", "unenroll a"});
   // A path that leads nowhere, to the agent's own or to another pod's namespace is not followed.
   std::filesystem::remove(dir / "a");
@@ -351,7 +489,93 @@ TEST_CASE_METHOD(Fixture, "a pod that cannot be enrolled holds up no other and i
   CHECK(agent->counts().failed == 1);
   CHECK(agent->counts().enrolled == 1);
   redirector.failing.clear();
-  CHECK(until([&] { return agent->counts().enrolled == 2; }, Agent::kRetryInterval + 2s));
+  CHECK(until([&] { return agent->counts().enrolled == 2; }));
+}
+
+TEST_CASE_METHOD(Fixture, "a pod whose rules cannot be removed is not forgotten, it is tried again until they are gone") {
+  make("a");
+  make("b");
+  options.verify_interval = 20ms;
+  write(pod("u1", "a") + pod("u2", "b"));
+  start();
+  Wire wire = proxy();
+  wire.take_snapshot();
+  redirector.take();
+  redirector.failing_removals["a"] = 2;
+  const auto failed_once = [&](const std::string& uid) {
+    REQUIRE(until([&] { return agent->counts().failed_removals >= 1; }));
+    CHECK(agent->counts().leaving == 1);
+    CHECK_THAT(agent->failures()[uid], Contains("Device or resource busy"));
+  };
+  SECTION("as it leaves") {
+    write(pod("u2", "b"));
+    CHECK(wire.request() == "del u1");
+    wire.ack();
+    failed_once("u1");
+    REQUIRE(until([&] { return agent->counts().leaving == 0; }));
+    CHECK(redirector.take() == Calls{"stop a", "unenroll a", "unenroll a", "unenroll a"});
+    CHECK(agent->counts().failed_removals == 2);
+    CHECK(agent->failures().empty());
+  }
+  SECTION("where it was before it moved") {
+    make("c");
+    write(pod("u1", "c") + pod("u2", "b"));
+    CHECK(wire.request() == "add u1");
+    wire.ack();
+    failed_once("u1");
+    REQUIRE(until([&] { return agent->counts().leaving == 0; }));
+    CHECK(redirector.take() == Calls{"enroll c", "unenroll a", "unenroll a", "unenroll a"});
+    CHECK(agent->counts().enrolled == 2);
+  }
+  SECTION("nor by the next agent") {
+    redirector.failing_removals["a"] = 1000;
+    write(pod("u2", "b"));
+    failed_once("u1");
+    agent.reset();
+    redirector.failing_removals["a"] = 0;
+    redirector.take();
+    start();
+    REQUIRE(until([&] { return agent->counts().leaving == 0; }));
+    CHECK(redirector.take() == Calls{"stop a", "enroll b", "unenroll a"});
+  }
+  SECTION("unless the pod comes back") {
+    redirector.failing_removals["a"] = 1000;
+    write(pod("u2", "b"));
+    failed_once("u1");
+    write(pod("u1", "a") + pod("u2", "b"));
+    REQUIRE(until([&] { return agent->counts().enrolled == 2; }));
+    CHECK(agent->counts().leaving == 0);
+    CHECK(redirector.calls.back() == "enroll a");
+  }
+}
+
+TEST_CASE_METHOD(Fixture, "the pauses between attempts grow") {
+  make("a");
+  write(pod("u1", "a"));
+  start();
+  redirector.failing_removals["a"] = 1000;
+  write_raw("pods: []\n");
+  REQUIRE(until([&] { return agent->counts().failed_removals == 1; }));
+  const auto first = Clock::now();
+  REQUIRE(until([&] { return agent->counts().failed_removals == 4; }, 30s));
+  CHECK(Clock::now() - first >= Agent::kFirstRetry * 7);  // 1 + 2 + 4
+}
+
+TEST_CASE_METHOD(Fixture, "a pod that cannot be told to stop capturing is served until it can") {
+  make("a");
+  make("b");
+  write(pod("u1", "a") + pod("u2", "b"));
+  start();
+  Wire wire = proxy();
+  wire.take_snapshot();
+  redirector.take();
+  redirector.failing_stops["a"] = 1;
+  write(pod("u2", "b"));
+  REQUIRE(until([&] { return !agent->failures().empty(); }));
+  CHECK(agent->counts().leaving == 1);
+  CHECK(redirector.calls == Calls{"stop a"});
+  CHECK(wire.request() == "del u1");
+  CHECK(redirector.calls == Calls{"stop a", "stop a"});
 }
 
 TEST_CASE_METHOD(Fixture, "all pods leave when asked, and then it is over") {
@@ -369,6 +593,19 @@ TEST_CASE_METHOD(Fixture, "all pods leave when asked, and then it is over") {
   redirector.carried["b"] = 0;
   CHECK(until([&] { return left; }));
   CHECK(redirector.take() == Calls{"unenroll b"});
+}
+
+TEST_CASE_METHOD(Fixture, "a pod that cannot be cleaned holds up the end of the agent for so long and no longer") {
+  make("a");
+  options.leave_limit = 0ms;
+  write(pod("u1", "a"));
+  start();
+  redirector.failing_removals["a"] = 1000;
+  bool left = false;
+  agent->leave_all([&] { left = true; });
+  CHECK(until([&] { return agent->counts().failed_removals > 1; }));
+  CHECK_FALSE(left);
+  CHECK(until([&] { return left; }, Agent::kLeaveMargin + 5s));
 }
 
 TEST_CASE_METHOD(Fixture, "pods stay when the agent ends, and the next one takes them up") {
@@ -424,7 +661,7 @@ TEST_CASE_METHOD(Fixture, "leaving without an agent works in two phases as well"
   REQUIRE(specs);
   redirector.carried["a"] = 1;
   const auto start = Clock::now();
-  const auto left = leave_pods(redirector, *specs, 300ms);
+  const auto left = leave_pods(redirector, specs->pods, 300ms);
   INFO(error_text(left));
   CHECK(left);
   CHECK(Clock::now() - start >= 300ms);

@@ -9,6 +9,7 @@
 using namespace zt;
 using namespace zt::agent;
 using Catch::Contains;
+using Catch::StartsWith;
 using zt::testing::error_text;
 using zt::testing::TempDir;
 
@@ -31,40 +32,57 @@ TEST_CASE("a pods file is read, defaults fill what it does not say") {
       "pods.yaml", {.ipv6 = false});
   INFO(error_text(pods));
   REQUIRE(pods);
-  REQUIRE(pods->size() == 2);
-  CHECK((*pods)[0].uid == "0b3f-1");
-  CHECK((*pods)[0].info == zds::WorkloadInfo{"web-0", "shop", "web"});
-  CHECK((*pods)[0].netns_path == "/run/netns/web-0");
-  CHECK((*pods)[0].options == redirection::RedirectionOptions{.ipv6 = false});
-  CHECK((*pods)[0].where == "pods.yaml:6:10");
-  CHECK((*pods)[1].uid == "2");
-  CHECK((*pods)[1].info.name == "5");
-  CHECK((*pods)[1].options ==
+  CHECK(pods->bad.empty());
+  REQUIRE(pods->pods.size() == 2);
+  CHECK(pods->pods[0].uid == "0b3f-1");
+  CHECK(pods->pods[0].info == zds::WorkloadInfo{"web-0", "shop", "web"});
+  CHECK(pods->pods[0].netns_path == "/run/netns/web-0");
+  CHECK(pods->pods[0].options == redirection::RedirectionOptions{.ipv6 = false});
+  CHECK(pods->pods[0].where == "pods.yaml:6:10");
+  CHECK(pods->pods[1].uid == "2");
+  CHECK(pods->pods[1].info.name == "5");
+  CHECK(pods->pods[1].options ==
         redirection::RedirectionOptions{
             .dns = true, .ingress = true, .ipv6 = false, .cut_established = true, .virtual_interfaces = {"k6t-eth0", "net1"}});
 }
 
 TEST_CASE("no pods are no pods, and JSON is YAML") {
-  CHECK(parse_pods("pods: []", "p", {})->empty());
-  CHECK(parse_pods(R"({"pods": []})", "p", {})->empty());
+  for (const char* text : {"pods: []", R"({"pods": []})"}) {
+    const auto none = parse_pods(text, "p", {});
+    REQUIRE(none);
+    CHECK(none->pods.empty());
+    CHECK(none->bad.empty());
+  }
 }
 
-TEST_CASE("what is wrong with a pods file is said with line and column") {
-  struct Row {
-    const char* name;
-    std::string text;
-    const char* error;
-  };
+namespace {
+struct Row {
+  const char* name;
+  std::string text;
+  const char* error;
+};
+}  // namespace
+
+TEST_CASE("what is wrong with a pods file as a whole is said with line and column") {
+  const Row row =
+      GENERATE_COPY(Row{"empty", "", "p: the file is empty"}, Row{"only a comment", "# nothing\n", "p: the file is empty"},
+                    Row{"broken YAML", "pods: [", "p:1:"}, Row{"a tab", "pods:\n\t- a", "p:2:"},
+                    Row{"no map", "- a", "p:1:1: expected 'pods:'"}, Row{"a word", "pods", "p:1:1: expected 'pods:'"},
+                    Row{"no pods", "{}", "p:1:1: 'pods' is missing"}, Row{"null pods", "pods:", "'pods' must be a list"},
+                    Row{"pods a map", "pods: {a: b}", "p:1:7: 'pods' must be a list"},
+                    Row{"pods twice", "pods: []\npods: []", "p:2:1: 'pods' is given twice"},
+                    Row{"another key", "pods: []\nversion: 2", "p:2:1: unknown key 'version' (known: pods)"},
+                    Row{"two documents", "pods: []\n---\npods: []", "p: more than one YAML document"});
+  INFO(row.name);
+  const auto pods = parse_pods(row.text, "p", {});
+  REQUIRE_FALSE(pods);
+  CHECK(pods.error().reason == Reason::kInvalidInput);
+  CHECK_THAT(pods.error().text, Contains(row.error));
+}
+
+TEST_CASE("a bad entry costs itself, and is said with line and column") {
   const std::string rest = ", name: web, namespace: shop, serviceAccount: sa, netns: /run/netns/web";
   const Row row = GENERATE_COPY(
-      Row{"empty", "", "p: the file is empty"}, Row{"only a comment", "# nothing\n", "p: the file is empty"},
-      Row{"broken YAML", "pods: [", "p:1:"}, Row{"a tab", "pods:\n\t- a", "p:2:"},
-      Row{"no map", "- a", "p:1:1: expected 'pods:'"}, Row{"a word", "pods", "p:1:1: expected 'pods:'"},
-      Row{"no pods", "{}", "p:1:1: 'pods' is missing"}, Row{"null pods", "pods:", "'pods' must be a list"},
-      Row{"pods a map", "pods: {a: b}", "p:1:7: 'pods' must be a list"},
-      Row{"pods twice", "pods: []\npods: []", "p:2:1: 'pods' is given twice"},
-      Row{"another key", "pods: []\nversion: 2", "p:2:1: unknown key 'version' (known: pods)"},
-      Row{"two documents", "pods: []\n---\npods: []", "p: more than one YAML document"},
       Row{"a pod that is a word", "pods:\n- web", "p:2:3: a pod must be a map"},
       Row{"an unknown key", with_pod(kPod + ", netNS: x"), "unknown key 'netNS' (known: uid, name"},
       Row{"a key twice", with_pod(kPod + ", name: other"), "'name' is given twice"},
@@ -102,10 +120,28 @@ TEST_CASE("what is wrong with a pods file is said with line and column") {
                    ", namespace: " + std::string(253, 'a') + ", serviceAccount: " + std::string(253, 'a') + ", netns: /n"),
           "together take 1030 bytes, the limit is 1024"});
   INFO(row.name);
-  const auto pods = parse_pods(row.text, "p", {});
-  REQUIRE_FALSE(pods);
-  CHECK(pods.error().reason == Reason::kInvalidInput);
-  CHECK_THAT(pods.error().text, Contains(row.error));
+  // Behind it another, good one.
+  const std::string good = "- {uid: good, name: good, namespace: shop, serviceAccount: sa, netns: /run/netns/good}\n";
+  const auto pods = parse_pods(row.text + (row.text.ends_with('\n') ? "" : "\n") + good, "p", {});
+  INFO(error_text(pods));
+  REQUIRE(pods);
+  REQUIRE(pods->bad.size() == 1);
+  CHECK_THAT(pods->bad[0].text, Contains(row.error));
+  REQUIRE_FALSE(pods->pods.empty());
+  CHECK(pods->pods.back().uid == "good");
+}
+
+TEST_CASE("a bad entry says whose it is if it can") {
+  const auto pods = parse_pods(
+      "pods:\n- {uid: u-1, nonsense: 1}\n- {uid: 'a b'}\n- {name: x}\n- word\n- {uid: [a]}\n"
+      "- {uid: u-2, name: X}\n",
+      "p", {});
+  REQUIRE(pods);
+  CHECK(pods->pods.empty());
+  std::vector<std::string> uids;
+  for (const auto& entry : pods->bad) uids.push_back(entry.uid);
+  CHECK(uids == std::vector<std::string>{"u-1", "", "", "", "", "u-2"});
+  CHECK_THAT(pods->bad[0].text, StartsWith("p:2:14: unknown key 'nonsense'"));
 }
 
 TEST_CASE("more pods than a node can have are refused") {
@@ -129,17 +165,18 @@ TEST_CASE("rendered pods read back the same") {
       "p", {});
   INFO(error_text(pods));
   REQUIRE(pods);
-  const auto again = parse_pods(render_pods(*pods), "p", {});
+  const auto again = parse_pods(render_pods(pods->pods), "p", {});
   INFO(error_text(again));
   REQUIRE(again);
-  REQUIRE(again->size() == pods->size());
-  for (size_t i = 0; i < pods->size(); ++i) {
-    CHECK((*again)[i].uid == (*pods)[i].uid);
-    CHECK((*again)[i].info == (*pods)[i].info);
-    CHECK((*again)[i].netns_path == (*pods)[i].netns_path);
-    CHECK((*again)[i].options == (*pods)[i].options);
+  REQUIRE(pods->pods.size() == 2);
+  REQUIRE(again->pods.size() == pods->pods.size());
+  for (size_t i = 0; i < pods->pods.size(); ++i) {
+    CHECK(again->pods[i].uid == pods->pods[i].uid);
+    CHECK(again->pods[i].info == pods->pods[i].info);
+    CHECK(again->pods[i].netns_path == pods->pods[i].netns_path);
+    CHECK(again->pods[i].options == pods->pods[i].options);
   }
-  CHECK(parse_pods(render_pods({}), "p", {})->empty());
+  CHECK(parse_pods(render_pods({}), "p", {})->pods.empty());
 }
 
 TEST_CASE("what cannot be read as a file is named") {

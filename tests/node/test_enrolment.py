@@ -1,5 +1,6 @@
 """Pods come and go, the agent comes and goes; connections of everybody else never notice."""
 
+import subprocess
 import threading
 
 import pytest
@@ -186,6 +187,83 @@ def test_a_pod_deleted_while_the_agent_is_away_is_forgotten_at_the_snapshot(shop
     shop.nodes[1].start_agent()
     other.wait_released()
     assert through_tunnel(shop, shop.web)
+
+
+def a_pod_that_is_gone(node):
+    """Its entry is still in the pods file, its namespace is not there any more."""
+    ghost = node.pod("ghost")
+    ghost.delete()
+    return ghost
+
+
+def test_an_entry_whose_namespace_is_gone_costs_only_itself(shop):
+    shop.start()
+    node, live = shop.nodes[1], LiveConnection(shop.client, shop.web.ip)
+    ghost = a_pod_that_is_gone(node)
+    late = node.pod("late")
+    late.serve(8080)
+    mark = node.agent.mark()
+    enrol(shop, node, [ghost, *node.pods])
+    late.wait_captured()
+    assert through_tunnel(shop, late), "never in the clear for another's mistake"
+    assert "No such file" in node.agent.wait_line(rf"error.*{ghost.uid}.*node2-pods\.yaml:\d+:\d+", since=mark)
+    live.assert_beats()
+    live.close()
+
+
+def test_an_entry_whose_namespace_is_gone_keeps_neither_an_agent_nor_a_proxy_from_starting(shop):
+    shop.start()
+    node = shop.nodes[1]
+    ghost = a_pod_that_is_gone(node)
+    node.write_pods([ghost, *node.pods])
+    node.agent.kill()
+    node.start_agent()
+    node.wait_ready()
+    node.agent.wait_line(rf"error.*{ghost.uid}.*node2-pods\.yaml:\d+:\d+")
+    assert through_tunnel(shop, shop.web)
+    node.ztunnel.kill()
+    node.start_ztunnel()
+    node.wait_ready()
+    shop.web.wait_captured()
+    assert through_tunnel(shop, shop.web)
+
+
+def test_a_broken_entry_leaves_its_pod_as_it_is(shop):
+    shop.start()
+    node = shop.nodes[1]
+    late = node.pod("late")
+    late.serve(8080)
+    mark = node.agent.mark()
+    shop.web.account = "No Account"
+    node.write_pods()
+    shop.web.account = "web"
+    shop.edit()
+    late.wait_captured()
+    assert "serviceAccount" in node.agent.wait_line(rf"error.*{shop.web.uid}.*node2-pods\.yaml:\d+:\d+", since=mark)
+    assert through_tunnel(shop, late)
+    assert through_tunnel(shop, shop.web)
+
+
+def test_a_pod_whose_redirection_cannot_be_removed_is_tried_again_until_it_can(shop):
+    shop.start()
+    node, web = shop.nodes[1], shop.web
+    # A table that belongs to a process: whoever else touches it is refused, while that process lives.
+    owner = subprocess.Popen([*web.netns.prefix(), "nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        owner.stdin.write(b"add table inet istio-ambient-raw { flags owner; }\n")
+        owner.stdin.flush()
+        eventually(lambda: "istio-ambient-raw" in web.netns.run("nft", "list", "tables"), "the table to be there")
+        mark = node.agent.mark()
+        web.captured = web.speaks_hbone = False
+        enrol(shop, node)
+        node.agent.wait_line(rf"error.*cannot remove the pod's redirection.*{web.uid}.*not permitted", since=mark)
+        assert not through_tunnel(shop, web), "it captures nothing any more"
+    finally:
+        owner.stdin.close()
+        owner.wait()
+    node.agent.wait_line(f"pod left.*{web.uid}", since=mark)
+    assert "istio" not in web.netns.run("nft", "list", "ruleset")
+    assert "lookup 100" not in web.netns.run("ip", "rule")
 
 
 def test_the_proxy_restarts_and_serves_its_pods_again(shop):
