@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <utility>
 
 namespace zt {
@@ -94,7 +95,26 @@ void EventLoop::cancel_deferred(Deferred& work) {
 
 bool EventLoop::in_loop_thread() const { return thread_ == pthread_self(); }
 
-Clock::duration EventLoop::take_longest_turn() { return std::exchange(longest_turn_, Clock::duration{}); }
+size_t EventLoop::share(size_t full, size_t least) const {
+  return ready_ <= kFullShares ? full : std::max(least, full * kFullShares / ready_);
+}
+
+Clock::duration EventLoop::longest_turn() const {
+  Clock::rep longest = 0;
+  for (const auto& part : longest_turns_) longest = std::max(longest, part.load(std::memory_order_relaxed));
+  return Clock::duration(longest);
+}
+
+void EventLoop::note_turn(Clock::time_point end) {
+  if (end >= longest_turn_until_) {
+    // After a long wait more than one part may have passed, but nothing has happened in it.
+    longest_turn_until_ = end + kLongestTurnPart;
+    longest_turn_part_ = (longest_turn_part_ + 1) % kLongestTurnParts;
+    longest_turns_[longest_turn_part_].store(0, std::memory_order_relaxed);
+  }
+  auto& longest = longest_turns_[longest_turn_part_];
+  longest.store(std::max(longest.load(std::memory_order_relaxed), (end - now_).count()), std::memory_order_relaxed);
+}
 
 void EventLoop::run() {
   thread_ = pthread_self();
@@ -122,54 +142,79 @@ bool EventLoop::run_until(const std::function<bool()>& done, Clock::duration lim
 }
 
 int EventLoop::wait_ms() const {
-  if (!deferred_.empty()) return 0;
+  if (!deferred_.empty() || event_index_ < event_count_ || posted_next_ < posted_running_.size()) return 0;
   if (timers_.empty()) return -1;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(timers_.front()->when_ - Clock::now()).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));
 }
 
 void EventLoop::turn(int timeout_ms) {
-  const int n = epoll_wait(epoll_.get(), events_.get(), kMaxEvents, timeout_ms);
-  now_ = Clock::now();
-  const auto start = now_;
-  event_count_ = std::max(n, 0);
-  bool woken = false;
-  for (event_index_ = 0; event_index_ < event_count_;) {
-    const epoll_event event = events_[event_index_++];
-    if (event.data.ptr == nullptr) {
-      woken = true;
-    } else if (event.events != 0) {
-      static_cast<Watcher*>(event.data.ptr)->on_ready(event.events);
-    }
+  // What the last turn left comes before what is new.
+  const int left = event_count_ - event_index_;
+  if (event_index_ > 0) std::copy(events_.get() + event_index_, events_.get() + event_count_, events_.get());
+  event_index_ = 0;
+  event_count_ = left;
+  if (left < kMaxEvents) {
+    event_count_ += std::max(0, epoll_wait(epoll_.get(), events_.get() + left, kMaxEvents - left, timeout_ms));
   }
-  event_count_ = event_index_ = 0;
+  now_ = Clock::now();
+  ready_ = static_cast<size_t>(event_count_) + deferred_.size();
+  for (int i = left; i < event_count_; ++i) {
+    if (events_[i].data.ptr == nullptr) take_posted();
+  }
+  while (event_index_ < event_count_) {
+    const epoll_event event = events_[event_index_++];
+    if (event.data.ptr == nullptr || event.events == 0) continue;
+    static_cast<Watcher*>(event.data.ptr)->on_ready(event.events);
+    if (overdue()) break;
+  }
   run_timers();
-  if (woken) run_posted();
+  run_posted();
   run_deferred();
-  longest_turn_ = std::max(longest_turn_, Clock::now() - start);
+  note_turn(Clock::now());
+}
+
+void EventLoop::take_posted() {
+  eventfd_t ignored;
+  eventfd_read(wake_.get(), &ignored);
+  std::lock_guard lock(mutex_);
+  wake_pending_ = false;
+  if (posted_running_.empty()) {
+    posted_running_.swap(posted_);
+  } else {
+    std::move(posted_.begin(), posted_.end(), std::back_inserter(posted_running_));
+    posted_.clear();
+  }
+  if (stopping_) stopped_ = true;
 }
 
 void EventLoop::run_posted() {
-  eventfd_t ignored;
-  eventfd_read(wake_.get(), &ignored);
-  {
-    std::lock_guard lock(mutex_);
-    wake_pending_ = false;
-    posted_running_.swap(posted_);
-    if (stopping_) stopped_ = true;
+  while (posted_next_ < posted_running_.size()) {
+    posted_running_[posted_next_++]();
+    if (overdue() && !stopped_) break;
   }
-  for (auto& fn : posted_running_) fn();
-  posted_running_.clear();
+  if (posted_next_ == posted_running_.size()) {
+    posted_running_.clear();
+    posted_next_ = 0;
+  }
 }
 
 void EventLoop::run_deferred() {
   // Work that asks for another turn gets one: it must not starve the sockets.
   deferred_running_.swap(deferred_);
-  for (size_t i = 0; i < deferred_running_.size(); ++i) {
-    if (Deferred* work = deferred_running_[i]) {
+  size_t i = 0;
+  while (i < deferred_running_.size()) {
+    if (Deferred* work = deferred_running_[i++]) {
       work->queued_ = false;
       work->on_turn_end();
+      if (overdue()) break;
     }
+  }
+  if (i < deferred_running_.size()) {
+    // Before what this turn has asked for.
+    deferred_running_.erase(deferred_running_.begin(), deferred_running_.begin() + static_cast<ptrdiff_t>(i));
+    deferred_running_.insert(deferred_running_.end(), deferred_.begin(), deferred_.end());
+    deferred_.swap(deferred_running_);
   }
   deferred_running_.clear();
 }

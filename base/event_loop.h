@@ -1,6 +1,8 @@
 #pragma once
 #include <sys/epoll.h>
 
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -69,6 +71,10 @@ class Timer {
 
 // A single-threaded epoll loop: what each worker and the control thread run. Everything but post() and stop() belongs to the
 // thread that calls run(). Handlers must not throw and must not block.
+//
+// A turn has a limit: what is left when it has passed (events, posted work, end-of-turn work) comes in the next turns, before what is
+// new, so that a look at the sockets and at the timers is never far. It is kept only as well as each handler keeps its own work
+// short: share() tells how much that is while many are ready, overdue() that the turn should end.
 class EventLoop {
  public:
   EventLoop();
@@ -98,17 +104,30 @@ class EventLoop {
   // Time at the start of the turn: cheap, good enough for time-outs.
   [[nodiscard]] Clock::time_point now() const { return now_; }
   [[nodiscard]] bool in_loop_thread() const;
-  // Longest turn since the last call (scheduling delay that others saw), for metrics.
-  [[nodiscard]] Clock::duration take_longest_turn();
+  // The part of `full` that one of those that are ready should do in this turn: all of it while few are ready, less the more there
+  // are, never below `least`.
+  [[nodiscard]] size_t share(size_t full, size_t least) const;
+  // The turn has taken longer than it should: whoever has more to do does it in the next.
+  [[nodiscard]] bool overdue() const { return Clock::now() - now_ >= kTurnLimit; }
+  static constexpr std::chrono::milliseconds kTurnLimit{2};
+
+  // Longest turn within the last minute or so: how long what was ready had to wait for others. Any thread.
+  [[nodiscard]] Clock::duration longest_turn() const;
 
  private:
   friend class Timer;
   static constexpr int kMaxEvents = 256;
+  // As many may do all that they can in one turn.
+  static constexpr size_t kFullShares = 4;
+  static constexpr std::chrono::seconds kLongestTurnPart{10};
+  static constexpr size_t kLongestTurnParts = 7;  // the current one included
 
   void turn(int timeout_ms);
   void run_timers();
+  void take_posted();
   void run_posted();
   void run_deferred();
+  void note_turn(Clock::time_point end);
   [[nodiscard]] int wait_ms() const;
 
   void timer_add(Timer& timer);
@@ -123,7 +142,10 @@ class EventLoop {
   int event_count_ = 0;
   int event_index_ = 0;
   Clock::time_point now_ = Clock::now();
-  Clock::duration longest_turn_{};
+  size_t ready_ = 0;  // watchers and work that have something to do in this turn
+  std::array<std::atomic<Clock::rep>, kLongestTurnParts> longest_turns_{};
+  size_t longest_turn_part_ = 0;
+  Clock::time_point longest_turn_until_{};
   std::vector<Timer*> timers_;
   std::vector<Deferred*> deferred_;
   std::vector<Deferred*> deferred_running_;
@@ -133,6 +155,7 @@ class EventLoop {
   bool wake_pending_ = false;                            // guarded by mutex_
   bool stopping_ = false;                                // guarded by mutex_
   std::vector<std::move_only_function<void()>> posted_running_;
+  size_t posted_next_ = 0;  // of posted_running_
   bool stopped_ = false;
   unsigned long thread_ = 0;
 };

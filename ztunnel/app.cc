@@ -52,8 +52,9 @@ void raise_descriptor_limit() {
 // kernel.core_pattern say; whoever may trace us (CAP_SYS_PTRACE) still can.
 void keep_keys_out_of_core_files() { prctl(PR_SET_DUMPABLE, 0); }
 
-WorkerSettings worker_settings(const Config& config) {
+WorkerSettings worker_settings(const Config& config, MemoryLimit& memory) {
   WorkerSettings settings;
+  settings.memory = &memory;
   const bool shared = config.general.mode == ProxyMode::kShared;
   settings.sockets.mark = config.socket.mark.value_or(0);
   settings.sockets.mark_listeners = shared;
@@ -90,7 +91,6 @@ WorkerSettings worker_settings(const Config& config) {
   settings.policy_info_logging = config.policy.info_logging;
   settings.network = config.general.network;
   settings.illegal_ports = config.listen.illegal_ports;
-  settings.memory_budget_per_worker = config.tunnel.memory_budget / config.general.worker_threads;
   settings.transparency = !config.socket.original_source   ? Transparency::kBestEffort
                           : *config.socket.original_source ? Transparency::kRequired
                                                            : Transparency::kNever;
@@ -110,7 +110,8 @@ struct App::Impl {
   explicit Impl(Config configuration)
       : shared_config(std::make_shared<const Config>(std::move(configuration))),
         config(*shared_config),
-        settings(worker_settings(config)),
+        memory(config.tunnel.memory_budget),
+        settings(worker_settings(config, memory)),
         signals([this](int number) { on_signal(number); }),
         metrics(config.general.worker_threads, {.series = config.telemetry.series_limit, .idle = config.telemetry.series_idle},
                 config.telemetry.istio_version),
@@ -120,6 +121,7 @@ struct App::Impl {
 
   const std::shared_ptr<const Config> shared_config;
   const Config& config;
+  MemoryLimit memory;
   const WorkerSettings settings;
   Signals signals;
   EventLoop loop;
@@ -184,8 +186,7 @@ Result<> App::Impl::start() {
            "openssl.cnf has to load the fips provider and set default_properties = fips=yes");
   }
   ZT_LOG(kLog, kInfo, "record layer ready", Field::string("aead", hbone::aead_backend_name(backend)));
-  runtime_metrics =
-      std::make_unique<RuntimeMetrics>(metrics, std::string(hbone::aead_backend_name(backend)), config.tunnel.memory_budget);
+  runtime_metrics = std::make_unique<RuntimeMetrics>(metrics, std::string(hbone::aead_backend_name(backend)));
   if (config.general.mode == ProxyMode::kShared) ZT_TRY(check_netns_privileges(config.socket.mark.value_or(0)));
   auto starting = readiness.hold("proxy");
   state_hold = readiness.hold("state manager");
@@ -360,7 +361,11 @@ void App::Impl::collect() {
     sample.client_tunnels += worker->io().client_tunnels.load(std::memory_order_relaxed);
     sample.server_tunnels += worker->io().server_tunnels.load(std::memory_order_relaxed);
     sample.memory_held += worker->io().budget.used();
+    sample.longest_turns.push_back(std::chrono::duration<double>(worker->loop().longest_turn()).count());
   }
+  sample.memory_promised = memory.promised();
+  sample.memory_limit = memory.limit();
+  sample.memory_cuts = memory.cuts();
   runtime_metrics->publish(std::move(sample));
   collect_timer.start_after(kCollectInterval, [this] { collect(); });
 }

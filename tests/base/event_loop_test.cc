@@ -1,8 +1,11 @@
 #include "base/event_loop.h"
 
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <memory>
 #include <thread>
 
 using namespace zt;
@@ -146,4 +149,127 @@ TEST_CASE("work put off to the end of the turn runs once however often it is ask
   loop.run_once(0ms);
   CHECK(work.runs == 1);
   CHECK(dropped.runs == 0);
+}
+
+namespace {
+
+void work_for(Clock::duration time) {
+  for (const auto until = Clock::now() + time; Clock::now() < until;) {
+  }
+}
+
+struct Busy final : Deferred {
+  int runs = 0;
+  std::function<void()> then;
+  void on_turn_end() noexcept override {
+    ++runs;
+    if (then) then();
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a turn ends at its limit and what it left comes before what is new") {
+  EventLoop loop;
+  std::vector<int> order;
+  std::vector<std::pair<UniqueFd, UniqueFd>> pairs;
+  std::vector<std::unique_ptr<Recorder>> watchers;
+  for (int i = 0; i < 6; ++i) {
+    pairs.push_back(socket_pair());
+    watchers.push_back(std::make_unique<Recorder>());
+  }
+  for (int i = 0; i < 6; ++i) REQUIRE(loop.watch(pairs[i].first.get(), *watchers[i]));
+  for (int i = 0; i < 6; ++i) {
+    watchers[i]->then = [&, i] {
+      order.push_back(i);
+      work_for(EventLoop::kTurnLimit);
+    };
+  }
+  bool timer_fired = false;
+  int events_before_timer = 0;
+  Timer timer(loop);
+  timer.start_after(0ms, [&] {
+    timer_fired = true;
+    events_before_timer = static_cast<int>(order.size());
+  });
+  loop.run_once(0ms);
+  CHECK(order.size() == 1);
+  CHECK(timer_fired);
+  CHECK(events_before_timer == 1);
+  // A new event of the first one waits for those that were ready before it.
+  REQUIRE(write(pairs[0].second.get(), "x", 1) == 1);
+  for (int i = 0; i < 7; ++i) loop.run_once(0ms);
+  REQUIRE(order.size() >= 7);
+  std::vector<int> first(order.begin(), order.begin() + 6);
+  std::sort(first.begin(), first.end());
+  CHECK(first == std::vector<int>{0, 1, 2, 3, 4, 5});
+  CHECK(loop.longest_turn() >= EventLoop::kTurnLimit);
+  for (int i = 0; i < 6; ++i) loop.unwatch(pairs[i].first.get(), *watchers[i]);
+}
+
+TEST_CASE("a watcher that is removed hears nothing of what an earlier turn left") {
+  EventLoop loop;
+  auto [a, a_peer] = socket_pair();
+  auto [b, b_peer] = socket_pair();
+  Recorder first, second;
+  REQUIRE(loop.watch(a.get(), first));
+  REQUIRE(loop.watch(b.get(), second));
+  Recorder *told = nullptr, *left = nullptr;
+  first.then = [&] {
+    told = &first, left = &second;
+    work_for(EventLoop::kTurnLimit);
+  };
+  second.then = [&] {
+    told = &second, left = &first;
+    work_for(EventLoop::kTurnLimit);
+  };
+  loop.run_once(0ms);
+  REQUIRE(told != nullptr);
+  CHECK(left->calls == 0);
+  loop.unwatch(left == &first ? a.get() : b.get(), *left);
+  loop.run_once(0ms);
+  CHECK(left->calls == 0);
+}
+
+TEST_CASE("posted and end-of-turn work that does not fit into a turn goes on in the next, in order") {
+  EventLoop loop;
+  std::vector<int> order;
+  for (int i = 0; i < 4; ++i) {
+    loop.post([&, i] {
+      order.push_back(i);
+      work_for(EventLoop::kTurnLimit);
+    });
+  }
+  Busy one, two;
+  one.then = [&] { work_for(EventLoop::kTurnLimit); };
+  loop.defer(one);
+  loop.defer(two);
+  loop.run_once(0ms);
+  CHECK(order.size() == 1);
+  CHECK(one.runs + two.runs <= 1);
+  REQUIRE(loop.run_until([&] { return order.size() == 4 && two.runs == 1; }, 10s));
+  CHECK(order == std::vector<int>{0, 1, 2, 3});
+  CHECK(one.runs == 1);
+}
+
+TEST_CASE("the more are ready the less each may do in a turn") {
+  EventLoop loop;
+  std::vector<std::unique_ptr<Busy>> work;
+  std::vector<size_t> shares;
+  const auto run_with = [&](size_t count) {
+    shares.clear();
+    work.clear();
+    for (size_t i = 0; i < count; ++i) {
+      work.push_back(std::make_unique<Busy>());
+      work.back()->then = [&] { shares.push_back(loop.share(1 << 20, 16 << 10)); };
+      loop.defer(*work.back());
+    }
+    REQUIRE(loop.run_until([&] { return shares.size() == count; }, 10s));
+  };
+  run_with(1);
+  CHECK(shares.back() == 1 << 20);
+  run_with(32);
+  CHECK(shares.front() == (1 << 20) / 8);
+  run_with(1000);
+  CHECK(shares.front() == 16 << 10);
 }

@@ -87,7 +87,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0) return 0;
   UniqueFd ours(ends[0]), peer(ends[1]);
   EventLoop loop;
-  WorkerIo io(loop, kBudget);
+  MemoryLimit memory(kBudget);
+  WorkerIo io(loop, memory);
   static const TunnelConfig config;
   Owner owner;
   {

@@ -40,7 +40,8 @@ std::string connect_block() { return literal(":method", "CONNECT") + literal(":a
 // A server tunnel and, at the other end of its socket, this test with the right keys and the wrong manners.
 struct Hostile {
   EventLoop loop;
-  WorkerIo io{loop, 16 << 20};
+  MemoryLimit memory{16 << 20};
+  WorkerIo io{loop, memory};
   TunnelConfig config;
   ServerEnd server;
   UniqueFd fd;

@@ -153,7 +153,8 @@ inline const Headers kConnect{{":method", "CONNECT"}, {":authority", "10.0.0.1:8
 
 struct Pair {
   EventLoop loop;
-  WorkerIo io{loop, 64 << 20};
+  MemoryLimit memory{64 << 20};
+  WorkerIo io{loop, memory};
   TunnelConfig config;
   ServerEnd server;
   ClientEnd client;

@@ -16,7 +16,8 @@ namespace {
 // A pool whose dials end at servers in this process, after as long as the test wants.
 struct Fixture {
   EventLoop loop;
-  WorkerIo io{loop, 64 << 20};
+  MemoryLimit memory{64 << 20};
+  WorkerIo io{loop, memory};
   TunnelConfig config;
   TunnelPoolConfig pool_config;
   std::vector<std::unique_ptr<ServerEnd>> servers;

@@ -138,7 +138,7 @@ TEST_CASE("stalled streams do not hold up another one") {
 TEST_CASE("over the memory budget the receivers that moved least recently lose their streams") {
   Pair pair;
   const size_t window = pair.config.stream_window_initial;
-  pair.io.budget.set_limit(3 * window);
+  pair.memory.set(3 * window);
   pair.server.on_new = [](MemoryUser& user) { user.take_limit = 0; };
   std::vector<std::unique_ptr<MemoryUser>> users;
   const auto stall_another = [&] {
@@ -214,7 +214,8 @@ TEST_CASE("a peer that does not answer PING is given up") {
   config.ping_interval = std::chrono::milliseconds(40);
   config.ping_timeout = std::chrono::milliseconds(80);
   EventLoop loop;
-  WorkerIo io(loop, 1 << 20);
+  MemoryLimit memory(1 << 20);
+  WorkerIo io(loop, memory);
   ClientEnd client;
   auto [a, b] = tcp_pair();
   auto started = Tunnel::start(io, io.budget, Tunnel::Role::kClient, std::move(a), established(false), {}, config, client);

@@ -11,7 +11,7 @@ Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, C
     : index_(index),
       settings_(settings),
       metrics_(metrics),
-      io_(loop_, settings.memory_budget_per_worker),
+      io_(loop_, *settings.memory),
       state_(loop_),
       tls_(loop_, settings, metrics, std::move(certificates)),
       lookups_(loop_, state_, settings.network, settings.source_wait, std::move(lookups)) {}

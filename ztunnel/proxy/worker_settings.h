@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/memory_account.h"
 #include "hbone/tls/context.h"
 #include "hbone/tunnel_pool.h"
 #include "ztunnel/decide/authorize.h"
@@ -28,7 +29,7 @@ struct WorkerSettings {
   bool policy_info_logging = false;
   std::string network;
   std::vector<uint16_t> illegal_ports;
-  size_t memory_budget_per_worker;
+  MemoryLimit* memory = nullptr;  // what all workers together may hold for others; outlives them
   Transparency transparency = Transparency::kBestEffort;
 };
 

@@ -11,7 +11,7 @@ using Emit = ComputedFamily::Emit;
 
 }  // namespace
 
-RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memory_budget) : metrics_(metrics) {
+RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead) : metrics_(metrics) {
   const auto add = [&](FamilyInfo info, Type type, auto collect) {
     metrics_.add(std::make_unique<ComputedFamily>(std::move(info), type, [latest = latest_, collect](const Emit& emit) {
       const auto sample = latest->get();
@@ -43,7 +43,7 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memo
     emit({"server"}, static_cast<double>(sample.server_tunnels));
   });
   add({"zt_memory_held_bytes",
-       "Bytes kept for receivers that do not take them; zt_memory_budget_bytes is the limit.",
+       "Bytes held for peers and applications that do not take them; zt_memory_budget_bytes is the limit.",
        "bytes",
        {}},
       Type::kGauge, [](const Sample& sample, const Emit& emit) { emit({}, static_cast<double>(sample.memory_held)); });
@@ -117,7 +117,18 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memo
   add({"zt_record_layer_info", "What the record layer computes with.", "", {"aead"}}, Type::kGauge,
       [aead = std::move(aead)](const Sample&, const Emit& emit) { emit({aead}, 1); });
   add({"zt_memory_budget_bytes", "Bytes that buffers and windows of all connections may take.", "bytes", {}}, Type::kGauge,
-      [memory_budget](const Sample&, const Emit& emit) { emit({}, static_cast<double>(memory_budget)); });
+      [](const Sample& sample, const Emit& emit) { emit({}, static_cast<double>(sample.memory_limit)); });
+  add({"zt_memory_promised_bytes", "Bytes that peers may send beyond the window that each begins with.", "bytes", {}},
+      Type::kGauge, [](const Sample& sample, const Emit& emit) { emit({}, static_cast<double>(sample.memory_promised)); });
+  add_one("zt_memory_cuts", "Streams, handshakes and tunnels that were ended because the memory budget was used up.",
+          Type::kCounter, [](const Sample& sample) { return sample.memory_cuts; });
+  add({"zt_worker_longest_turn_seconds",
+       "Longest time in the last minute for which a worker did not look for new events.",
+       "seconds",
+       {"worker"}},
+      Type::kGauge, [](const Sample& sample, const Emit& emit) {
+        for (size_t i = 0; i < sample.longest_turns.size(); ++i) emit({std::to_string(i)}, sample.longest_turns[i]);
+      });
 }
 
 void RuntimeMetrics::publish(RuntimeSample sample) {

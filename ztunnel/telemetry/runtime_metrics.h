@@ -26,15 +26,19 @@ struct RuntimeSample {
   std::optional<workload_api::XdsStats> xds;      // none: no control plane
   std::vector<uint32_t> worker_connections;       // now, by worker
   size_t client_tunnels = 0, server_tunnels = 0;  // now
-  size_t memory_held = 0;                         // now, bytes kept for receivers that do not take them
+  size_t memory_held = 0;                         // now, bytes held for peers and applications
+  size_t memory_promised = 0;                     // now, bytes that peers may send beyond what each may
+  size_t memory_limit = 0;                        // now, bytes
+  uint64_t memory_cuts = 0;                       // what was given up because of the limit
+  std::vector<double> longest_turns;              // seconds, by worker, within the last minute
 };
 
 // Takes the control thread's samples and answers scrapes from the newest, so that a scrape never waits for
 // that thread (nor it for a scrape). Make it before the first scrape; `metrics` keeps what it needs of it.
 class RuntimeMetrics {
  public:
-  // `aead`: what the record layer computes with. `memory_budget`: bytes.
-  RuntimeMetrics(Metrics& metrics, std::string aead, uint64_t memory_budget);
+  // `aead`: what the record layer computes with.
+  RuntimeMetrics(Metrics& metrics, std::string aead);
 
   // Any thread; the control thread once a second or so, and when a pod comes or goes.
   void publish(RuntimeSample sample);

@@ -71,6 +71,7 @@ class EchoServer {
 struct Node {
   EventLoop loop;
   ListenConfig listen;
+  MemoryLimit memory{16 << 20};
   WorkerSettings settings;
   Metrics metrics{2, {}, "test"};
   workload_api::Store store{{.node_name = std::nullopt}};
@@ -91,7 +92,7 @@ struct Node {
     settings.source_wait = source_wait;
     settings.response_baggage = lookups == nullptr;  // with it the client says by itself who it is
     settings.illegal_ports = {15001, 15006, 15008};
-    settings.memory_budget_per_worker = 16 << 20;
+    settings.memory = &memory;
     settings.transparency = Transparency::kNever;
     auto opened = identity::EmbeddedCa::open({.directory = ca_folder.string(), .ttl = 3600s, .wall_now = {}});
     REQUIRE(opened);
@@ -308,7 +309,9 @@ TEST_CASE("on demand, no answer about a source costs one short wait") {
 
 TEST_CASE("on demand, peers that name many addresses or services make us ask for a bounded number of them") {
   Metrics metrics{1, {}, "test"};
+  MemoryLimit memory{16 << 20};
   WorkerSettings settings;
+  settings.memory = &memory;
   settings.source_wait = 0s;
   std::set<std::string> asked;
   Worker worker(0, settings, metrics, {}, [&](std::string key, const std::function<void()>&) { asked.insert(std::move(key)); });

@@ -17,7 +17,12 @@ constexpr auto kLongEnough = 20s;
 
 // A worker without a data plane, whose thread runs.
 struct RunningWorker {
-  WorkerSettings settings{};
+  MemoryLimit memory{16 << 20};
+  WorkerSettings settings = [this] {
+    WorkerSettings made{};
+    made.memory = &memory;
+    return made;
+  }();
   Metrics metrics{1, {}, "test"};
   Worker worker{0, settings, metrics, [](const identity::SpiffeId&, identity::SecretManager::Waiter) {}};
   RunningWorker() { worker.start(); }

@@ -239,7 +239,7 @@ TEST_CASE("computed families ask at the scrape") {
 
 TEST_CASE("what the control thread publishes is what a scrape shows") {
   Metrics metrics(1, {}, "");
-  RuntimeMetrics runtime(metrics, "vaes", 256 << 20);
+  RuntimeMetrics runtime(metrics, "vaes");
   CHECK_THAT(metrics.render(), Catch::Contains("zt_workloads 0\n"));
   RuntimeSample sample;
   sample.active_proxies = 5;
@@ -256,18 +256,35 @@ TEST_CASE("what the control thread publishes is what a scrape shows") {
   sample.client_tunnels = 6;
   sample.server_tunnels = 9;
   sample.memory_held = 65536;
+  sample.memory_promised = 1048576;
+  sample.memory_limit = 268435456;
+  sample.memory_cuts = 3;
+  sample.longest_turns = {0.25, 0.001};
   runtime.publish(sample);
   const auto text = metrics.render();
-  for (const char* line :
-       {"workload_manager_active_proxy_count 5", "workload_manager_pending_proxy_count 1",
-        "workload_manager_proxies_started_total 7", "workload_manager_proxies_stopped_total 2", "zt_agent_connected 1",
-        "zt_workloads 35", "zt_worker_connections{worker=\"0\"} 3", "zt_worker_connections{worker=\"1\"} 4",
-        "zt_certificate_fetches_total{result=\"ok\"} 8", "zt_certificate_fetches_total{result=\"failed\"} 2",
-        "zt_certificate_fetches_total{result=\"timeout\"} 1",
-        "zt_certificate_expiration_timestamp_seconds{identity=\"spiffe://cluster.local/ns/shop/sa/web\"} "
-        "1795488559",
-        "zt_record_layer_info{aead=\"vaes\"} 1", "# UNIT zt_memory_budget_bytes bytes", "zt_memory_budget_bytes 268435456",
-        "zt_memory_held_bytes 65536", "zt_tunnels_open{role=\"client\"} 6", "zt_tunnels_open{role=\"server\"} 9"}) {
+  for (const char* line : {"workload_manager_active_proxy_count 5",
+                           "workload_manager_pending_proxy_count 1",
+                           "workload_manager_proxies_started_total 7",
+                           "workload_manager_proxies_stopped_total 2",
+                           "zt_agent_connected 1",
+                           "zt_workloads 35",
+                           "zt_worker_connections{worker=\"0\"} 3",
+                           "zt_worker_connections{worker=\"1\"} 4",
+                           "zt_certificate_fetches_total{result=\"ok\"} 8",
+                           "zt_certificate_fetches_total{result=\"failed\"} 2",
+                           "zt_certificate_fetches_total{result=\"timeout\"} 1",
+                           "zt_certificate_expiration_timestamp_seconds{identity=\"spiffe://cluster.local/ns/shop/sa/web\"} "
+                           "1795488559",
+                           "zt_record_layer_info{aead=\"vaes\"} 1",
+                           "# UNIT zt_memory_budget_bytes bytes",
+                           "zt_memory_budget_bytes 268435456",
+                           "zt_memory_held_bytes 65536",
+                           "zt_memory_promised_bytes 1048576",
+                           "zt_memory_cuts_total 3",
+                           "zt_worker_longest_turn_seconds{worker=\"0\"} 0.25",
+                           "zt_worker_longest_turn_seconds{worker=\"1\"} 0.001",
+                           "zt_tunnels_open{role=\"client\"} 6",
+                           "zt_tunnels_open{role=\"server\"} 9"}) {
     INFO(line);
     CHECK_THAT(text, Catch::Contains(std::string(line) + "\n"));
   }
