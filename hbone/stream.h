@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "hbone/kept_bytes.h"
 #include "hbone/receive_window.h"
 #include "hbone/worker_io.h"
 #include "mesh/reason.h"
@@ -85,25 +86,13 @@ class Stream {
   friend struct TunnelCallbacks;
   Stream(Tunnel& tunnel, uint32_t window) : tunnel_(&tunnel), window_(window) {}
 
-  // Received bytes that the sink has not taken.
-  class Kept final : public MemoryBudget::Claim {
-   public:
-    Kept(Stream& stream, MemoryBudget& budget) : Claim(budget), stream_(stream) {}
-    [[nodiscard]] size_t size() const { return bytes_.size() - offset_; }
-    [[nodiscard]] iovec rest() { return {bytes_.data() + offset_, size()}; }
-    // The sink took the first `taken` of what there is.
-    void take(size_t taken) { offset_ += taken; }
-    void replace(std::vector<uint8_t> bytes) {
-      bytes_ = std::move(bytes);
-      offset_ = 0;
-    }
+  // Received bytes that the sink has not taken, and the claim on memory for them.
+  struct Kept final : MemoryBudget::Claim {
+    Kept(Stream& owner, MemoryBudget& budget) : Claim(budget), stream(owner) {}
+    void revoke() noexcept override { stream.lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm); }
 
-   private:
-    void revoke() noexcept override { stream_.lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm); }
-
-    Stream& stream_;
-    std::vector<uint8_t> bytes_;
-    size_t offset_ = 0;
+    Stream& stream;
+    KeptBytes held;
   };
 
   // We reset it for a fault that is not its user's: the handler is told at once, what was kept goes.

@@ -140,8 +140,8 @@ Result<Stream*> Tunnel::open(const Headers& headers, StreamHandler& handler) {
 
 size_t Tunnel::free_streams() const {
   if (closed_ || draining_ || nghttp2_session_check_request_allowed(session_) == 0) return 0;
-  const size_t limit = std::min<size_t>(config_.assumed_peer_streams,
-                                        nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS));
+  // Before the peer's SETTINGS this is assumed_peer_streams.
+  const size_t limit = nghttp2_session_get_remote_settings(session_, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS);
   return limit > stream_count_ ? limit - stream_count_ : 0;
 }
 
@@ -207,6 +207,7 @@ void Tunnel::on_ready(uint32_t events) noexcept {
     if (flush()) io_.loop.defer(*this);
   }
   if (closed_) return;
+  if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) hung_up_ = true;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) read_input();
 }
 

@@ -118,7 +118,7 @@ class Tunnel final : private Watcher, private Deferred {
   void deliver_touched();
   void deliver(Stream& stream);
   size_t offer(Stream& stream);
-  bool keep(Stream& stream, const std::vector<iovec>& data, size_t skip);
+  bool keep(Stream& stream, std::span<const iovec> received, size_t taken);
   void credit(Stream& stream, size_t bytes);
   void set_window(Stream& stream, uint32_t bytes);
 
@@ -128,6 +128,7 @@ class Tunnel final : private Watcher, private Deferred {
   bool append_control(const uint8_t* data, size_t size);
   void seal_control();
   bool drain_session();
+  void end_with_session();
   bool flush();
   void make_ready(Stream& stream);
   Stream* pop_ready();
@@ -162,6 +163,7 @@ class Tunnel final : private Watcher, private Deferred {
   // Receive state between turns
   std::vector<uint8_t> partial_;  // the start of a record whose rest has not come; empty and without memory when idle
   bool read_again_ = false;       // the last turn stopped for fairness, or there are early records
+  bool hung_up_ = false;          // FIN or an error is known to be in the socket's queue
   bool early_ = false;            // partial_ may hold whole records
 
   // Send state: bytes [out_begin_, out_end_) of out_ are sealed; between turns only what the socket did not take.

@@ -44,8 +44,9 @@ void Tunnel::read_input() {
     partial_.assign(lease.data() + used, lease.data() + filled);
     partial_.shrink_to_fit();
   }
-  // A full buffer: there is more, but the other connections come first. A short read of a stream socket means drained.
-  if (static_cast<size_t>(n) == room || early) read_again_ = true;
+  // A full buffer: there is more, but the other connections come first. A short read of a stream socket means drained, unless
+  // its end is known to follow: no other edge will tell.
+  if (static_cast<size_t>(n) == room || early || hung_up_) read_again_ = true;
   if (read_again_ || nghttp2_session_want_write(session_) != 0 || opener_.key_update_due() ||
       opener_.should_request_key_update() || streams_changed_) {
     io_.loop.defer(*this);
@@ -155,7 +156,8 @@ void Tunnel::deliver(Stream& stream) {
 size_t Tunnel::offer(Stream& stream) {
   auto& iovecs = io_.iovecs;
   iovecs.clear();
-  if (stream.kept_ != nullptr) iovecs.push_back(stream.kept_->rest());
+  if (stream.kept_ != nullptr) stream.kept_->held.add_to(iovecs);
+  const size_t kept_parts = iovecs.size();
   size_t received = 0;
   for (int32_t index = std::exchange(stream.slice_first_, -1); index >= 0;) {
     const auto& slice = io_.slices[static_cast<size_t>(index)];
@@ -169,34 +171,29 @@ size_t Tunnel::offer(Stream& stream) {
   if (stream.handler_ == nullptr) return 0;
   const size_t taken = stream.handler_->on_data(iovecs);
   if (stream.handler_ == nullptr || closed_) return taken;  // abandoned meanwhile
-  if (!keep(stream, iovecs, taken)) stream.lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm);
+  if (!keep(stream, std::span(iovecs).subspan(kept_parts), taken)) stream.lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm);
   return taken;
 }
 
-bool Tunnel::keep(Stream& stream, const std::vector<iovec>& data, size_t skip) {
-  size_t total = 0;
-  for (const iovec& part : data) total += part.iov_len;
-  if (skip >= total) {
+// `received`: this turn's slices. The sink took `taken` bytes of what was kept and, after it, of these.
+bool Tunnel::keep(Stream& stream, std::span<const iovec> received, size_t taken) {
+  const size_t kept = stream.kept_ != nullptr ? stream.kept_->held.size() : 0;
+  size_t rest = kept;
+  for (const iovec& part : received) rest += part.iov_len;
+  if (taken >= rest) {
     stream.kept_.reset();
     return true;
   }
-  const bool moved = skip > 0;
-  if (stream.kept_ != nullptr && data.size() == 1) {
-    stream.kept_->take(skip);  // nothing new came
-    return account_.update(*stream.kept_, stream.kept_->bytes(), moved);
-  }
-  const size_t rest = total - skip;
-  std::vector<uint8_t> bytes;
-  bytes.reserve(rest);
-  for (const iovec& part : data) {
+  if (stream.kept_ == nullptr) stream.kept_ = std::make_unique<Stream::Kept>(stream, account_);
+  KeptBytes& held = stream.kept_->held;
+  held.take(std::min(taken, kept));
+  size_t skip = taken - std::min(taken, kept);
+  for (const iovec& part : received) {
     const size_t drop = std::min(skip, part.iov_len);
     skip -= drop;
-    const auto* begin = static_cast<const uint8_t*>(part.iov_base);
-    bytes.insert(bytes.end(), begin + drop, begin + part.iov_len);
+    held.append(static_cast<const uint8_t*>(part.iov_base) + drop, part.iov_len - drop, stream.window_.bytes());
   }
-  if (stream.kept_ == nullptr) stream.kept_ = std::make_unique<Stream::Kept>(stream, account_);
-  stream.kept_->replace(std::move(bytes));
-  return account_.update(*stream.kept_, rest, moved);
+  return account_.update(*stream.kept_, held.allocated(), taken > 0);
 }
 
 // Gives back the stream's credit for what its sink took, in a window as large as it deserves now.

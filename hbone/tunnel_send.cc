@@ -69,7 +69,9 @@ void Tunnel::send_turn() {
       opener_.key_update_answered();
       if (ask_peer) opener_.key_update_requested();
     }
-    while (ready_head_ != nullptr && out_end_ < batch_bytes_) {
+    // A session that has said GOAWAY for an error takes no more DATA.
+    const bool ended = nghttp2_session_want_read(session_) == 0;
+    while (!ended && ready_head_ != nullptr && out_end_ < batch_bytes_) {
       Stream& stream = *pop_ready();
       // Alone is who has been so for a while: among several that drain their sources at each visit, the queue is often empty,
       // and whoever then took a whole batch would get several times the others' share.
@@ -92,13 +94,15 @@ void Tunnel::send_turn() {
   out_.release();
   out_begin_ = out_end_ = 0;
   if (ready_head_ != nullptr || nghttp2_session_want_write(session_) != 0) io_.loop.defer(*this);
-  if (nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0) {
-    // The last GOAWAY is out: the peer's mistake, or the end that was agreed on.
-    if (session_error_.empty()) return close(Reason::kOk);
-    const std::string text = "h2 failed: " + session_error_;
-    close(Reason::kH2Failed, H2Error::kProtocolError);
-    if (closed_) closed_->text = text;
-  }
+  if (nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0) end_with_session();
+}
+
+// The last GOAWAY is out: the peer's mistake, or the end that was agreed on.
+void Tunnel::end_with_session() {
+  if (session_error_.empty()) return close(Reason::kOk);
+  const std::string text = "h2 failed: " + session_error_;
+  close(Reason::kH2Failed, H2Error::kProtocolError);
+  if (closed_) closed_->text = text;
 }
 
 void Tunnel::emit_data(Stream& stream, size_t quantum) {
@@ -154,16 +158,16 @@ void Tunnel::emit_data(Stream& stream, size_t quantum) {
     data_.stream = nullptr;
     if (!ok) return;
     if (!sent) {
+      if (nghttp2_session_want_read(session_) == 0) break;  // it has ended: its GOAWAY goes out instead
       // The session did not take what its own window allowed: its state and ours differ, and the bytes have left their source.
       return fail_tunnel(Reason::kInternal, "h2 failed: the session refused a frame within its window");
     }
-    if (!late_control_.empty()) {
-      const auto late = std::exchange(late_control_, {});
-      if (!append_control(late.data(), late.size()))
-        return fail_tunnel(Reason::kInternal, "h2 failed: control frames do not fit");
-      seal_control();
-    }
   } while (left > 0);
+  // Not before all frames of the pull are sealed: until then the places behind the first hold the payload of the next.
+  if (!late_control_.empty()) {
+    const auto late = std::exchange(late_control_, {});
+    if (!append_control(late.data(), late.size())) return fail_tunnel(Reason::kInternal, "h2 failed: control frames do not fit");
+  }
   if (pulled.state == PullResult::State::kMore) make_ready(stream);
 }
 

@@ -161,10 +161,9 @@ struct TunnelCallbacks {
     return 0;
   }
 
-  // What nghttp2 itself found wrong; it then queues a GOAWAY and reads no more.
+  // What nghttp2 itself found wrong. Not always fatal; if it is, a GOAWAY follows and it reads no more.
   static int session_error(nghttp2_session*, int, const char* text, size_t length, void* user_data) {
-    auto& found = self(user_data).session_error_;
-    if (found.empty()) found.assign(text, std::min<size_t>(length, 200));
+    self(user_data).session_error_.assign(text, std::min<size_t>(length, 200));
     return 0;
   }
 
@@ -179,7 +178,12 @@ struct TunnelCallbacks {
     }
     if (frame->hd.type == NGHTTP2_GOAWAY && frame->goaway.error_code != NGHTTP2_NO_ERROR) {
       auto& found = self(user_data).session_error_;
-      if (found.empty()) found = nghttp2_http2_strerror(frame->goaway.error_code);
+      if (frame->goaway.opaque_data_len > 0) {
+        found.assign(reinterpret_cast<const char*>(frame->goaway.opaque_data),
+                     std::min<size_t>(frame->goaway.opaque_data_len, 200));
+      } else if (found.empty()) {
+        found = nghttp2_http2_strerror(frame->goaway.error_code);
+      }
     }
     return 0;
   }

@@ -350,3 +350,73 @@ TEST_CASE("an idle tunnel that drains waits for its peer to have heard it, for a
   REQUIRE(peer.run([&] { return peer.ended && peer.server.closed; }));
   CHECK(peer.server.closed->reason == Reason::kOk);
 }
+
+TEST_CASE("data and the end of the connection in one event are both seen") {
+  Hostile peer;
+  peer.hello();
+  peer.write(frame(kHeaders, 4, 1, connect_block()));
+  REQUIRE(peer.run([&] { return peer.server.users.size() == 1 && peer.count(kHeaders) == 1; }));
+  peer.write(frame(kData, 0, 1, "last words"));
+  if (GENERATE(false, true)) {
+    const linger reset{.l_onoff = 1, .l_linger = 0};
+    setsockopt(peer.fd.get(), SOL_SOCKET, SO_LINGER, &reset, sizeof reset);
+  }
+  peer.fd.reset();
+  REQUIRE(peer.loop.run_until([&] { return peer.server.closed.has_value(); }, 10s));
+  CHECK(peer.server.closed->reason == Reason::kPeerLost);
+  CHECK(peer.server.users[0]->received == "last words");
+  CHECK(peer.server.users[0]->closed == Reason::kPeerLost);
+}
+
+TEST_CASE("what a stalled stream has kept is not copied again for each frame that comes") {
+  struct Stalled final : StreamHandler {
+    size_t offers = 0, moves = 0, offered = 0;
+    const void* first = nullptr;
+    const void* last_byte = nullptr;
+    void on_response(Headers) noexcept override {}
+    PullResult pull(std::span<const iovec>) noexcept override { return {}; }
+    size_t on_data(std::span<const iovec> data) noexcept override {
+      ++offers;
+      if (std::exchange(first, data.front().iov_base) != data.front().iov_base) ++moves;
+      offered = 0;
+      for (const iovec& part : data) offered += part.iov_len;
+      return 0;
+    }
+    void on_end_stream() noexcept override {}
+    void on_closed(Reason, H2Error) noexcept override {}
+  } stalled;
+  Hostile peer;
+  peer.server.on_new = [&](MemoryUser& user) { user.stream->set_handler(&stalled); };
+  peer.hello();
+  peer.write(frame(kHeaders, 4, 1, connect_block()));
+  REQUIRE(peer.run([&] { return peer.server.users.size() == 1; }));
+  for (size_t i = 0; i < 1000; ++i) {
+    peer.write(frame(kData, 0, 1, "x"));
+    REQUIRE(peer.run([&] { return stalled.offered == i + 1; }));
+  }
+  CHECK(stalled.offers >= 1000);
+  CHECK(stalled.moves < 10);
+  CHECK(peer.io.budget.used() < 2000);
+}
+
+TEST_CASE("a fault of the peer's is named and answered with GOAWAY, whatever there is to send") {
+  Hostile peer;
+  peer.hello();
+  peer.write(frame(kHeaders, 4, 1, connect_block()));
+  REQUIRE(peer.run([&] { return peer.server.users.size() == 1 && peer.count(kHeaders) == 1; }));
+  const bool before = GENERATE(true, false);  // the fault is read before the data is pulled, or with a window that opens
+  if (!before) {
+    peer.server.users[0]->send(std::string(100'000, 'x'));
+    REQUIRE(peer.run([&] { return peer.received.size() > 65535; }));
+    peer.write(frame(kWindowUpdate, 0, 0, std::string("\x00\x01\x00\x00", 4)) +
+               frame(kWindowUpdate, 0, 1, std::string("\x00\x01\x00\x00", 4)) + frame(kData, 0, 0, "x"));
+  } else {
+    peer.server.users[0]->send(std::string(10'000, 'x'));
+    peer.write(frame(kData, 0, 0, "x"));
+  }
+  REQUIRE(peer.run([&] { return peer.ended && peer.server.closed; }));
+  CHECK(peer.server.closed->reason == Reason::kH2Failed);
+  CHECK(peer.server.closed->text.find("DATA: stream_id == 0") != std::string::npos);
+  REQUIRE(peer.count(kGoaway) >= 1);
+  CHECK(peer.last(kGoaway).substr(4, 4) == std::string("\0\0\0\x01", 4));
+}

@@ -119,6 +119,19 @@ TEST_CASE("beyond the stream limit another tunnel is dialled, and a full one is 
   CHECK(f.dials[1] == 3);
 }
 
+TEST_CASE("a stream limit above what is assumed of a peer holds once the peer has said what it allows") {
+  Fixture f;
+  f.pool_config.max_streams_per_tunnel = 150;
+  f.make();
+  std::vector<std::unique_ptr<Fixture::Request>> requests;
+  for (int i = 0; i < 151; ++i) {
+    requests.push_back(f.open(f.key(1)));
+    REQUIRE(f.run([&] { return requests.back()->user.response.has_value(); }));
+    if (i == 149) CHECK(f.dials[1] == 1);
+  }
+  CHECK(f.dials[1] == 2);
+}
+
 TEST_CASE("the peer's own stream limit counts too") {
   Fixture f;
   f.config.max_concurrent_streams = 1;

@@ -236,3 +236,19 @@ TEST_CASE("a healthy idle tunnel survives many PING intervals and holds no buffe
   CHECK_FALSE(pair.client.closed);
   CHECK(pair.io.buffers.lent() == 0);
 }
+
+TEST_CASE("a reset beside a stream of several frames harms nobody, with 16 KiB frames") {
+  TunnelConfig config;
+  config.max_frame_bytes = 16384;
+  Pair pair(config);
+  auto first = pair.open_answered(), second = pair.open_answered();
+  const std::string sent = pattern(60'000);
+  first->reset_after = true;
+  first->stream->readable();  // its pull queues RST_STREAM in the session
+  second->send(sent, true);   // several frames in one pull of the same turn
+  REQUIRE(pair.run([&] { return pair.server.users[1]->ended || pair.server.closed || pair.client.closed; }));
+  CHECK_FALSE(pair.server.closed);
+  CHECK(pair.server.users[1]->received == sent);
+  REQUIRE(pair.run([&] { return pair.server.users[0]->closed.has_value(); }));
+  CHECK(pair.server.users[0]->code == H2Error::kConnectError);
+}
