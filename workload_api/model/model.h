@@ -103,7 +103,7 @@ struct Locality {
   friend bool operator==(const Locality&, const Locality&) = default;
 };
 
-struct Workload : RefCounted<Workload> {
+struct Workload : RefCounted {
   // What load balancing looks at comes first, in one cache line: a change of a service reads it of all its
   // endpoints.
   TunnelProtocol protocol = TunnelProtocol::kNone;
@@ -172,7 +172,7 @@ struct WeightedWaypoint {
   friend bool operator==(const WeightedWaypoint&, const WeightedWaypoint&) = default;
 };
 
-struct Service : RefCounted<Service> {
+struct Service : RefCounted {
   Str name;
   Str ns;
   Str hostname;  // may be a wildcard, "*.example.com"
@@ -231,7 +231,7 @@ struct PolicyMatch {
 using PolicyClause = std::vector<PolicyMatch>;  // OR; empty = always
 using PolicyRule = std::vector<PolicyClause>;   // AND; empty = always
 
-struct Authorization : RefCounted<Authorization> {
+struct Authorization : RefCounted {
   Str name;
   Str ns;
   PolicyScope scope = PolicyScope::kGlobal;

@@ -94,7 +94,7 @@ class PolicyMatcher {
 };
 
 // A policy as the store keeps it.
-struct Policy : RefCounted<Policy> {
+struct Policy : RefCounted {
   Ref<const Authorization> spec;
   PolicyMatcher matcher;
 

@@ -53,7 +53,7 @@ class CidrTable {
     std::array<uint32_t, 129> v6{};
     uint32_t blocks = 0;
   };
-  struct AllLengths : RefCounted<AllLengths> {
+  struct AllLengths : RefCounted {
     std::vector<Lengths> networks;
   };
 

@@ -11,7 +11,7 @@ namespace zt::workload_api {
 
 // A service with its endpoints and everything that choosing one needs. Immutable: a change of the service or
 // of one of its endpoints makes a new one. Any thread; holds its service and workloads alive.
-class ServiceEntry : public RefCounted<ServiceEntry> {
+class ServiceEntry : public RefCounted {
  public:
   ServiceEntry(Ref<const Service> service, std::vector<Endpoint> endpoints);
 
@@ -41,7 +41,7 @@ class ServiceEntry : public RefCounted<ServiceEntry> {
 using ServiceEntryPtr = Ref<const ServiceEntry>;
 
 // Endpoints of a service that has not been delivered (`stagedServices` of the admin dump).
-struct StagedService : RefCounted<StagedService> {
+struct StagedService : RefCounted {
   Str key;  // "namespace/hostname"
   std::vector<Endpoint> endpoints;
 };

@@ -45,11 +45,11 @@ const ServiceEntry* Snapshot::service(std::string_view ns, std::string_view host
 }
 
 const ServiceEntry* Snapshot::best(std::span<const ServicePtr> services, std::optional<std::string_view> client_ns,
-                                   std::optional<std::string_view> preferred_ns) const {
+                                   std::optional<std::string_view> preferred_ns, const ServiceFilter& wanted) const {
   const Service* best = nullptr;
   int best_rank = -1;
   for (const ServicePtr& candidate : services) {
-    if (!visible(*candidate, client_ns)) continue;
+    if (!visible(*candidate, client_ns) || (wanted && !wanted(*candidate))) continue;
     const int rank = (client_ns && candidate->ns == *client_ns ? 4 : 0) + (candidate->canonical ? 2 : 0) +
                      (preferred_ns && candidate->ns == *preferred_ns ? 1 : 0);
     if (rank > best_rank) {
@@ -80,9 +80,10 @@ const ServiceEntry* Snapshot::service_by_vip(std::string_view network, const IpA
 }
 
 const ServiceEntry* Snapshot::service_by_hostname(std::string_view hostname, std::optional<std::string_view> client_ns,
-                                                  std::optional<std::string_view> preferred_ns) const {
+                                                  std::optional<std::string_view> preferred_ns,
+                                                  const ServiceFilter& wanted) const {
   const auto* found = service_hostnames_.find(hostname);
-  return found == nullptr ? nullptr : best((*found)->services, client_ns, preferred_ns);
+  return found == nullptr ? nullptr : best((*found)->services, client_ns, preferred_ns, wanted);
 }
 
 const Policy* Snapshot::policy(std::string_view key) const {

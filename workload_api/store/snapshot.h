@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -54,8 +55,11 @@ class Snapshot {
 
   // The service of that hostname (bytewise; a wildcard service is found by its literal "*.…"). Order of
   // choice: client's namespace, canonical, `preferred_ns` (DNS only), first by name.
+  // Services that `wanted` refuses count as unknown.
+  using ServiceFilter = std::function<bool(const Service&)>;
   [[nodiscard]] const ServiceEntry* service_by_hostname(std::string_view hostname, std::optional<std::string_view> client_ns,
-                                                        std::optional<std::string_view> preferred_ns = {}) const;
+                                                        std::optional<std::string_view> preferred_ns = {},
+                                                        const ServiceFilter& wanted = {}) const;
 
   // ---- Policies
 
@@ -106,7 +110,7 @@ class Snapshot {
   friend class SnapshotEditor;
 
   [[nodiscard]] const ServiceEntry* best(std::span<const ServicePtr> services, std::optional<std::string_view> client_ns,
-                                         std::optional<std::string_view> preferred_ns) const;
+                                         std::optional<std::string_view> preferred_ns, const ServiceFilter& wanted = {}) const;
 
   HashTrie<WorkloadByUid> workloads_;
   HashTrie<WorkloadByAddress> addresses_;

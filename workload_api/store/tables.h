@@ -37,7 +37,7 @@ inline int preference_score(const Workload& workload) {
 // Workloads that share a key. The best is the one with the highest score, and of equals the one added last.
 // Nearly always there is one, so that one costs no allocation.
 struct WorkloadGroup {
-  struct Others : RefCounted<Others> {
+  struct Others : RefCounted {
     std::vector<WorkloadPtr> workloads;  // the better, the further back
   };
   WorkloadPtr best;
@@ -115,7 +115,7 @@ using ServicePtr = Ref<const Service>;
 // Services that share a key, in the order of their names: ties go to the first, and every node decides them
 // alike. Like all lists in the tables, changed in place while no snapshot holds it.
 template <class KeyType>
-struct ServicesOf : RefCounted<ServicesOf<KeyType>> {
+struct ServicesOf : RefCounted {
   KeyType key;
   std::vector<ServicePtr> services;
 };
@@ -167,7 +167,7 @@ struct PolicyByKey {
   static bool equal(const Entry& entry, std::string_view key) { return entry->spec->key.view() == key; }
 };
 
-struct PolicyList : RefCounted<PolicyList> {
+struct PolicyList : RefCounted {
   Str ns;
   std::vector<PolicyPtr> policies;  // in the order they came
 };
