@@ -104,6 +104,10 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                      "",
                      {"reporter", "reason"}}),
       accept_errors({"zt_accept_errors", "Failures to accept a connection.", "", {"listener"}}),
+      dns_forwarded(
+          {"zt_dns_forwarded", "DNS queries over UDP that the mesh does not answer, by what became of them.", "", {"result"}}),
+      dns_dropped(
+          {"zt_dns_dropped", "DNS packets that were no proper query or answer, and queries beyond a limit.", "", {"reason"}}),
       ca_duration({"zt_ca_request_duration_seconds",
                    "Time until the certificate authority had answered a request.",
                    "seconds",
@@ -142,6 +146,8 @@ std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
                                 &connects_resent,
                                 &early_denials,
                                 &accept_errors,
+                                &dns_forwarded,
+                                &dns_dropped,
                                 &ca_duration};
   for (const Family* family : rest) family->render(out);
   append_gauge(out, "zt_metrics_series", "Label sets of traffic metrics, counted per worker.", traffic.series_count());

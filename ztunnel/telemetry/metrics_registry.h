@@ -45,6 +45,8 @@ class Metrics {
   CounterFamily connects_resent;
   CounterFamily early_denials;  // `reporter`, `reason`: refused before anything was known; in no traffic metric
   CounterFamily accept_errors;  // `listener`
+  CounterFamily dns_forwarded;  // UDP queries for an upstream. `result`: cached, shared (with one that was under way), asked
+  CounterFamily dns_dropped;    // `reason`
   HistogramFamily ca_duration;  // `result`: ok, failed
 
   // Further families whose values are computed at the scrape, after all others.

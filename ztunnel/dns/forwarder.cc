@@ -1,0 +1,167 @@
+#include "ztunnel/dns/forwarder.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <utility>
+
+namespace zt::ztunnel::dns {
+
+namespace {
+// Packets on one socket that are no answer, before the attempt counts as failed.
+constexpr int kMostStrange = 32;
+}  // namespace
+
+// One query on its way to one upstream.
+class Forwarder::Attempt final : private Watcher {
+ public:
+  Attempt(Forwarder& forwarder, Exchange& exchange, UniqueFd fd, uint16_t id)
+      : forwarder_(forwarder), exchange_(exchange), fd_(std::move(fd)), id_(id) {}
+  ~Attempt() {
+    if (watched_) forwarder_.loop_.unwatch(fd_.get(), *this);
+  }
+  Attempt(const Attempt&) = delete;
+
+  [[nodiscard]] bool send();
+  [[nodiscard]] bool failed() const { return failed_; }
+
+ private:
+  void on_ready(uint32_t events) noexcept override;
+
+  Forwarder& forwarder_;
+  Exchange& exchange_;
+  UniqueFd fd_;
+  const uint16_t id_;
+  bool watched_ = false;
+  bool failed_ = false;
+};
+
+struct Forwarder::Exchange {
+  Exchange(EventLoop& loop, uint64_t which) : number(which), timer(loop) {}
+
+  const uint64_t number;
+  Bytes query;
+  std::vector<SocketAddress> upstreams;
+  std::string key;
+  std::vector<std::pair<Done, Clock::time_point>> askers;
+  Clock::time_point deadline;
+  size_t tries = 0;
+  std::vector<std::unique_ptr<Attempt>> attempts;
+  Bytes unwilling;  // an upstream's SERVFAIL or REFUSED: what is said if no other one knows better
+  Timer timer;
+};
+
+bool Forwarder::Attempt::send() {
+  if (!forwarder_.loop_.watch(fd_.get(), *this)) return false;
+  watched_ = true;
+  Bytes query = exchange_.query;
+  write16(query, 0, id_);
+  return ::send(fd_.get(), query.data(), query.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(query.size());
+}
+
+void Forwarder::Attempt::on_ready(uint32_t) noexcept {
+  // One thread, one turn: what is received is used before the next packet is.
+  static thread_local std::array<uint8_t, kMaxMessageBytes> buffer;
+  for (int strange = 0;;) {
+    const ssize_t n = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    // An ICMP error: nobody listens there, or there is no way to it. Or somebody guesses.
+    if (n < 0 || strange == kMostStrange) {
+      failed_ = true;
+      return forwarder_.try_next(exchange_);
+    }
+    const View response(buffer.data(), static_cast<size_t>(n));
+    if (answers(response, exchange_.query, id_)) return forwarder_.on_answer(exchange_, response);
+    ++forwarder_.strange_;
+    ++strange;
+  }
+}
+
+Forwarder::Forwarder(EventLoop& loop, const SocketOptions& options, const ForwardLimits& limits)
+    : loop_(loop), options_(options), limits_(limits) {}
+
+Forwarder::~Forwarder() = default;
+
+bool Forwarder::ask(View query, std::vector<SocketAddress> upstreams, std::string key, Done done) {
+  const auto now = Clock::now();
+  if (!key.empty()) {
+    if (const auto same = by_key_.find(key); same != by_key_.end()) {
+      if (same->second->askers.size() < limits_.askers) {
+        same->second->askers.emplace_back(std::move(done), now);
+        return true;
+      }
+      key.clear();
+      upstreams.clear();  // nobody waits for so many: this one is told at once
+    }
+  }
+  auto made = std::make_unique<Exchange>(loop_, ++last_number_);
+  Exchange& exchange = *made;
+  exchanges_.emplace(exchange.number, std::move(made));
+  exchange.query.assign(query.begin(), query.end());
+  exchange.upstreams = std::move(upstreams);
+  if (!key.empty()) by_key_.emplace(key, &exchange);
+  exchange.key = std::move(key);
+  exchange.askers.emplace_back(std::move(done), now);
+  exchange.deadline = now + limits_.total;
+  const bool busy = exchanges_.size() > limits_.exchanges;
+  // Answers are never given from within the question.
+  exchange.timer.start_after({}, [this, &exchange, busy] {
+    if (busy) return finish(exchange, Outcome::kBusy, {});
+    try_next(exchange);
+  });
+  return false;
+}
+
+void Forwarder::try_next(Exchange& exchange) {
+  const auto now = Clock::now();
+  if (now >= exchange.deadline) {
+    return exchange.unwilling.empty() ? finish(exchange, Outcome::kTimedOut, {})
+                                      : finish(exchange, Outcome::kAnswered, Bytes(exchange.unwilling));
+  }
+  const size_t rounds = exchange.upstreams.size() * limits_.rounds;
+  const size_t most = exchange.key.empty() ? std::min<size_t>(rounds, 1) : rounds;
+  while (exchange.tries < most) {
+    const SocketAddress upstream = exchange.upstreams[exchange.tries++ % exchange.upstreams.size()];
+    auto socket = upstream_socket(options_, SOCK_DGRAM, upstream);
+    if (!socket) continue;
+    auto attempt = std::make_unique<Attempt>(*this, exchange, std::move(*socket), static_cast<uint16_t>(random_()));
+    if (!attempt->send()) continue;
+    exchange.attempts.push_back(std::move(attempt));
+    const bool last = exchange.tries == most;
+    const auto next = last ? exchange.deadline : std::min(exchange.deadline, now + limits_.attempt);
+    return exchange.timer.start(next, [this, &exchange] { try_next(exchange); });
+  }
+  // Some may still answer.
+  if (std::ranges::any_of(exchange.attempts, [](const auto& attempt) { return !attempt->failed(); }) &&
+      exchange.unwilling.empty()) {
+    return exchange.timer.start(exchange.deadline, [this, &exchange] { try_next(exchange); });
+  }
+  if (!exchange.unwilling.empty()) return finish(exchange, Outcome::kAnswered, Bytes(exchange.unwilling));
+  finish(exchange, Outcome::kUnreachable, {});
+}
+
+void Forwarder::on_answer(Exchange& exchange, View response) {
+  const auto rcode = static_cast<Rcode>(read16(response, 2) & flag::kRcode);
+  const bool unwilling = rcode == Rcode::kServFail || rcode == Rcode::kRefused;
+  if (unwilling && exchange.tries < exchange.upstreams.size()) {
+    exchange.unwilling.assign(response.begin(), response.end());
+    return try_next(exchange);
+  }
+  finish(exchange, Outcome::kAnswered, response);
+}
+
+void Forwarder::finish(Exchange& exchange, Outcome outcome, View response) {
+  if (!exchange.key.empty()) by_key_.erase(exchange.key);
+  // What `done` does may end the forwarder.
+  const auto node = exchanges_.extract(exchange.number);
+  const Bytes kept(response.begin(), response.end());
+  const auto askers = std::move(exchange.askers);
+  const auto now = Clock::now();
+  node.mapped()->attempts.clear();
+  for (const auto& [done, since] : askers) done(outcome, kept, now - since);
+}
+
+}  // namespace zt::ztunnel::dns

@@ -1,0 +1,109 @@
+#include "ztunnel/dns/pod_server.h"
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "base/log.h"
+
+namespace zt::ztunnel::dns {
+
+namespace {
+log::Scope kLog("dns");
+constexpr std::chrono::milliseconds kExhaustedWait{100};
+constexpr int kAcceptsPerTurn = 64;
+}  // namespace
+
+class PodServer::TcpListener final : private Watcher {
+ public:
+  TcpListener(PodServer& server, UniqueFd fd) : server_(server), fd_(std::move(fd)), retry_(server.share_.loop) {}
+  ~TcpListener() { server_.share_.loop.unwatch(fd_.get(), *this); }
+
+  Result<> start() {
+    ZT_TRY(server_.share_.loop.watch(fd_.get(), *this));
+    accept_waiting();
+    return {};
+  }
+  void accept_waiting() {
+    for (int i = 0; i < kAcceptsPerTurn; ++i) {
+      UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+      if (fd) {
+        server_.accept(std::move(fd));
+      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        return;
+      } else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
+        ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(errno)));
+        server_.share_.metrics.accept_errors.get({"dns"}).add();
+        return retry_.start_after(kExhaustedWait, [this] { accept_waiting(); });
+      }
+    }
+    retry_.start_after({}, [this] { accept_waiting(); });
+  }
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
+ private:
+  void on_ready(uint32_t) noexcept override { accept_waiting(); }
+  PodServer& server_;
+  const UniqueFd fd_;
+  Timer retry_;
+};
+
+PodServer::PodServer(WorkerShare& share, PacketBatch& batch, PodName pod, SocketOptions sockets, Listeners listeners)
+    : share_(share),
+      sockets_(std::move(sockets)),
+      dns_(share, std::move(pod)),
+      cache_(share.cache),
+      original_(sockets_),
+      forwarder_(share.loop, sockets_, share.settings.forward) {
+  for (auto& fd : listeners.udp) {
+    udp_.push_back(std::make_unique<UdpListener>(share.loop, std::move(fd), dns_, cache_, forwarder_, original_, batch));
+  }
+  for (auto& fd : listeners.tcp) tcp_.push_back(std::make_unique<TcpListener>(*this, std::move(fd)));
+}
+
+PodServer::~PodServer() { share_.loop.cancel_deferred(*this); }
+
+Result<> PodServer::start() {
+  for (auto& listener : udp_) ZT_TRY(listener->start());
+  for (auto& listener : tcp_) ZT_TRY(listener->start());
+  return {};
+}
+
+std::vector<int> PodServer::listening() const {
+  std::vector<int> sockets;
+  if (stopped_) return sockets;
+  for (const auto& listener : udp_) sockets.push_back(listener->fd());
+  for (const auto& listener : tcp_) sockets.push_back(listener->fd());
+  return sockets;
+}
+
+void PodServer::stop_listening() {
+  if (std::exchange(stopped_, true)) return;
+  for (auto& listener : udp_) listener->serve_waiting();
+  for (auto& listener : tcp_) listener->accept_waiting();
+  tcp_.clear();
+}
+
+size_t PodServer::unfinished() const {
+  const auto busy = std::ranges::count_if(sessions_, [](const auto& session) { return session->busy(); });
+  return forwarder_.exchanges() + static_cast<size_t>(busy) + (stopped_ ? 0 : 1);
+}
+
+void PodServer::on_turn_end() noexcept {
+  for (const TcpSession* session : std::exchange(ended_, {})) {
+    sessions_.remove_if([session](const auto& each) { return each.get() == session; });
+  }
+}
+
+void PodServer::accept(UniqueFd fd) {
+  if (sessions_.size() >= share_.settings.tcp_sessions_per_pod) return dns_.note_dropped("too many connections");
+  sessions_.push_back(std::make_unique<TcpSession>(share_.loop, std::move(fd), sockets_, dns_, [this](TcpSession& session) {
+    ended_.push_back(&session);
+    share_.loop.defer(*this);
+  }));
+  sessions_.back()->start();
+}
+
+}  // namespace zt::ztunnel::dns

@@ -1,0 +1,58 @@
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/address.h"
+#include "base/linux/netns.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "ztunnel/config/config.h"
+
+struct nfct_handle;  // libnetfilter_conntrack's
+
+// The DNS proxy's sockets (contract §1.1, §1.2, §9.5) and where the kernel knows that a captured query was going.
+namespace zt::ztunnel::dns {
+
+struct SocketOptions {
+  std::shared_ptr<const Netns> netns;  // the pod's; null: our own
+  uint32_t mark = 0;                   // of sockets towards upstreams: without it a query would be captured again
+  bool mark_listeners = false;
+  bool reuse_port = false;  // two proxies may serve one pod during an upgrade
+};
+
+// Sockets that hold the pod's port 15053 (or DNS_PROXY_ADDR), one for each address family and protocol.
+struct Listeners {
+  std::vector<UniqueFd> udp, tcp;
+};
+
+// An IPv6 loopback address that the pod's lo does not have is left out. The error names the address that is taken.
+[[nodiscard]] Result<Listeners> bind_listeners(const SocketOptions& options, const ListenAddress& address, bool ipv6);
+
+// A socket towards an upstream, in the pod's namespace, non-blocking, with a port of the kernel's random choice. UDP: connected,
+// so that nobody else's packets come in. TCP: connecting.
+[[nodiscard]] Result<UniqueFd> upstream_socket(const SocketOptions& options, int type, const SocketAddress& upstream);
+
+// Which name server a captured query was sent to: the one that the pod's own resolv.conf or dnsConfig names. It is asked of the
+// pod's connection tracking, which holds where a redirected packet was going. Nothing: the query was sent to the proxy itself.
+class OriginalServer {
+ public:
+  explicit OriginalServer(const SocketOptions& options) : options_(options) {}
+  ~OriginalServer();
+  OriginalServer(const OriginalServer&) = delete;
+
+  // Of a UDP query from `client` that came to `listener`.
+  [[nodiscard]] std::optional<SocketAddress> of_udp(const SocketAddress& client, const SocketAddress& listener);
+  // Of an accepted connection.
+  [[nodiscard]] static std::optional<SocketAddress> of_tcp(int fd);
+
+ private:
+  const SocketOptions& options_;
+  nfct_handle* handle_ = nullptr;
+  bool tried_ = false;
+};
+
+[[nodiscard]] SocketAddress local_address(int fd);
+
+}  // namespace zt::ztunnel::dns
