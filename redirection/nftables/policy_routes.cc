@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
@@ -19,12 +20,15 @@
 #include <utility>
 
 #include "base/linux/netlink.h"
+#include "base/log.h"
 #include "mesh/reason.h"
 #include "redirection/constants.h"
 
 namespace zt::redirection {
 
 namespace {
+
+log::Scope log_routes("redirection");
 
 struct Family {
   uint8_t number;
@@ -33,11 +37,34 @@ struct Family {
 constexpr Family kV4{AF_INET, "IPv4"};
 constexpr Family kV6{AF_INET6, "IPv6"};
 
-// Whether lo can carry IPv6 routes here. /proc/sys/net shows the namespace of the thread that reads it.
+// /proc/sys/net shows the namespace of the thread that opens a file in it.
+constexpr const char* kLoIpv6Off = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
+
+// Whether lo can carry IPv6 routes here.
 bool lo_has_ipv6() {
-  std::ifstream file("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
+  std::ifstream file(kLoIpv6Off);
   std::string value;
   return static_cast<bool>(file >> value) && value != "1";
+}
+
+// Whether somebody can reach the pod over IPv6: an interface other than lo has an address that is not just the link's.
+bool is_reachable_over_ipv6() {
+  // address index prefix-length scope flags interface
+  std::ifstream file("/proc/thread-self/net/if_inet6");
+  constexpr unsigned kLinkScope = 0x20;
+  std::string address, index, prefix, scope, flags, interface;
+  while (file >> address >> index >> prefix >> scope >> flags >> interface) {
+    if (interface != "lo" && std::strtoul(scope.c_str(), nullptr, 16) != kLinkScope) return true;
+  }
+  return false;
+}
+
+// The kernel moves packets between two sockets of one namespace over lo, and drops IPv6 there while lo has it off: the proxy
+// would take a call over IPv6 and not be able to hand it to the application. No route leads around lo.
+Result<> give_lo_ipv6() {
+  std::ofstream file(kLoIpv6Off);
+  if (file << 0 << std::flush) return {};
+  return fail_errno(Reason::kIo, fmt::format("cannot write {}", kLoIpv6Off));
 }
 
 Result<uint32_t> lo_index() {
@@ -148,6 +175,13 @@ Result<> add_policy_routes(bool ipv6) {
   ZT_ASSIGN(NetlinkSocket netlink, NetlinkSocket::open(NETLINK_ROUTE));
   ZT_ASSIGN(const uint32_t lo, lo_index());
   ZT_TRY(add(netlink, kV4, lo));
+  if (ipv6 && !lo_has_ipv6() && is_reachable_over_ipv6()) {
+    // Refused (a read-only /proc/sys), IPv4 works none the less, and verify_policy_routes() says what does not.
+    if (auto given = give_lo_ipv6(); !given) {
+      ZT_LOG(log_routes, kWarn, "the pod's applications cannot be reached over IPv6: lo has it switched off",
+             Field::string("error", given.error().text));
+    }
+  }
   return ipv6 && lo_has_ipv6() ? add(netlink, kV6, lo) : remove(netlink, kV6, lo);
 }
 
@@ -164,6 +198,9 @@ Result<Deviations> verify_policy_routes(bool ipv6) {
   ZT_ASSIGN(NetlinkSocket netlink, NetlinkSocket::open(NETLINK_ROUTE));
   ZT_ASSIGN(const uint32_t lo, lo_index());
   Deviations deviations;
+  if (ipv6 && !lo_has_ipv6() && is_reachable_over_ipv6()) {
+    deviations.push_back("lo has IPv6 switched off, so that applications cannot be reached over IPv6");
+  }
   for (const Family& family : {kV4, kV6}) {
     const bool wanted = family.number == AF_INET || (ipv6 && lo_has_ipv6());
     ZT_ASSIGN(const bool rule, has_rule(netlink, family));

@@ -9,7 +9,8 @@
 namespace zt::redirection {
 
 // IPv6 as well, unless the pod's lo has IPv6 switched off. Existing entries are left; those of a family that
-// is not wanted are removed.
+// is not wanted are removed. If another interface of the pod has IPv6, it is switched on for lo first: the proxy
+// reaches the application over lo. That stays when the pod leaves: whose wish it was by then cannot be told.
 Result<> add_policy_routes(bool ipv6);
 // Nothing there is success.
 Result<> remove_policy_routes();

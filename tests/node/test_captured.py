@@ -64,6 +64,19 @@ def test_both_ends_captured_talk_over_the_tunnel_with_their_identities(shop, whe
         assert ":15008 dst.hbone_addr=" in line
 
 
+def test_a_server_with_ipv6_on_eth0_and_none_on_lo_is_reached_over_ipv6(mesh):
+    first, second = mesh.nodes
+    client, server = first.pod("client"), second.pod("server")
+    server.netns.sysctl("net.ipv6.conf.lo.disable_ipv6", 1)
+    seen = []
+    server.serve(8080, lambda sock, peer: (seen.append(peer[0]), apps.echo(sock, peer)))
+    mesh.start()
+    with client.connect(server.ip6, 8080) as sock:
+        sock.sendall(b"hello")
+        assert apps.read_exactly(sock, 5) == b"hello"
+    assert seen == [client.ip6]
+
+
 @pytest.mark.parametrize("family", ["ip", "ip6"])
 def test_a_server_outside_the_mesh_is_reached_in_plain_tcp(shop, family):
     mark = shop.nodes[0].ztunnel.mark()

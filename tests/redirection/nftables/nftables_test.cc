@@ -375,10 +375,36 @@ TEST_CASE("root: a pod that was never enrolled lacks everything") {
   CHECK(sh(*pod.pod, "nft list ruleset").empty());
 }
 
-TEST_CASE("root: a pod without IPv6 on lo needs no IPv6 route") {
+TEST_CASE("root: a pod with IPv6 on eth0 and none on lo gets it there, and its application can be reached over IPv6") {
   ZT_NEEDS_ROOT("network namespaces");
   Fixture pod;
   sh(*pod.pod, "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6");
+  pod.enroll();
+  CHECK(pod.verify().empty());
+  // As the proxy does it: marked, with the client's address.
+  const UniqueFd app = listen_in(*pod.pod, 8080);
+  const SocketAddress client{TestPod::peer_ip(true), 40'000};
+  const UniqueFd to_app =
+      connect_in(*pod.pod, {TestPod::pod_ip(true), 8080},
+                 {.mark = kProxyMark, .borrowed_source = client, .connect_limit = std::chrono::milliseconds(2000)});
+  REQUIRE(to_app);
+  const UniqueFd accepted = accept_from(app);
+  REQUIRE(accepted);
+  CHECK(peer_of(accepted) == client);
+  CHECK(passes(accepted, to_app));
+
+  sh(*pod.pod, "echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6");
+  const auto deviations = pod.verify();
+  REQUIRE_FALSE(deviations.empty());
+  CHECK_THAT(deviations[0], Contains("lo has IPv6 switched off"));
+  pod.enroll();
+  CHECK(pod.verify().empty());
+}
+
+TEST_CASE("root: a pod without any IPv6 needs no IPv6 route") {
+  ZT_NEEDS_ROOT("network namespaces");
+  Fixture pod;
+  sh(*pod.pod, "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6; echo 1 > /proc/sys/net/ipv6/conf/lo/disable_ipv6");
   pod.enroll();
   CHECK(pod.verify().empty());
   CHECK(sh(*pod.pod, "ip -6 rule").find("100") == std::string::npos);
