@@ -20,6 +20,8 @@ if(ZT_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
   add_link_options(-fsanitize=fuzzer-no-link)
 endif()
+# Everything is bound at the start and then read-only. Lazy binding would also leave copies of the vector registers, and the keys in them, on the stack.
+add_link_options(LINKER:-z,relro LINKER:-z,now LINKER:-z,noexecstack)
 find_program(ZT_LLD ld.lld-19)
 if(ZT_LLD)
   add_link_options(-fuse-ld=lld-19)

@@ -354,7 +354,8 @@ __m128i run(const KeySchedule& k, const uint8_t* nonce, std::span<const uint8_t>
   const __m128i front = _mm_insert_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(nonce)),
                                          static_cast<int>(load_number<uint32_t>(nonce + 8)), 2);
   const __m128i j0 = _mm_insert_epi32(front, 0x01000000, 3);
-  const __m128i lengths = _mm_set_epi64x(static_cast<long long>(aad.size() * 8), static_cast<long long>(size * 8));
+  const auto bits = [](size_t bytes) { return static_cast<long long>(bytes) * 8; };
+  const __m128i lengths = _mm_set_epi64x(bits(aad.size()), bits(size));
   __m128i counter = _mm_add_epi32(byte_swap(j0), _mm_set_epi32(0, 0, 0, 1));
   __m128i hash = hash_aad(k, aad);
 

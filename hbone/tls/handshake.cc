@@ -10,13 +10,20 @@
 #include <cstring>
 
 #include "hbone/tls/handshake_internal.h"
+#include "hbone/tls/wipe_on_free.h"
 #include "identity/x509_info.h"
 #include "mesh/reason.h"
 
 namespace zt::hbone {
 namespace {
 
-using SslPtr = std::unique_ptr<SSL, identity::OpensslFree<SSL_free>>;
+struct FreeSsl {
+  void operator()(SSL* ssl) const noexcept {
+    const WipeOnFree secrets;
+    SSL_free(ssl);
+  }
+};
+using SslPtr = std::unique_ptr<SSL, FreeSsl>;
 
 // SSL_R_… of an alert that came is this plus the alert.
 constexpr int kAlertReason = SSL_AD_REASON_OFFSET;
@@ -287,15 +294,14 @@ void take_secret_callback(const SSL* ssl, const char* line) {
                               : label == "SERVER_TRAFFIC_SECRET_0" ? &handshake->server_secret
                                                                    : nullptr;
   if (into == nullptr || digits.size() > 2 * TrafficSecret::kMaxBytes) return;
-  std::array<uint8_t, TrafficSecret::kMaxBytes> bytes;
+  WipedBytes<TrafficSecret::kMaxBytes> bytes;
   size_t count = 0;
   for (; 2 * count + 1 < digits.size(); ++count) {
     const int high = hex_digit(digits[2 * count]), low = hex_digit(digits[2 * count + 1]);
     if (high < 0 || low < 0) break;
     bytes[count] = static_cast<uint8_t>(high << 4 | low);
   }
-  *into = TrafficSecret(std::span(bytes).first(count));
-  OPENSSL_cleanse(bytes.data(), bytes.size());
+  *into = TrafficSecret(std::span<const uint8_t>(bytes).first(count));
 }
 
 TlsHandshake::TlsHandshake(std::unique_ptr<TlsHandshakeState> state) : state_(std::move(state)) {}

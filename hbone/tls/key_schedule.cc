@@ -24,7 +24,7 @@ TrafficSecret::TrafficSecret(std::span<const uint8_t> bytes) : size_(static_cast
   std::copy_n(bytes.begin(), size_, bytes_.begin());
 }
 
-TrafficSecret::~TrafficSecret() { OPENSSL_cleanse(bytes_.data(), bytes_.size()); }
+void wipe(std::span<uint8_t> bytes) { OPENSSL_cleanse(bytes.data(), bytes.size()); }
 
 Result<> hkdf_expand_label(CipherSuite suite, std::span<const uint8_t> secret, std::string_view label, std::span<uint8_t> out) {
   static constexpr std::string_view kPrefix = "tls13 ";
@@ -44,40 +44,32 @@ Result<> hkdf_expand_label(CipherSuite suite, std::span<const uint8_t> secret, s
   at = std::copy(label.begin(), label.end(), at);
   *at++ = 0;
   *at++ = 1;
-  std::array<uint8_t, EVP_MAX_MD_SIZE> block;
+  WipedBytes<EVP_MAX_MD_SIZE> block;
   unsigned int produced = 0;
   const EVP_MD* const hash = suite == CipherSuite::kAes128GcmSha256 ? EVP_sha256() : EVP_sha384();
   const bool good = HMAC(hash, secret.data(), static_cast<int>(secret.size()), info.data(), static_cast<size_t>(at - info.data()),
                          block.data(), &produced) != nullptr &&
                     produced == hash_bytes;
   if (good) std::copy_n(block.begin(), out.size(), out.begin());
-  OPENSSL_cleanse(block.data(), block.size());
   if (!good) return fail(Reason::kInternal, fmt::format("HMAC of {} failed", cipher_suite_name(suite)));
   return {};
 }
 
 Result<TrafficKey> derive_traffic_key(CipherSuite suite, const TrafficSecret& secret) {
   TrafficKey made;
-  std::array<uint8_t, 32> key;
-  const auto used = std::span(key).first(aead_key_bytes(suite_algorithm(suite)));
-  auto key_object = [&]() -> Result<std::unique_ptr<AeadKey>> {
-    ZT_TRY(hkdf_expand_label(suite, secret.bytes(), "key", used));
-    ZT_TRY(hkdf_expand_label(suite, secret.bytes(), "iv", made.iv));
-    return make_aead_key(suite_algorithm(suite), used);
-  }();
-  OPENSSL_cleanse(key.data(), key.size());
-  ZT_ASSIGN(made.key, std::move(key_object));
+  WipedBytes<32> key;
+  const auto used = std::span<uint8_t>(key).first(aead_key_bytes(suite_algorithm(suite)));
+  ZT_TRY(hkdf_expand_label(suite, secret.bytes(), "key", used));
+  ZT_TRY(hkdf_expand_label(suite, secret.bytes(), "iv", made.iv));
+  ZT_ASSIGN(made.key, make_aead_key(suite_algorithm(suite), used));
   return made;
 }
 
 Result<TrafficSecret> next_traffic_secret(CipherSuite suite, const TrafficSecret& secret) {
-  std::array<uint8_t, TrafficSecret::kMaxBytes> next;
-  const auto used = std::span(next).first(suite_hash_bytes(suite));
-  const auto derived = hkdf_expand_label(suite, secret.bytes(), "traffic upd", used);
-  TrafficSecret made(used);
-  OPENSSL_cleanse(next.data(), next.size());
-  ZT_TRY(derived);
-  return made;
+  WipedBytes<TrafficSecret::kMaxBytes> next;
+  const auto used = std::span<uint8_t>(next).first(suite_hash_bytes(suite));
+  ZT_TRY(hkdf_expand_label(suite, secret.bytes(), "traffic upd", used));
+  return TrafficSecret(used);
 }
 
 }  // namespace zt::hbone

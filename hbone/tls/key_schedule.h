@@ -21,22 +21,29 @@ enum class CipherSuite : uint16_t { kAes128GcmSha256 = 0x1301, kAes256GcmSha384 
 }
 [[nodiscard]] constexpr size_t suite_hash_bytes(CipherSuite suite) { return suite == CipherSuite::kAes128GcmSha256 ? 32 : 48; }
 
-// A fixed piece of memory for a secret of up to 48 bytes. Copies are allowed (a hand-over needs one); each
-// wipes itself.
+void wipe(std::span<uint8_t> bytes);  // cannot be optimised away
+
+// Bytes that wipe themselves when they go. Copies are allowed (a hand-over needs one); each wipes itself.
+template <size_t kSize>
+struct WipedBytes : std::array<uint8_t, kSize> {
+  WipedBytes() : std::array<uint8_t, kSize>{} {}
+  WipedBytes(const WipedBytes&) = default;
+  WipedBytes& operator=(const WipedBytes&) = default;
+  ~WipedBytes() { wipe(*this); }
+};
+
+// A fixed piece of memory for a secret of up to 48 bytes.
 class TrafficSecret {
  public:
   static constexpr size_t kMaxBytes = 48;
   TrafficSecret() = default;
   explicit TrafficSecret(std::span<const uint8_t> bytes);  // at most kMaxBytes are taken
-  TrafficSecret(const TrafficSecret&) = default;
-  TrafficSecret& operator=(const TrafficSecret&) = default;
-  ~TrafficSecret();
 
   [[nodiscard]] std::span<const uint8_t> bytes() const { return {bytes_.data(), size_}; }
   [[nodiscard]] bool empty() const { return size_ == 0; }
 
  private:
-  std::array<uint8_t, kMaxBytes> bytes_{};
+  WipedBytes<kMaxBytes> bytes_;
   uint8_t size_ = 0;
 };
 
@@ -48,7 +55,7 @@ Result<> hkdf_expand_label(CipherSuite suite, std::span<const uint8_t> secret, s
 // Key and IV of a traffic secret (RFC 8446 §7.3). The key goes straight into an AeadKey.
 struct TrafficKey {
   std::unique_ptr<AeadKey> key;
-  std::array<uint8_t, kAeadNonceBytes> iv{};
+  WipedBytes<kAeadNonceBytes> iv;
 };
 Result<TrafficKey> derive_traffic_key(CipherSuite suite, const TrafficSecret& secret);
 

@@ -128,7 +128,7 @@ class RecordSealer {
   std::unique_ptr<AeadKey> key_;
   uint64_t sequence_ = 0;
   TrafficSecret secret_;
-  std::array<uint8_t, kAeadNonceBytes> iv_{};
+  WipedBytes<kAeadNonceBytes> iv_;
   CipherSuite suite_{};
   bool closed_ = false;
 };
@@ -195,7 +195,7 @@ class RecordOpener {
 
   std::unique_ptr<AeadKey> key_;
   RecordState state_;
-  std::array<uint8_t, kAeadNonceBytes> iv_{};
+  WipedBytes<kAeadNonceBytes> iv_;
   std::optional<Alert> alert_;
   std::unique_ptr<Error> error_;  // set once, final
 };

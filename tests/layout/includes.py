@@ -58,6 +58,10 @@ def check_includes(root, layout):
         for number, line in enumerate((root / path).read_text().splitlines(), 1):
             match = INCLUDE.match(line)
             if not match:
+                code = line.split("//", 1)[0]
+                for banned in layout.never.get(folder, ()):
+                    if banned.endswith("(") and re.search(rf"(?<![\w]){re.escape(banned)}", code):
+                        yield f"{path}:{number}: {folder}/ must not call {banned[:-1]} (tests/layout/includes.txt)"
                 continue
             ours, system = match.groups()
             first = first or ours or f"<{system}>"

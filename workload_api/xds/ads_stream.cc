@@ -161,7 +161,8 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
       answered_ = true;
       message.Swap(&buffer_);
     }
-    background_.post([self = shared_from_this(), message = std::move(message)]() mutable { self->decode(std::move(message)); });
+    // A copy of a ByteBuffer is one more reference to its slices; it has no move.
+    background_.post([self = shared_from_this(), message] { self->decode(message); });
   }
 
   void OnWriteDone(bool ok) override {
