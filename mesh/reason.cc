@@ -40,6 +40,7 @@ const ReasonInfo& reason_info(Reason reason) {
       {"no_route", "CONNECT", 503},
       {"unknown_waypoint", "CONNECT", 503},
       {"unknown_gateway", "CONNECT", 503},
+      {"lookup_failed", "CONNECT", 503},
       {"no_service", "CONNECT", 503},
       {"ip_mismatch", "CONNECT", 400},
       {"recursive_call", "CONNECT", 503},

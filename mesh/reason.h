@@ -39,6 +39,7 @@ enum class Reason : uint8_t {
   kNoRoute,               // no valid routing destination
   kUnknownWaypoint,
   kUnknownGateway,
+  kLookupFailed,   // on demand, the control plane did not say what it knows of the destination
   kNoService,      // authority names a host that no service has
   kIpMismatch,     // authority is not one of our addresses
   kRecursiveCall,  // self-call or illegal port (contract §1.7)

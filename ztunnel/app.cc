@@ -205,8 +205,10 @@ Result<> App::Impl::start_certificates() {
   secrets = std::make_unique<identity::SecretManager>(*ca, scheduler);
   LookupRequest lookups;
   if (config.control.xds_address && config.control.xds_on_demand) {
-    lookups = [this](std::string key, std::function<void()> done) {
-      loop.post([this, key = std::move(key), done = std::move(done)] { xds->look_up(key, [done](auto) { done(); }); });
+    lookups = [this](std::string key, std::string asker, workload_api::LookupDone done) {
+      loop.post([this, key = std::move(key), asker = std::move(asker), done = std::move(done)]() mutable {
+        xds->look_up(key, asker, std::move(done));
+      });
     };
   }
   data_plane = std::make_unique<DataPlane>(

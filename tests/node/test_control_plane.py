@@ -97,6 +97,25 @@ def test_a_policy_that_a_workload_names_is_waited_for_and_its_absence_denies(sho
     eventually(lambda: talks(shop.client, shop.web.ip), "the policy to let in")
 
 
+def test_an_open_connection_whose_allow_is_withdrawn_is_cut_though_another_policy_is_missing(shop):
+    def allow(account):
+        return control.policy("who", [{"principals": [{"exact": f"cluster.local/ns/shop/sa/{account}"}]}])
+
+    shop.istiod.policies(allow("client"))
+    shop.start(ZT_POLICY_WAIT="300ms")
+    with shop.client.connect(shop.web.ip, 8080) as sock:
+        sock.sendall(b"x")
+        assert apps.read_exactly(sock, 1) == b"x"
+        shop.istiod.addresses(control.workload(shop.web, policies=["shop/late"]), version="v2")
+        eventually(lambda: not talks(shop.client, shop.web.ip), "the missing policy to deny new connections")
+        sock.sendall(b"x")
+        assert apps.read_exactly(sock, 1) == b"x", "that it is named cuts nothing"
+        mark = shop.node.ztunnel.mark()
+        shop.istiod.policies(allow("other"))
+        assert apps.read_to_end(sock)[0] == b""
+    shop.node.ztunnel.wait_line("connection closed due to policy change", since=mark)
+
+
 def test_a_connection_that_waits_for_a_policy_is_judged_by_the_list_that_its_workload_has_then(shop):
     shop.istiod.addresses(control.workload(shop.web, policies=["shop/late"]))
     shop.start(ZT_POLICY_WAIT="30s")
@@ -311,6 +330,18 @@ def test_on_demand_what_a_connection_needs_is_asked_for_when_it_needs_it(shop):
     assert [s["hostname"] for s in shop.dump()["services"]] == ["web.shop.svc.cluster.local"]
     shop.wait_metric(lambda n: n and n >= 2, "zt_xds_lookups_total", result="answered")
     assert shop.metric("zt_xds_lookups_waiting") == 0
+
+
+def test_on_demand_what_the_control_plane_is_silent_about_is_not_called_in_plain_text(shop):
+    shop.istiod.say("node", shop.node.name)
+    outside = shop.node.pod("outside", captured=False)
+    outside.serve(9000)
+    shop.start(XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false")
+    shop.istiod.say("silent")
+    assert apps.refused(shop.client, outside.ip, 9000)
+    shop.node.ztunnel.wait_line(f"connection failed.*the control plane did not say in time what it knows of /{outside.ip}")
+    assert not outside.servers[0].peers
+    shop.wait_metric(lambda n: n == 1, "zt_early_denials_total", reporter="source", reason="lookup_failed")
 
 
 def test_on_demand_the_source_of_a_connection_is_asked_for_once_and_never_waited_for_long(shop):

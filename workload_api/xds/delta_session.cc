@@ -109,8 +109,9 @@ bool DeltaSession::ready() const {
          (options_.on_demand || acked_[static_cast<size_t>(ResourceType::kAddress)]);
 }
 
-std::optional<DeltaRequest> DeltaSession::look_up(const std::string& key, Clock::time_point now, LookupDone done) {
-  if (!lookups_.look_up(key, now, std::move(done))) return std::nullopt;
+std::optional<DeltaRequest> DeltaSession::look_up(const std::string& key, const std::string& asker, Clock::time_point now,
+                                                  LookupDone done) {
+  if (!lookups_.look_up(key, asker, now, std::move(done))) return std::nullopt;
   DeltaRequest request;
   request.type_url = kAddressTypeUrl;
   request.subscribe = {key};

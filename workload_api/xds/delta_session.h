@@ -40,7 +40,8 @@ class DeltaSession {
   [[nodiscard]] bool ready() const;
 
   // On-demand mode: what the control plane knows about `key`. A request that is returned is to be sent.
-  [[nodiscard]] std::optional<DeltaRequest> look_up(const std::string& key, Clock::time_point now, LookupDone done);
+  [[nodiscard]] std::optional<DeltaRequest> look_up(const std::string& key, const std::string& asker, Clock::time_point now,
+                                                    LookupDone done);
   [[nodiscard]] OnDemandKeys& lookups() { return lookups_; }
   [[nodiscard]] const OnDemandKeys& lookups() const { return lookups_; }
 

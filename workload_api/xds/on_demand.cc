@@ -4,26 +4,42 @@
 
 namespace zt::workload_api {
 
-bool OnDemandKeys::look_up(const std::string& key, Clock::time_point now, LookupDone done) {
+bool OnDemandKeys::has_room(const std::string& asker) const {
+  const auto known = askers_.find(asker);
+  const size_t mine = known == askers_.end() ? 0 : known->second;
+  return mine < kLookupsAlways || (mine < kMaxLookupsOfAsker && waiters_.size() < kMaxLookupsWaiting);
+}
+
+bool OnDemandKeys::look_up(const std::string& key, const std::string& asker, Clock::time_point now, LookupDone done) {
   ++lookups_;
   const auto found = keys_.find(key);
   if (found != keys_.end() && found->second.answered) {
     done(LookupAnswer::kAnswered);
     return false;
   }
-  if (deadlines_.size() >= kMaxLookupsWaiting) {
+  if (!has_room(asker)) {
     ++refused_;
     done(LookupAnswer::kRefused);
     return false;
   }
   const bool room = keys_.size() < kMaxKeysPerStream;
   const bool known = found != keys_.end();
-  deadlines_.emplace_back(now + kLookupLimit, key);
-  keys_[key].waiters.push_back({now + kLookupLimit, std::move(done)});
-  ++waiting_;
+  auto& [text, state] = *keys_.try_emplace(key).first;
+  auto& whose = *askers_.try_emplace(asker, 0).first;
+  ++whose.second;
+  Waiter& waiter = waiters_.emplace_back(now + kLookupLimit, text, whose, std::move(done));
+  waiter.place = std::prev(waiters_.end());
+  state.waiters.push_back(waiter);
   if (known || !streaming_) return false;
   full_ |= !room;
   return room;
+}
+
+LookupDone OnDemandKeys::take(Waiter& waiter) {
+  LookupDone done = std::move(waiter.done);
+  if (--waiter.asker.second == 0) askers_.erase(askers_.find(waiter.asker.first));
+  waiters_.erase(waiter.place);
+  return done;
 }
 
 std::vector<std::string> OnDemandKeys::start_stream() {
@@ -40,10 +56,7 @@ void OnDemandKeys::answered(std::string_view name) {
   const auto found = keys_.find(name);
   if (found == keys_.end()) return;
   found->second.answered = true;
-  for (Waiter& waiter : std::exchange(found->second.waiters, {})) {
-    released_.push_back(std::move(waiter.done));
-    --waiting_;
-  }
+  while (!found->second.waiters.empty()) released_.push_back(take(found->second.waiters.front()));
 }
 
 void OnDemandKeys::release() {
@@ -51,23 +64,16 @@ void OnDemandKeys::release() {
 }
 
 std::optional<Clock::time_point> OnDemandKeys::next_deadline() const {
-  return deadlines_.empty() ? std::nullopt : std::optional(deadlines_.front().first);
+  return waiters_.empty() ? std::nullopt : std::optional(waiters_.front().deadline);
 }
 
 void OnDemandKeys::expire(Clock::time_point now) {
   std::vector<LookupDone> late;
-  while (!deadlines_.empty() && deadlines_.front().first <= now) {
-    const std::string key = std::move(deadlines_.front().second);
-    deadlines_.pop_front();
-    const auto found = keys_.find(key);
-    if (found == keys_.end()) continue;
-    std::vector<Waiter>& waiters = found->second.waiters;
-    size_t count = 0;
-    while (count < waiters.size() && waiters[count].deadline <= now) late.push_back(std::move(waiters[count++].done));
-    waiters.erase(waiters.begin(), waiters.begin() + static_cast<ptrdiff_t>(count));
-    waiting_ -= count;
+  while (!waiters_.empty() && waiters_.front().deadline <= now) {
+    const auto key = keys_.find(waiters_.front().key);
+    late.push_back(take(waiters_.front()));
     // The key stays: the answer to its subscription may still come, and another subscription would get none.
-    if (waiters.empty() && !streaming_) keys_.erase(found);
+    if (key->second.waiters.empty() && !streaming_) keys_.erase(key);
   }
   timeouts_ += late.size();
   for (const LookupDone& done : late) done(LookupAnswer::kTimedOut);
@@ -75,10 +81,8 @@ void OnDemandKeys::expire(Clock::time_point now) {
 
 void OnDemandKeys::refuse_all() {
   std::vector<LookupDone> rest = std::exchange(released_, {});
-  for (auto& [key, state] : std::exchange(keys_, {}))
-    for (Waiter& waiter : state.waiters) rest.push_back(std::move(waiter.done));
-  deadlines_.clear();
-  waiting_ = 0;
+  while (!waiters_.empty()) rest.push_back(take(waiters_.front()));
+  keys_.clear();
   refused_ += rest.size();
   for (const LookupDone& done : rest) done(LookupAnswer::kRefused);
 }

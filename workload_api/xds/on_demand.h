@@ -1,8 +1,9 @@
 #pragma once
+#include <boost/intrusive/list.hpp>
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <functional>
+#include <list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +18,10 @@ namespace zt::workload_api {
 inline constexpr std::chrono::seconds kLookupLimit{5};
 // Lookups that may wait at a time; more are refused.
 inline constexpr size_t kMaxLookupsWaiting = 16384;
+// Of them, those of one asker: a pod that scans addresses must leave room for the others.
+inline constexpr size_t kMaxLookupsOfAsker = 1024;
+// What each asker may have waiting although many others have filled the table.
+inline constexpr size_t kLookupsAlways = 16;
 // Keys subscribed on one stream. They cannot be given back one by one (istiod then removes all others), so a
 // stream that has this many is replaced by a fresh one.
 inline constexpr size_t kMaxKeysPerStream = 16384;
@@ -39,8 +44,8 @@ using LookupDone = std::function<void(LookupAnswer)>;
 // Sans I/O; control thread. Callbacks run inside the calls and may look up again.
 class OnDemandKeys {
  public:
-  // True: send a subscription to `key` now.
-  [[nodiscard]] bool look_up(const std::string& key, Clock::time_point now, LookupDone done);
+  // True: send a subscription to `key` now. `asker`: on whose behalf, such as a pod's uid; bounds are counted by it.
+  [[nodiscard]] bool look_up(const std::string& key, const std::string& asker, Clock::time_point now, LookupDone done);
 
   // A new stream: the keys to subscribe to again. Answered ones are not among them: what they led to is
   // retained by name.
@@ -59,30 +64,40 @@ class OnDemandKeys {
 
   [[nodiscard]] bool empty() const { return keys_.empty(); }
   [[nodiscard]] bool stream_is_full() const { return streaming_ && full_; }
-  [[nodiscard]] size_t waiting() const { return waiting_; }
+  [[nodiscard]] size_t waiting() const { return waiters_.size(); }
   [[nodiscard]] size_t keys() const { return keys_.size(); }
   [[nodiscard]] uint64_t lookups() const { return lookups_; }
   [[nodiscard]] uint64_t timeouts() const { return timeouts_; }
   [[nodiscard]] uint64_t refused() const { return refused_; }
 
  private:
-  struct Waiter {
+  using Askers = std::unordered_map<std::string, size_t>;  // how many of theirs wait
+  struct Waiter : boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>> {
+    Waiter(Clock::time_point when, const std::string& of, Askers::value_type& whose, LookupDone then)
+        : deadline(when), key(of), asker(whose), done(std::move(then)) {}
     Clock::time_point deadline;
+    const std::string& key;
+    Askers::value_type& asker;
     LookupDone done;
+    std::list<Waiter>::iterator place;
   };
   struct Key {
     bool answered = false;
-    std::vector<Waiter> waiters;  // by deadline
+    boost::intrusive::list<Waiter, boost::intrusive::constant_time_size<false>> waiters;
   };
   struct TextHash {
     using is_transparent = void;
     size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
   };
 
+  [[nodiscard]] bool has_room(const std::string& asker) const;
+  // Forgets who waits; returns how to tell.
+  LookupDone take(Waiter& waiter);
+
   std::unordered_map<std::string, Key, TextHash, std::equal_to<>> keys_;
-  std::deque<std::pair<Clock::time_point, std::string>> deadlines_;  // one per waiter, those answered included
+  Askers askers_;
+  std::list<Waiter> waiters_;  // by deadline
   std::vector<LookupDone> released_;
-  size_t waiting_ = 0;
   bool streaming_ = false;
   bool full_ = false;
   uint64_t lookups_ = 0;

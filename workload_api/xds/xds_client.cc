@@ -39,8 +39,8 @@ class XdsClient::Impl {
   }
   [[nodiscard]] bool ready() const { return session_.ready(); }
 
-  void look_up(const std::string& key, LookupDone done) {
-    if (const auto request = session_.look_up(key, Clock::now(), std::move(done))) stream_->send(*request);
+  void look_up(const std::string& key, const std::string& asker, LookupDone done) {
+    if (const auto request = session_.look_up(key, asker, Clock::now(), std::move(done))) stream_->send(*request);
     if (session_.lookups().stream_is_full() && stream_) {
       ZT_LOG(xds_log, kInfo, "the stream has as many subscriptions as it may have; starting a fresh one",
              Field::count("keys", static_cast<int64_t>(session_.lookups().keys())));
@@ -171,7 +171,9 @@ XdsClient::XdsClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 XdsClient::~XdsClient() = default;
 void XdsClient::start(std::function<void()> on_ready) { impl_->start(std::move(on_ready)); }
 bool XdsClient::ready() const { return impl_->ready(); }
-void XdsClient::look_up(const std::string& key, LookupDone done) { impl_->look_up(key, std::move(done)); }
+void XdsClient::look_up(const std::string& key, const std::string& asker, LookupDone done) {
+  impl_->look_up(key, asker, std::move(done));
+}
 XdsStats XdsClient::stats() const { return impl_->stats(); }
 
 }  // namespace zt::workload_api

@@ -48,8 +48,8 @@ class XdsClient {
 
   // On-demand mode only: asks the control plane for "network/ip", a workload's uid or "namespace/hostname",
   // which the snapshot does not have. `done` runs once, at once or within kLookupLimit; then look into the
-  // newest snapshot.
-  void look_up(const std::string& key, LookupDone done);
+  // newest snapshot. `asker`: on whose behalf (kMaxLookupsOfAsker).
+  void look_up(const std::string& key, const std::string& asker, LookupDone done);
 
   [[nodiscard]] XdsStats stats() const;
 

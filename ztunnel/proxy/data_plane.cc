@@ -24,7 +24,7 @@ constexpr uint32_t kImbalance = 4;
 
 DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
                      Metrics& metrics, CertificateRequest certificates, LookupRequest lookups)
-    : control_(control), settings_(settings), listen_(listen), shutdown_timer_(control) {
+    : settings_(settings), listen_(listen), shutdown_timer_(control), ticket_(control) {
   for (size_t i = 0; i < workers; ++i) {
     workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates, lookups));
     worker_pods_.push_back(std::make_unique<WorkerPods>());
@@ -109,7 +109,7 @@ void DataPlane::serve(BoundPod pod) {
          Field::string("namespace", pod.workload.ns));
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i, uid = pod.uid, workload = pod.workload, sockets = pod.sockets] {
-      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], workload, sockets);
+      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets);
     });
   }
   workers_[acceptor]->post([this, acceptor, uid = pod.uid, listeners = std::move(pod.listeners)]() mutable {
@@ -170,13 +170,14 @@ void DataPlane::count_left(std::function<void(Left)> done) {
   };
   auto count = std::make_shared<Count>();
   count->missing = workers_.size();
+  const auto all = ticket_.on_answer([count, done = std::move(done)] { done({count->connections, count->unfinished}); });
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->post([this, i, count, done] {
+    workers_[i]->post([this, i, count, all] {
       for (const auto& [uid, pod] : worker_pods_[i]->pods) {
         count->connections += pod->connection_count();
         count->unfinished += pod->unfinished();
       }
-      if (count->missing.fetch_sub(1) == 1) control_.post([count, done] { done({count->connections, count->unfinished}); });
+      if (count->missing.fetch_sub(1) == 1) all();
     });
   }
 }
@@ -209,10 +210,11 @@ void DataPlane::cut_and_end() {
   }
   // Each worker has run what was posted before, and one more turn for the ends of connections.
   auto remaining = std::make_shared<std::atomic<size_t>>(workers_.size());
+  const auto all = ticket_.on_answer([this] { std::exchange(shutdown_done_, nullptr)(); });
   for (auto& worker : workers_) {
-    worker->post([this, worker = worker.get(), remaining] {
-      worker->post([this, remaining] {
-        if (remaining->fetch_sub(1) == 1) control_.post([this] { std::exchange(shutdown_done_, nullptr)(); });
+    worker->post([worker = worker.get(), remaining, all] {
+      worker->post([remaining, all] {
+        if (remaining->fetch_sub(1) == 1) all();
       });
     });
   }
@@ -225,18 +227,19 @@ void DataPlane::collect_connections(std::function<void(std::map<std::string, Pod
     std::function<void(std::map<std::string, PodConnections>)> done;
   };
   auto gathered = std::make_shared<Gathered>(Gathered{{}, workers_.size(), std::move(done)});
+  const auto give = ticket_.on_answer([gathered](std::map<std::string, PodConnections> mine) {
+    for (auto& [uid, lines] : mine) {
+      auto& all = gathered->pods[uid];
+      std::move(lines.inbound.begin(), lines.inbound.end(), std::back_inserter(all.inbound));
+      std::move(lines.outbound.begin(), lines.outbound.end(), std::back_inserter(all.outbound));
+    }
+    if (--gathered->missing == 0) gathered->done(std::move(gathered->pods));
+  });
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->post([this, i, gathered] {
+    workers_[i]->post([this, i, give] {
       std::map<std::string, PodConnections> mine;
       for (auto& [uid, pod] : worker_pods_[i]->pods) mine[uid] = pod->connections();
-      control_.post([gathered, mine = std::move(mine)]() mutable {
-        for (auto& [uid, lines] : mine) {
-          auto& all = gathered->pods[uid];
-          std::move(lines.inbound.begin(), lines.inbound.end(), std::back_inserter(all.inbound));
-          std::move(lines.outbound.begin(), lines.outbound.end(), std::back_inserter(all.outbound));
-        }
-        if (--gathered->missing == 0) gathered->done(std::move(gathered->pods));
-      });
+      give(std::move(mine));
     });
   }
 }

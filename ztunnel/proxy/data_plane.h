@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/ticket.h"
 #include "zds/zds_session.h"
 #include "ztunnel/proxy/acceptor.h"
 #include "ztunnel/proxy/pod_worker.h"
@@ -83,7 +84,6 @@ class DataPlane final : public zds::PodManager {
   void wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by);
   void cut_and_end();
 
-  EventLoop& control_;
   const WorkerSettings& settings_;
   const ListenConfig& listen_;
   std::vector<std::unique_ptr<Worker>> workers_;
@@ -94,6 +94,7 @@ class DataPlane final : public zds::PodManager {
   uint64_t stopped_ = 0;
   Timer shutdown_timer_;
   std::function<void()> shutdown_done_;
+  Ticket ticket_;  // what the workers owe us
 };
 
 }  // namespace zt::ztunnel

@@ -72,7 +72,7 @@ class Inbound::InboundTunnel final : public hbone::TunnelOwner {
   std::unique_ptr<hbone::Tunnel> tunnel_;
 };
 
-Inbound::Inbound(const LocalPod& pod, ConnectionTable& connections)
+Inbound::Inbound(LocalPod& pod, ConnectionTable& connections)
     : pod_(pod), worker_(pod.worker), connections_(connections), tasks_(pod.worker.loop()) {}
 
 Inbound::~Inbound() = default;
@@ -126,16 +126,15 @@ Task<void> Inbound::accept_tunnel(UniqueFd fd, SocketAddress client, bool transp
   tunnels_.push_back(std::move(owner));
 }
 
-Verdict Inbound::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const {
+Verdict Inbound::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info, MissingPolicy missing) const {
   const auto* now = snapshot.local_workload({pod_.name.name, pod_.name.ns, pod_.name.service_account});
-  return authorize(snapshot, now != nullptr ? *now : *info.destination_workload, subject_of(info),
-                   worker_.settings().missing_policy);
+  return authorize(snapshot, now != nullptr ? *now : *info.destination_workload, subject_of(info), missing);
 }
 
 Task<Verdict> Inbound::authorize_inbound(const ConnectionInfo& info) {
   const auto deadline = Clock::now() + worker_.settings().policy_wait;
   for (;;) {
-    Verdict verdict = judge(*worker_.snapshot(), info);
+    Verdict verdict = judge(*worker_.snapshot(), info, worker_.settings().missing_policy);
     const auto left = deadline - Clock::now();
     if (verdict.decision != Verdict::Decision::kUnknownPolicy || left <= Clock::duration::zero()) {
       log_verdict(worker_.settings(), info, verdict);
@@ -155,7 +154,7 @@ Task<Result<UniqueFd>> Inbound::connect_if_allowed(const ConnectionInfo& info, b
       worker_.loop(), pod_.sockets,
       {.destination = info.upstream, .source = transparent ? std::optional(info.source.ip) : std::nullopt, .local_leg = true});
   if (!upstream) co_return fail(upstream.error().reason, "connection failed: " + upstream.error().text);
-  const Verdict after = judge(*worker_.snapshot(), info);
+  const Verdict after = judge(*worker_.snapshot(), info, worker_.settings().missing_policy);
   if (after.allowed()) co_return upstream;
   reset_and_close(std::move(*upstream));
   co_return refused(after);
@@ -190,13 +189,13 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     co_return;
   }
   const bool from_gateway = request->from_network && *request->from_network != settings.network;
-  if (worker_.lookups().on_demand() && !from_gateway) co_await worker_.lookups().find_source(peer.ip);
+  if (pod_.lookups.on_demand() && !from_gateway) co_await pod_.lookups.find_source(peer.ip);
   auto workload = co_await pod_.workload();
   if (!workload) {
     deny(workload.error());
     co_return;
   }
-  if (worker_.lookups().on_demand() && !request->address) co_await worker_.lookups().find_service(pod_.name.ns, request->host);
+  if (pod_.lookups.on_demand() && !request->address) co_await pod_.lookups.find_service(pod_.name.ns, request->host);
   const auto snapshot = worker_.snapshot();
   const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
   auto target = inbound_target(*snapshot, {.workload = **workload,
@@ -265,7 +264,7 @@ Task<void> Inbound::accept_plain(UniqueFd fd, SocketAddress client, bool transpa
     deny({Reason::kRecursiveCall, "attempted recursive call to ourselves"});
     co_return;
   }
-  if (worker_.lookups().on_demand()) co_await worker_.lookups().find_source(client.ip);
+  if (pod_.lookups.on_demand()) co_await pod_.lookups.find_source(client.ip);
   auto workload = co_await pod_.workload();
   if (!workload) {
     deny(workload.error());
@@ -301,9 +300,13 @@ bool Inbound::recheck_some(const workload_api::Snapshot& snapshot) {
     if (connection == nullptr) break;
     const ConnectionInfo& known = connection->record.info();
     if (known.direction != Direction::kInbound || !connection->relay) continue;
-    const Verdict verdict = judge(snapshot, known);
-    // A policy that has only been named does not cut what was let in before.
-    if (verdict.decision != Verdict::Decision::kDeny) continue;
+    // A policy that the workload names and that has not come counts for nothing here, as at the peer: those that are there decide.
+    // A new connection waits for it and is refused without it, since it may be a DENY. An open one was let in before it was
+    // named; to cut it for the name alone would end all connections of a workload whenever the control plane sends the
+    // workload first, as it does. When it comes, this is asked again. But it must not shield from the others meanwhile: if an
+    // ALLOW is withdrawn and none of those that are left matches, or a DENY does, the connection ends.
+    const Verdict verdict = judge(snapshot, known, MissingPolicy::kSkip);
+    if (verdict.allowed()) continue;
     ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),
            Field::string("policy", verdict.policy.view()));
     connection->relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");

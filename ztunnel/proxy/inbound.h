@@ -16,7 +16,7 @@ namespace zt::ztunnel {
 // Worker's thread.
 class Inbound {
  public:
-  Inbound(const LocalPod& pod, ConnectionTable& connections);
+  Inbound(LocalPod& pod, ConnectionTable& connections);
   ~Inbound();
   Inbound(const Inbound&) = delete;
 
@@ -48,13 +48,13 @@ class Inbound {
   Task<void> accept_plain(UniqueFd fd, SocketAddress client, bool transparent);
   // What the policies say, with our workload as it is in `snapshot`: its own list of policies may have changed since the
   // connection came.
-  [[nodiscard]] Verdict judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info) const;
+  [[nodiscard]] Verdict judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info, MissingPolicy missing) const;
   // Waits a moment for policies that the workload names and that have not come (then fails closed).
   Task<Verdict> authorize_inbound(const ConnectionInfo& info);
   // Asks the policies, connects to the application, and asks again: they may have changed while it was being reached.
   Task<Result<UniqueFd>> connect_if_allowed(const ConnectionInfo& info, bool transparent);
 
-  const LocalPod& pod_;
+  LocalPod& pod_;
   Worker& worker_;
   ConnectionTable& connections_;
   bool draining_ = false;

@@ -12,6 +12,7 @@ struct LocalPod {
   Worker& worker;
   const PodName name;
   const SocketOptions sockets;  // made in its network namespace
+  Lookups lookups;
 
   // Its workload in the newest snapshot; null if nobody has told of it.
   [[nodiscard]] const workload_api::Workload* known() const;

@@ -1,7 +1,5 @@
 #include "ztunnel/proxy/lookups.h"
 
-#include "workload_api/xds/on_demand.h"
-
 namespace zt::ztunnel {
 
 namespace {
@@ -10,40 +8,50 @@ namespace {
 constexpr std::chrono::seconds kAskAgain{60};
 }  // namespace
 
-Task<void> Lookups::look_up(std::string key, Clock::duration limit) {
-  const auto answered = std::make_shared<Event>();
-  request_(std::move(key), [this, answered] { loop_.post([answered] { answered->set(); }); });
-  co_await answered->wait(loop_, limit);
+std::shared_ptr<Lookups::Pending> Lookups::send(const std::string& key, const std::string& asker) {
+  auto pending = std::make_shared<Pending>();
+  request_(key, asker, ticket_.on_answer([pending](LookupAnswer answer) {
+    pending->answer = answer;
+    pending->done.set();
+  }));
+  return pending;
 }
 
-Task<void> Lookups::find_source(IpAddress ip) {
+Task<LookupAnswer> Lookups::look_up(std::string key, Clock::duration limit) {
+  const auto pending = send(key, asker_);
+  co_await pending->done.wait(loop_, limit);
+  co_return pending->answer;
+}
+
+Task<LookupAnswer> Lookups::find_source(IpAddress ip) {
   return ask(asked_sources_, network_ + "/" + ip.to_string(), source_wait_,
              [this, ip] { return state_.snapshot()->workload(network_, ip) != nullptr; });
 }
 
-Task<void> Lookups::find_service(std::string ns, std::string host) {
+Task<LookupAnswer> Lookups::find_service(std::string ns, std::string host) {
   std::string key = ns + "/" + host;
   return ask(asked_services_, std::move(key), workload_api::kLookupLimit, [this, ns = std::move(ns), host = std::move(host)] {
     return state_.snapshot()->service_by_hostname(host, ns) != nullptr;
   });
 }
 
-Task<void> Lookups::ask(AskedKeys& keys, std::string key, Clock::duration limit, std::function<bool()> known) {
-  if (known()) co_return;
+Task<LookupAnswer> Lookups::ask(AskedKeys& keys, std::string key, Clock::duration limit, std::function<bool()> known) {
+  if (known()) co_return LookupAnswer::kAnswered;
   const auto now = Clock::now();
   const auto is_old = [now](const auto& entry) { return now - entry.second.when >= kAskAgain; };
   auto asked = keys.find(key);
   if (asked == keys.end() || is_old(*asked)) {
     if (keys.size() >= kMaxAsked) std::erase_if(keys, is_old);
-    if (keys.size() >= kMaxAsked) co_return;
-    asked = keys.insert_or_assign(key, Asked{now, std::make_shared<Event>()}).first;
-    request_(key, [this, answered = asked->second.answered] { loop_.post([answered] { answered->set(); }); });
+    if (keys.size() >= kMaxAsked) co_return LookupAnswer::kRefused;
+    // Not from what the pod itself may ask for: its peers must not use that up.
+    asked = keys.insert_or_assign(key, Asked{now, send(key, "peers of " + asker_)}).first;
   }
   // Those who ask for it meanwhile wait for the same answer, and no longer than the first.
-  const auto [when, answered] = asked->second;
-  if (const auto left = when + limit - now; left > Clock::duration::zero()) co_await answered->wait(loop_, left);
-  // From here on the control plane tells us about it unasked.
-  if (known()) keys.erase(key);
+  const auto [when, pending] = asked->second;
+  if (const auto left = when + limit - now; left > Clock::duration::zero()) co_await pending->done.wait(loop_, left);
+  if (!known()) co_return pending->answer;
+  keys.erase(key);  // from here on the control plane tells us about it unasked
+  co_return LookupAnswer::kAnswered;
 }
 
 }  // namespace zt::ztunnel

@@ -2,6 +2,7 @@
 #include "ztunnel/proxy/outbound.h"
 
 #include <set>
+#include <string>
 
 #include "mesh/reason.h"
 #include "workload_api/xds/on_demand.h"
@@ -13,7 +14,7 @@ namespace {
 constexpr size_t kConnectAttempts = 3;
 }  // namespace
 
-Outbound::Outbound(const LocalPod& pod, ConnectionTable& connections, Dialler& dialler)
+Outbound::Outbound(LocalPod& pod, ConnectionTable& connections, Dialler& dialler)
     : pod_(pod),
       worker_(pod.worker),
       connections_(connections),
@@ -39,7 +40,7 @@ Task<void> Outbound::run(UniqueFd fd, SocketAddress client, SocketAddress destin
                                 .network = worker_.settings().network,
                                 .illegal_ports = worker_.settings().illegal_ports,
                                 .number = number_};
-  Route chosen = worker_.lookups().on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
+  Route chosen = pod_.lookups.on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
   ConnectionInfo info;
   info.direction = Direction::kOutbound;
   info.source = client;
@@ -62,13 +63,21 @@ Task<void> Outbound::run(UniqueFd fd, SocketAddress client, SocketAddress destin
 
 Task<Route> Outbound::route_on_demand(const OutboundRequest& request) {
   const auto deadline = Clock::now() + workload_api::kLookupLimit;
-  std::set<std::string> asked;
+  std::set<std::string> answered;
   for (;;) {
     Route way = route(*worker_.snapshot(), request);
     auto unknown = unknown_on_route(*worker_.snapshot(), request, way);
-    const auto left = deadline - Clock::now();
-    if (!unknown || left <= Clock::duration::zero() || !asked.insert(*unknown).second) co_return way;
-    co_await worker_.lookups().look_up(std::move(*unknown), left);
+    // What the control plane was asked for and has not sent, it does not know either.
+    if (!unknown || answered.contains(*unknown)) co_return way;
+    if (co_await pod_.lookups.look_up(*unknown, deadline - Clock::now()) == LookupAnswer::kAnswered) {
+      answered.insert(std::move(*unknown));
+      continue;
+    }
+    // Without an answer an address that may well be a workload's would be called in plain text, around its policies.
+    way = route(*worker_.snapshot(), request);
+    unknown = unknown_on_route(*worker_.snapshot(), request, way);
+    if (!unknown || answered.contains(*unknown)) co_return way;
+    co_return Deny{Reason::kLookupFailed, "the control plane did not say in time what it knows of " + *unknown};
   }
 }
 

@@ -12,7 +12,7 @@ namespace zt::ztunnel {
 // Worker's thread.
 class Outbound {
  public:
-  Outbound(const LocalPod& pod, ConnectionTable& connections, Dialler& dialler);
+  Outbound(LocalPod& pod, ConnectionTable& connections, Dialler& dialler);
   Outbound(const Outbound&) = delete;
 
   // Takes a connection for life. `destination` is where the application wants to go: whoever captured the connection knows.
@@ -29,7 +29,7 @@ class Outbound {
   // On demand: the route once the control plane was asked for what it needs, each key once, all within one limit.
   Task<Route> route_on_demand(const OutboundRequest& request);
 
-  const LocalPod& pod_;
+  LocalPod& pod_;
   Worker& worker_;
   ConnectionTable& connections_;
   Dialler& dialler_;

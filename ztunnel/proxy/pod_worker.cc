@@ -20,9 +20,13 @@ std::string_view listener_name(ListenerKind kind) {
 }
 }  // namespace
 
-PodWorker::PodWorker(Worker& worker, PodName workload, SocketOptions sockets)
+PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, SocketOptions sockets)
     : worker_(worker),
-      pod_{.worker = worker, .name = std::move(workload), .sockets = std::move(sockets)},
+      pod_{.worker = worker,
+           .name = std::move(workload),
+           .sockets = std::move(sockets),
+           .lookups = {worker.loop(), worker.state(), uid, worker.settings().network, worker.settings().source_wait,
+                       worker.lookups()}},
       linger_timer_(worker.loop()),
       connections_(worker),
       dialler_(pod_),

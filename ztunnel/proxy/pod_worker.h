@@ -20,7 +20,7 @@ class PodWorker {
   // `hand_over` gives an accepted socket to the worker that should have it (maybe this one).
   using HandOver = std::function<void(ListenerKind kind, UniqueFd fd, SocketAddress client, bool transparent)>;
 
-  PodWorker(Worker& worker, PodName workload, SocketOptions sockets);
+  PodWorker(Worker& worker, const std::string& uid, PodName workload, SocketOptions sockets);
   ~PodWorker();
   PodWorker(const PodWorker&) = delete;
 
@@ -47,7 +47,7 @@ class PodWorker {
 
  private:
   Worker& worker_;
-  const LocalPod pod_;
+  LocalPod pod_;
   Timer linger_timer_;
   ConnectionTable connections_;
   Dialler dialler_;

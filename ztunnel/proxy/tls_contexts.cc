@@ -21,18 +21,15 @@ Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity
     if (!entry.waiting) {
       entry.waiting = std::make_shared<Event>();
       entry.error.reset();
-      // The answer comes on the control thread and is posted back here. The worker outlives the control thread's last post.
-      request_(id, [this, id](Result<identity::Credentials> result) {
-        loop_.post([this, id, result = std::move(result)]() mutable {
-          Entry& answered = entries_[id];
-          if (result) {
-            update(id, *result);
-          } else {
-            answered.error = std::move(result).error();
-          }
-          if (auto waiting = std::exchange(answered.waiting, nullptr)) waiting->set();
-        });
-      });
+      request_(id, ticket_.on_answer([this, id](Result<identity::Credentials> result) {
+        Entry& answered = entries_[id];
+        if (result) {
+          update(id, *result);
+        } else {
+          answered.error = std::move(result).error();
+        }
+        if (auto waiting = std::exchange(answered.waiting, nullptr)) waiting->set();
+      }));
     }
     const std::shared_ptr<Event> waiting = entry.waiting;
     if (waiting) {

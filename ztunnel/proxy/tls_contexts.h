@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "base/task.h"
+#include "base/ticket.h"
 #include "hbone/tls/context.h"
 #include "identity/revocation.h"
 #include "identity/secret_manager.h"
@@ -21,7 +22,7 @@ using CertificateRequest = std::function<void(const identity::SpiffeId& id, iden
 class TlsContexts {
  public:
   TlsContexts(EventLoop& loop, const WorkerSettings& settings, Metrics& metrics, CertificateRequest request)
-      : loop_(loop), settings_(settings), metrics_(metrics), request_(std::move(request)) {}
+      : loop_(loop), settings_(settings), metrics_(metrics), request_(std::move(request)), ticket_(loop) {}
 
   // The context for connections of `id`, waiting for the first certificate up to the configured limit.
   // kIdentityUnavailable, kIdentityTimeout.
@@ -50,6 +51,7 @@ class TlsContexts {
   identity::RevocationListsPtr revocations_;
   const std::shared_ptr<hbone::VerifiedPeers> verified_peers_ = std::make_shared<hbone::VerifiedPeers>();
   std::unordered_map<identity::SpiffeId, Entry> entries_;
+  Ticket ticket_;
 };
 
 }  // namespace zt::ztunnel

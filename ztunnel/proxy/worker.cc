@@ -14,7 +14,7 @@ Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, C
       io_(loop_, *settings.memory),
       state_(loop_),
       tls_(loop_, settings, metrics, std::move(certificates)),
-      lookups_(loop_, state_, settings.network, settings.source_wait, std::move(lookups)) {}
+      lookups_(std::move(lookups)) {}
 
 Worker::~Worker() { stop(); }
 

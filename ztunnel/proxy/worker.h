@@ -13,7 +13,7 @@
 
 namespace zt::ztunnel {
 
-// One thread of the data path: its loop, its buffers, and what it knows: the state, certificates, lookups. A connection that was
+// One thread of the data path: its loop, its buffers, and what it knows: the state, certificates. A connection that was
 // given to a worker lives and dies there.
 class Worker {
  public:
@@ -36,7 +36,7 @@ class Worker {
   [[nodiscard]] TlsContexts& tls() { return tls_; }
   [[nodiscard]] StateView& state() { return state_; }
   [[nodiscard]] const workload_api::SnapshotPtr& snapshot() const { return state_.snapshot(); }
-  [[nodiscard]] Lookups& lookups() { return lookups_; }
+  [[nodiscard]] const LookupRequest& lookups() const { return lookups_; }
   [[nodiscard]] TrafficMetrics::Cell& traffic() { return metrics_.traffic.cell(index_); }
   // Families by label take a lock: for what is rare (handshakes, refusals), never for bytes.
   [[nodiscard]] Metrics& metrics() { return metrics_; }
@@ -53,7 +53,7 @@ class Worker {
   hbone::WorkerIo io_;
   StateView state_;
   TlsContexts tls_;
-  Lookups lookups_;
+  const LookupRequest lookups_;
   std::thread thread_;
 };
 

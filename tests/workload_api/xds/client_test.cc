@@ -290,7 +290,7 @@ TEST_CASE("On demand, addresses are looked up one by one") {
   f.options.on_demand = true;
   std::vector<std::pair<std::string, LookupAnswer>> answers;
   const auto look_up = [&](const std::string& key) {
-    f.client->look_up(key, [&answers, key](LookupAnswer answer) { answers.emplace_back(key, answer); });
+    f.client->look_up(key, "pod", [&answers, key](LookupAnswer answer) { answers.emplace_back(key, answer); });
   };
   f.start_ready();
   CHECK_FALSE(f.has("a"));
@@ -338,7 +338,7 @@ TEST_CASE("A lookup that the control plane does not answer ends in time") {
   f.istiod.ads().answer(false);
   std::optional<LookupAnswer> answer;
   const auto begun = Clock::now();
-  f.client->look_up("/10.1.1.1", [&](LookupAnswer given) { answer = given; });
+  f.client->look_up("/10.1.1.1", "pod", [&](LookupAnswer given) { answer = given; });
   CHECK(f.until([&] { return answer.has_value(); }));
   CHECK(answer == LookupAnswer::kTimedOut);
   CHECK(Clock::now() - begun >= kLookupLimit);

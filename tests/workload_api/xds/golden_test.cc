@@ -102,7 +102,8 @@ struct Replay {
     }
     if (sent_.empty() && expected.resource_names_subscribe_size() == 1) {
       const std::string key = expected.resource_names_subscribe(0);
-      auto request = session.look_up(key, Clock::now(), [this, key](LookupAnswer answer) { answers.emplace_back(key, answer); });
+      auto request =
+          session.look_up(key, "pod", Clock::now(), [this, key](LookupAnswer answer) { answers.emplace_back(key, answer); });
       REQUIRE(request);
       sent_.push_back(std::move(*request));
     }
@@ -238,7 +239,7 @@ TEST_CASE("On demand we ask as recorded, and every answer of istiod releases who
 
   SECTION("a key asked for again is answered without a request, for istiod would not answer it") {
     bool answered = false;
-    CHECK_FALSE(replay.session.look_up("/10.240.1.11", Clock::now(), [&](LookupAnswer) { answered = true; }));
+    CHECK_FALSE(replay.session.look_up("/10.240.1.11", "pod", Clock::now(), [&](LookupAnswer) { answered = true; }));
     CHECK(answered);
   }
 }

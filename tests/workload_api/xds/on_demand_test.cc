@@ -10,8 +10,8 @@ struct Fixture {
   Clock::time_point now = Clock::now();
   std::vector<std::string> log;
 
-  bool ask(const std::string& key, const std::string& who = "") {
-    return keys.look_up(key, now, [this, text = key + who](LookupAnswer answer) {
+  bool ask(const std::string& key, const std::string& who = "", const std::string& asker = "pod") {
+    return keys.look_up(key, asker, now, [this, text = key + who](LookupAnswer answer) {
       log.push_back(text + (answer == LookupAnswer::kAnswered   ? " answered"
                             : answer == LookupAnswer::kTimedOut ? " timed out"
                                                                 : " refused"));
@@ -91,23 +91,46 @@ TEST_CASE("A full stream is replaced, and who asked too much waits for the next 
   CHECK_FALSE(f.keys.stream_is_full());
 }
 
-TEST_CASE("Too many waiters are refused, and so is everyone at the end") {
+TEST_CASE("A pod that asks for too much is refused, and others are not") {
   Fixture f;
-  for (size_t i = 0; i < kMaxLookupsWaiting; ++i) (void)f.ask("k");
+  for (size_t i = 0; i < kMaxLookupsOfAsker; ++i) CHECK(f.ask(std::to_string(i), "", "scanner"));
+  CHECK_FALSE(f.ask("more", "", "scanner"));
+  CHECK(f.log == Log{"more refused"});
+  CHECK(f.ask("other", "", "another pod"));
+  f.answer("0");
+  CHECK(f.ask("more", "", "scanner"));
+  CHECK(f.log == Log{"more refused", "0 answered"});
+}
+
+TEST_CASE("When many have filled the table, each may still ask for a little, and all are told at the end") {
+  Fixture f;
+  for (size_t i = 0; i < kMaxLookupsWaiting; ++i) (void)f.ask("k", "", std::to_string(i / kMaxLookupsOfAsker));
   CHECK(f.log.empty());
-  (void)f.ask("k", "+");
+  for (size_t i = 0; i < kLookupsAlways; ++i) (void)f.ask("k", "", "late");
+  CHECK(f.log.empty());
+  (void)f.ask("k", "+", "late");
   CHECK(f.log == Log{"k+ refused"});
   f.keys.refuse_all();
-  CHECK(f.log.size() == 1 + kMaxLookupsWaiting);
+  CHECK(f.log.size() == 1 + kMaxLookupsWaiting + kLookupsAlways);
   CHECK(f.keys.waiting() == 0);
+}
+
+TEST_CASE("Lookups that have been answered take no room, however many there are") {
+  Fixture f;
+  for (size_t i = 0; i < 2 * kMaxLookupsWaiting; ++i) {
+    (void)f.ask(std::to_string(i));
+    f.answer(std::to_string(i));
+  }
+  CHECK(f.keys.refused() == 0);
+  CHECK(f.keys.next_deadline() == std::nullopt);
 }
 
 TEST_CASE("Who is answered may ask again from within") {
   Fixture f;
   int answers = 0;
-  (void)f.keys.look_up("k", f.now, [&](LookupAnswer) {
+  (void)f.keys.look_up("k", "pod", f.now, [&](LookupAnswer) {
     ++answers;
-    (void)f.keys.look_up("k", f.now, [&](LookupAnswer) { ++answers; });
+    (void)f.keys.look_up("k", "pod", f.now, [&](LookupAnswer) { ++answers; });
   });
   f.answer("k");
   CHECK(answers == 2);

@@ -264,14 +264,14 @@ TEST_CASE("on demand, a source is asked for once by each worker, and all who com
   std::atomic<int> asked{0};
   std::set<std::string> keys;  // of the server's control thread
   std::atomic<Mesh*> where{nullptr};
-  const auto answer = [&](std::string key, std::function<void()> done) {
+  const auto answer = [&](std::string key, const std::string&, workload_api::LookupDone done) {
     ++asked;
     Mesh& mesh = *where.load();
     mesh.server->loop.post([&, key = std::move(key), done = std::move(done)] {
       keys.insert(key);
       mesh.server_knows_client = true;
       mesh.take(*mesh.server, "");
-      done();
+      done(LookupAnswer::kAnswered);
     });
   };
   Mesh mesh(answer, 20s);
@@ -296,7 +296,7 @@ TEST_CASE("on demand, a source is asked for once by each worker, and all who com
 
 TEST_CASE("on demand, no answer about a source costs one short wait") {
   std::atomic<int> asked{0};
-  Mesh mesh([&](const std::string&, const std::function<void()>&) { ++asked; }, 10ms);
+  Mesh mesh([&](const std::string&, const std::string&, const workload_api::LookupDone&) { ++asked; }, 10ms);
   for (int i = 0; i < 10; ++i) {
     UniqueFd fd = mesh.dial();
     REQUIRE(fd);
@@ -305,32 +305,6 @@ TEST_CASE("on demand, no answer about a source costs one short wait") {
   CHECK(asked >= 1);
   CHECK(asked <= 2);
   CHECK(mesh.server->metrics.render().find("source_workload=\"unknown\"") != std::string::npos);
-}
-
-TEST_CASE("on demand, peers that name many addresses or services make us ask for a bounded number of them") {
-  Metrics metrics{1, {}, "test"};
-  MemoryLimit memory{16 << 20};
-  WorkerSettings settings;
-  settings.memory = &memory;
-  settings.source_wait = 0s;
-  std::set<std::string> asked;
-  Worker worker(0, settings, metrics, {}, [&](std::string key, const std::function<void()>&) { asked.insert(std::move(key)); });
-  worker.start();
-  std::atomic<bool> done{false};
-  const bool services = GENERATE(false, true);
-  worker.post([&] {
-    TaskScope tasks(worker.loop());
-    for (size_t i = 0; i < 2 * Lookups::kMaxAsked; ++i) {
-      const std::string number = std::to_string(i);
-      tasks.spawn(services ? worker.lookups().find_service("shop", "s" + number)
-                           : worker.lookups().find_source(*IpAddress::parse("2001:db8::" + number)));
-    }
-    done = true;
-    done.notify_one();
-  });
-  done.wait(false);
-  worker.stop();
-  CHECK(asked.size() == Lookups::kMaxAsked);
 }
 
 TEST_CASE("a policy that comes cuts the connections it denies, on whichever worker they are") {
@@ -368,4 +342,64 @@ TEST_CASE("shutting down waits for connections until the deadline, then cuts the
   char byte;
   CHECK(recv(stays.get(), &byte, 1, 0) <= 0);
   for (const auto& worker : mesh.client->data_plane->workers()) CHECK(worker->connections == 0);
+}
+
+namespace {
+// A CA that is away: it answers only when it is destroyed.
+class SilentCa final : public identity::CaClient {
+ public:
+  explicit SilentCa(std::function<void()> asked) : asked_(std::move(asked)) {}
+  ~SilentCa() override {
+    for (const Done& done : waiting_) done(fail(Reason::kIdentityUnavailable, "the CA is away"));
+  }
+  void fetch(const identity::SpiffeId&, Done done) override {
+    waiting_.push_back(std::move(done));
+    asked_();
+  }
+
+ private:
+  std::function<void()> asked_;
+  std::vector<Done> waiting_;
+};
+}  // namespace
+
+TEST_CASE("ending while a connection waits for a certificate of a CA that is away touches nothing that has gone") {
+  // In the order in which the program makes and destroys them.
+  EventLoop loop;
+  WorkerSettings settings;
+  settings.certificate_timeout = settings.handshake_timeout = 20s;
+  MemoryLimit memory{16 << 20};
+  settings.memory = &memory;
+  ListenConfig listen;
+  listen.outbound = at(address(4), 15001);
+  listen.inbound_plaintext = at(address(4), 15006);
+  listen.inbound = at(address(4), 15008);
+  Metrics metrics{1, {}, "test"};
+  workload_api::Store store{{.node_name = std::nullopt}};
+  identity::LoopScheduler scheduler{loop};
+  bool asked = false;
+  auto ca = std::make_unique<SilentCa>([&] { asked = true; });
+  auto secrets = std::make_unique<identity::SecretManager>(*ca, scheduler);
+  auto data_plane = std::make_unique<DataPlane>(loop, settings, listen, 1, metrics, [&](const auto& id, auto done) {
+    loop.post([&secrets, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
+  });
+  auto parsed = workload_api::parse_local_config(
+      "workloads: [{uid: s, name: server, namespace: shop, serviceAccount: server, workloadIps: [" + address(4) +
+          "], protocol: HBONE, services: {}}]\nservices: []\npolicies: []\n",
+      "test.yaml");
+  REQUIRE(parsed);
+  REQUIRE(store.replace_local(std::move(*parsed)).empty());
+  data_plane->publish(store.snapshot());
+  auto bound = data_plane->bind_dedicated("dedicated", {"server", "shop", "server"});
+  REQUIRE(bound);
+  data_plane->serve(std::move(*bound));
+  UniqueFd peer = tcp_socket();
+  sockaddr_storage storage;
+  const socklen_t length = listen.inbound.to_sockaddr(storage);
+  REQUIRE(connect(peer.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+  REQUIRE(loop.run_until([&] { return asked; }, 20s));
+  data_plane.reset();
+  secrets.reset();  // answers those who wait
+  ca.reset();
+  loop.run_once(0s);
 }
