@@ -49,6 +49,10 @@ function(zt_test name)
   endforeach()
   add_executable(${name}_test ${sources})
   target_link_libraries(${name}_test PRIVATE zt_options zt_catch_main zt_test_support ${A_DEPS})
+  # Under a sanitizer it is the product's code that is looked at; the tests' own compiles in half the time without optimisation.
+  if(ZT_SANITIZE)
+    target_compile_options(${name}_test PRIVATE -O0)
+  endif()
   target_compile_definitions(${name}_test PRIVATE ZT_GOLDEN_DIR="${CMAKE_SOURCE_DIR}/tests/golden" ZT_BIN_DIR="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
   set(CATCH_TEST_PREFIX "${name}: ")
   catch_discover_tests(${name}_test TEST_PREFIX "${name}: " PROPERTIES TIMEOUT ${A_TIMEOUT}

@@ -125,17 +125,19 @@ def test_the_command_line(mesh):
 
 
 def test_the_agent_names_what_is_wrong_with_its_pods_file(mesh):
-    def say(text):
+    def start(text):
         path = os.path.join(mesh.folder, "pods.yaml")
         write_file(path, text)
         process = Process("ztunnel-agent", [program("ztunnel-agent"), "--pods", path], {"ZTUNNEL_UDS_ADDRESS": os.path.join(mesh.folder, "s")},
                           mesh.nodes[0].netns)
         mesh.processes.append(process)
-        assert process.wait_exit() not in (0, -6, -11)
-        return process.text()
+        return process
 
-    assert "pods.yaml:2:" in say("pods:\n- {uid: 1, nonsense: 2}\n")
-    assert "pods.yaml:1:" in say("[")
+    no_yaml = start("[")
+    assert no_yaml.wait_exit() not in (0, -6, -11)
+    assert "pods.yaml:1:" in no_yaml.text()
+    # A wrong entry costs that entry, not the agent.
+    start("pods:\n- {uid: 1, nonsense: 2}\n").wait_line("pods.yaml:2:")
 
 
 def test_an_agent_without_its_pods_file_says_so(mesh):
