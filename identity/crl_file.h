@@ -8,7 +8,6 @@
 #include "base/event_loop.h"
 #include "base/file_watch.h"
 #include "base/result.h"
-#include "identity/private_file.h"
 #include "identity/revocation.h"
 
 namespace zt::identity {
@@ -37,17 +36,11 @@ class CrlFile {
   [[nodiscard]] uint64_t refused() const { return refused_; }
 
  private:
-  void poll();
-  void watch();
   void reload();
-  [[nodiscard]] Result<std::string> read() const;
 
   const std::string path_;
   const Apply apply_;
   FileWatch watch_;
-  Timer poll_;
-  bool watching_ = false;
-  std::optional<FileVersion> seen_;          // the state that was read last
   std::optional<std::string> refused_text_;  // said already
   uint64_t applied_ = 0, refused_ = 0;
 };

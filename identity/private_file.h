@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/file.h"
 #include "base/result.h"
 
 // Small files that may hold keys. All functions block; never on a worker or the control thread.
@@ -29,22 +30,6 @@ class SecretText {
   std::vector<char> bytes_;
   size_t length_ = 0;
 };
-
-// What tells one state of a file from another without reading it; absent files are all the same.
-struct FileVersion {
-  bool exists = false;
-  uint64_t device = 0;
-  uint64_t inode = 0;
-  uint64_t size = 0;
-  int64_t modified_ns = 0;
-  int64_t changed_ns = 0;
-  uint32_t mode = 0;  // permission bits
-
-  friend bool operator==(const FileVersion&, const FileVersion&) = default;
-};
-// Follows symbolic links (Kubernetes mounts are made of them). An error is anything but "there" and "not
-// there".
-[[nodiscard]] Result<FileVersion> file_version(const std::string& path);
 
 // A regular file of at most kMaxPrivateFileBytes. Errors name the path and the cause.
 [[nodiscard]] Result<SecretText> read_private_file(const std::string& path);

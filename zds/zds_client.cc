@@ -1,7 +1,6 @@
 #include "zds/zds_client.h"
 
 #include <algorithm>
-#include <random>
 #include <utility>
 
 #include "base/log.h"
@@ -14,15 +13,6 @@ namespace {
 log::Scope log_zds("inpod::workloadmanager");
 }  // namespace
 
-std::chrono::milliseconds ReconnectDelay::next() {
-  // xorshift64: spreads the waits, hides nothing.
-  random_ ^= random_ << 13;
-  random_ ^= random_ >> 7;
-  random_ ^= random_ << 17;
-  const auto wait = std::exchange(next_, std::min(next_ * 2, kMost));
-  return wait - wait * static_cast<int64_t>(random_ % 21) / 100;
-}
-
 ZdsClient::ZdsClient(EventLoop& loop, PodManager& pods, Options options)
     : loop_(loop),
       pods_(pods),
@@ -31,7 +21,7 @@ ZdsClient::ZdsClient(EventLoop& loop, PodManager& pods, Options options)
       socket_ready_(loop),
       tick_(loop),
       wake_(loop),
-      delay_(std::random_device{}()) {}
+      delay_(kReconnectFirst, kReconnectMost, kReconnectSpread, Backoff::any_random()) {}
 
 ZdsClient::~ZdsClient() = default;
 

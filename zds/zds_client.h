@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "base/backoff.h"
 #include "base/event_loop.h"
 #include "base/task.h"
 #include "zds/zds_session.h"
@@ -12,18 +13,9 @@ namespace zt::zds {
 
 // Waits between connection attempts: 20 ms, doubling up to 15 s, each shortened by up to 20 % so that the
 // proxies of many nodes, or two on one node, do not knock in step. Contract §8.4.
-class ReconnectDelay {
- public:
-  static constexpr std::chrono::milliseconds kFirst{20};
-  static constexpr std::chrono::milliseconds kMost{15000};
-  explicit ReconnectDelay(uint64_t seed) : random_(seed | 1) {}
-  [[nodiscard]] std::chrono::milliseconds next();
-  void reset() { next_ = kFirst; }
-
- private:
-  std::chrono::milliseconds next_ = kFirst;
-  uint64_t random_;
-};
+inline constexpr std::chrono::milliseconds kReconnectFirst{20};
+inline constexpr std::chrono::milliseconds kReconnectMost{15'000};
+inline constexpr double kReconnectSpread = 0.2;
 
 // Keeps a ZDS connection to the node agent: connects, says hello, feeds a ZdsSession, reconnects for ever.
 // Where istio/ztunnel ends the whole process on a protocol error of the agent, this refuses the request,
@@ -77,7 +69,7 @@ class ZdsClient final : private ZdsChannel {
   Timer wake_;
   bool dropped_ = false;
   bool connected_ = false;
-  ReconnectDelay delay_;
+  Backoff delay_;
   std::optional<TaskScope> tasks_;  // last: its coroutine uses all of the above
 };
 

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <memory>
 
+#include "base/file.h"
 #include "base/grpc/endpoint.h"
 #include "mesh/reason.h"
 
@@ -23,18 +24,6 @@ constexpr const char* kSystemBundles[] = {
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  // newer RHEL
     "/etc/ssl/cert.pem",                                  // BSD, Alpine
 };
-
-Result<std::string> read_file(const std::string& what, const std::string& path, size_t limit) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return fail_errno(Reason::kInvalidInput, "cannot read " + what + " " + path);
-  std::string text(limit + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (in.bad() || (in.fail() && !in.eof())) return fail_errno(Reason::kInvalidInput, "cannot read " + what + " " + path);
-  text.resize(static_cast<size_t>(in.gcount()));
-  if (text.size() > limit)
-    return fail(Reason::kInvalidInput, what + " " + path + " is larger than " + std::to_string(limit) + " bytes");
-  return text;
-}
 
 // gRPC would only say that its handshake failed.
 bool has_certificate(const std::string& pem) {
@@ -62,7 +51,7 @@ Result<std::string> Endpoint::read_roots() const {
     if (options_.roots.source == Roots::Source::kSystem) {
       ZT_ASSIGN(path, system_bundle());
     }
-    ZT_ASSIGN(pem, read_file("the root file", path, kMaxRootBytes));
+    ZT_ASSIGN(pem, read_file(path, kMaxRootBytes, "the root file"));
     where = "the root file " + path;
   }
   if (!has_certificate(pem)) return fail(Reason::kInvalidInput, where + " holds no certificate that can be read");
@@ -76,7 +65,7 @@ Result<Headers> Endpoint::call_headers() const {
     std::string where = "the token";
     if (options_.token.source == Token::Source::kFile) {
       where = "the token file " + options_.token.value;
-      ZT_ASSIGN(token, read_file("the token file", options_.token.value, kMaxTokenBytes));
+      ZT_ASSIGN(token, read_file(options_.token.value, kMaxTokenBytes, "the token file"));
     }
     const auto last = token.find_last_not_of(" \t\r\n");
     token.resize(last == std::string::npos ? 0 : last + 1);

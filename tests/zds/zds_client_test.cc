@@ -207,7 +207,7 @@ TEST_CASE_METHOD(Fixture, "shutting down closes the connection and drains the po
 }
 
 TEST_CASE("waits between connection attempts double from 20 ms to 15 s, less up to a fifth") {
-  ReconnectDelay delay(42);
+  Backoff delay(kReconnectFirst, kReconnectMost, kReconnectSpread, Backoff::any_random());
   auto most = 20ms;
   for (int i = 0; i < 20; ++i) {
     const auto wait = delay.next();
@@ -220,7 +220,8 @@ TEST_CASE("waits between connection attempts double from 20 ms to 15 s, less up 
 }
 
 TEST_CASE("two proxies of one node do not knock in step") {
-  ReconnectDelay a(1), b(99);
+  Backoff a(kReconnectFirst, kReconnectMost, kReconnectSpread, Backoff::any_random());
+  Backoff b(kReconnectFirst, kReconnectMost, kReconnectSpread, Backoff::any_random());
   int different = 0;
   for (int i = 0; i < 12; ++i) different += a.next() != b.next() ? 1 : 0;
   CHECK(different >= 6);

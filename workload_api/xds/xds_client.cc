@@ -5,12 +5,11 @@
 
 #include <algorithm>
 #include <optional>
-#include <random>
 #include <utility>
 
+#include "base/backoff.h"
 #include "base/grpc/background_thread.h"
 #include "workload_api/xds/ads_stream.h"
-#include "workload_api/xds/backoff.h"
 #include "workload_api/xds/delta_session.h"
 #include "workload_api/xds/log_scope.h"
 
@@ -24,7 +23,7 @@ class XdsClient::Impl {
         endpoint_(std::move(endpoint)),
         node_(std::move(node)),
         session_(store, {.on_demand = on_demand}),
-        backoff_(kReconnectFirst, kReconnectMax, std::move(random)),
+        backoff_(kReconnectFirst, kReconnectMax, 0.5, std::move(random)),
         retry_(loop),
         lookup_timer_(loop) {}
 
@@ -148,23 +147,13 @@ class XdsClient::Impl {
   Timer retry_, lookup_timer_;
 };
 
-namespace {
-
-std::function<double()> default_random() {
-  return [engine = std::mt19937_64(std::random_device{}())]() mutable {
-    return std::uniform_real_distribution<double>(0.0, 1.0)(engine);
-  };
-}
-
-}  // namespace
-
 Result<std::unique_ptr<XdsClient>> XdsClient::create(EventLoop& loop, Store& store, XdsOptions options) {
   options.endpoint.max_message_bytes = kMaxResponseBytes;
   ZT_ASSIGN(rpc::Endpoint endpoint, rpc::Endpoint::make(std::move(options.endpoint)));
   ZT_ASSIGN(NodeDescription node, NodeDescription::make(options.node_id, options.node_metadata, options.node_json));
   return std::unique_ptr<XdsClient>(
       new XdsClient(std::make_unique<Impl>(loop, store, std::move(endpoint), std::move(node), options.on_demand,
-                                           options.random ? std::move(options.random) : default_random())));
+                                           options.random ? std::move(options.random) : Backoff::any_random())));
 }
 
 XdsClient::XdsClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -1,15 +1,12 @@
 #include "ztunnel/config/environment.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sched.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <thread>
 
-#include "base/unique_fd.h"
-#include "mesh/reason.h"
+#include "base/file.h"
 
 extern char** environ;
 
@@ -24,23 +21,10 @@ unsigned count_cores() {
 }
 
 Result<std::optional<std::string>> read_real_file(const std::string& path) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) {
-    if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
-    return fail_errno(Reason::kInvalidInput, path);
-  }
-  std::string text;
-  char buffer[16384];
-  for (;;) {
-    const ssize_t length = ::read(fd.get(), buffer, sizeof buffer);
-    if (length < 0 && errno == EINTR) continue;
-    if (length < 0) return fail_errno(Reason::kInvalidInput, path);
-    if (length == 0) return text;
-    text.append(buffer, static_cast<size_t>(length));
-    if (text.size() > Environment::kMaxFileBytes) {
-      return fail(Reason::kInvalidInput, fmt::format("{}: larger than {} bytes", path, Environment::kMaxFileBytes));
-    }
-  }
+  auto text = zt::read_file(path, Environment::kMaxFileBytes);
+  if (text) return std::move(*text);
+  if (text.error().reason == Fault::kNotFound) return std::nullopt;
+  return std::unexpected(std::move(text).error());
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 #include "tests/support/istiod/temp_dir.h"
 #include "tests/workload_api/xds/support.h"
 #include "workload_api/xds/ads_stream.h"
-#include "workload_api/xds/backoff.h"
 
 namespace zt::workload_api::test {
 namespace {
@@ -390,20 +389,6 @@ TEST_CASE("Ends of streams are told apart") {
   CHECK(classify_end(1, "", true) == StreamEnd::kReconnect);
   CHECK(classify_end(4, "", true) == StreamEnd::kReconnect);
   CHECK(classify_end(8, "message larger than max", true) == StreamEnd::kError);
-}
-
-TEST_CASE("Pauses double up to their limit, half of each is chance, and none is zero") {
-  double chance = 0;
-  Backoff backoff(20ms, 15'000ms, [&] { return chance; });
-  CHECK(backoff.next() == 10ms);
-  chance = 0.999999;
-  CHECK(backoff.next() == 39ms);
-  for (int i = 0; i < 20; ++i) (void)backoff.next();
-  CHECK(backoff.next() == 14'999ms);
-  chance = 0;
-  CHECK(backoff.next() == 7'500ms);
-  backoff.reset();
-  CHECK(backoff.next() == 10ms);
 }
 
 }  // namespace zt::workload_api::test
