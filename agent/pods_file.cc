@@ -2,9 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/stat.h>
 #include <unistd.h>
-#include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -13,13 +11,18 @@
 #include <map>
 #include <utility>
 
+#include "base/file.h"
+#include "base/json_writer.h"
 #include "base/unique_fd.h"
+#include "base/yaml/reader.h"
 #include "mesh/reason.h"
 #include "redirection/nftables/nftables_rules.h"
 
 namespace zt::agent {
 
 namespace {
+
+using yaml::Value;
 
 // Kubernetes' longest object name (a DNS subdomain).
 constexpr size_t kMaxNameBytes = 253;
@@ -43,62 +46,65 @@ class Parser {
  public:
   Parser(const std::string& name, const redirection::RedirectionOptions& defaults) : name_(name), defaults_(defaults) {}
 
-  Result<PodsFile> document(const YAML::Node& root) {
-    if (!root.IsMap()) return error(root, "expected 'pods:' and a list under it");
+  Result<PodsFile> document(const Value& root) {
+    if (!root.is_map()) return error(root, "expected 'pods:' and a list under it");
     ZT_ASSIGN(const Keys keys, keys_of(root, {"pods"}));
     const auto pods = keys.find("pods");
     if (pods == keys.end()) return error(root, "'pods' is missing (write 'pods: []' to have none)");
-    const YAML::Node& list = pods->second;
-    if (!list.IsSequence()) return error(list, "'pods' must be a list (write 'pods: []' to have none)");
+    const Value& list = pods->second;
+    if (!list.is_list()) return error(list, "'pods' must be a list (write 'pods: []' to have none)");
     if (list.size() > kMaxFilePods) return error(list, fmt::format("more than {} pods", kMaxFilePods));
     PodsFile file;
-    for (const YAML::Node& item : list) {
+    list.each([&](const Value& item) {
       if (auto spec = pod(item)) {
         file.pods.push_back(std::move(*spec));
       } else {
         file.bad.push_back({uid_of(item), std::move(spec.error().text)});
       }
-    }
+    });
     return file;
   }
 
  private:
-  using Keys = std::map<std::string, YAML::Node, std::less<>>;
+  using Keys = std::map<std::string_view, Value>;
 
-  [[nodiscard]] std::string place(const YAML::Mark& mark) const {
-    return mark.is_null() ? name_ : fmt::format("{}:{}:{}", name_, mark.line + 1, mark.column + 1);
+  [[nodiscard]] std::string place(const Value& value) const {
+    return fmt::format("{}:{}:{}", name_, value.mark().line, value.mark().column);
   }
-  [[nodiscard]] std::unexpected<Error> error(const YAML::Node& node, std::string_view text) const {
-    return fail(Reason::kInvalidInput, fmt::format("{}: {}", place(node.Mark()), text));
+  [[nodiscard]] std::unexpected<Error> error(const Value& value, std::string_view text) const {
+    return fail(Reason::kInvalidInput, fmt::format("{}: {}", place(value), text));
   }
 
-  Result<Keys> keys_of(const YAML::Node& map, std::initializer_list<std::string_view> known) const {
+  // Pair by pair, since a mistake in one entry must be said as that entry's.
+  Result<Keys> keys_of(const Value& map, std::initializer_list<std::string_view> known) const {
     Keys keys;
-    for (const auto& entry : map) {
-      if (!entry.first.IsScalar()) return error(entry.first, "a key must be a word");
-      const std::string& key = entry.first.Scalar();
+    for (const yaml::Node* node = map.node().first; node != nullptr; node = node->next->next) {
+      const Value name(*node);
+      if (!name.is_scalar()) return error(name, "a key must be a word");
+      const std::string_view key = name.text();
       if (std::find(known.begin(), known.end(), key) == known.end()) {
         std::string list;
-        for (const auto name : known) list += fmt::format("{}{}", list.empty() ? "" : ", ", name);
-        return error(entry.first, fmt::format("unknown key '{}' (known: {})", key, list));
+        for (const auto word : known) list += fmt::format("{}{}", list.empty() ? "" : ", ", word);
+        return error(name, fmt::format("unknown key '{}' (known: {})", key, list));
       }
-      if (!keys.emplace(key, entry.second).second) return error(entry.first, fmt::format("'{}' is given twice", key));
+      if (!keys.emplace(key, Value(*node->next)).second) return error(name, fmt::format("'{}' is given twice", key));
     }
     return keys;
   }
 
   // Whose entry a bad one is, as far as it can be told.
-  static std::string uid_of(const YAML::Node& node) {
-    if (!node.IsMap()) return {};
-    for (const auto& entry : node) {
-      if (!entry.first.IsScalar() || entry.first.Scalar() != "uid") continue;
-      return entry.second.IsScalar() && is_uid(entry.second.Scalar()) ? entry.second.Scalar() : std::string();
+  static std::string uid_of(const Value& pod) {
+    if (!pod.is_map()) return {};
+    for (const yaml::Node* key = pod.node().first; key != nullptr; key = key->next->next) {
+      if (key->kind != yaml::Node::Kind::kScalar || key->text != "uid") continue;
+      const Value uid(*key->next);
+      return uid.is_scalar() && is_uid(uid.text()) ? std::string(uid.text()) : std::string();
     }
     return {};
   }
 
-  Result<PodSpec> pod(const YAML::Node& node) {
-    if (!node.IsMap()) return error(node, "a pod must be a map: {uid, name, namespace, serviceAccount, netns}");
+  Result<PodSpec> pod(const Value& node) {
+    if (!node.is_map()) return error(node, "a pod must be a map: {uid, name, namespace, serviceAccount, netns}");
     ZT_ASSIGN(const Keys keys, keys_of(node, {"uid", "name", "namespace", "serviceAccount", "netns", "dns", "ingress",
                                               "cutEstablished", "virtualInterfaces"}));
     PodSpec spec;
@@ -116,7 +122,7 @@ class Parser {
     ZT_TRY(flag(keys, "cutEstablished", spec.options.cut_established));
     ZT_TRY(interfaces(keys, spec.options.virtual_interfaces));
 
-    const YAML::Node& netns = keys.at("netns");
+    const Value& netns = keys.at("netns");
     if (!spec.netns_path.starts_with('/') || spec.netns_path.size() > kMaxPathBytes ||
         spec.netns_path.find('\0') != std::string::npos) {
       return error(netns,
@@ -128,19 +134,19 @@ class Parser {
     }
     ZT_TRY(first_use(uids_, keys.at("uid"), "uid", spec.uid));
     ZT_TRY(first_use(paths_, netns, "netns", spec.netns_path));
-    spec.where = place(netns.Mark());
+    spec.where = place(netns);
     return spec;
   }
 
-  Result<> text(const YAML::Node& pod, const Keys& keys, std::string_view key, std::string& out) const {
+  Result<> text(const Value& pod, const Keys& keys, std::string_view key, std::string& out) const {
     const auto found = keys.find(key);
     if (found == keys.end()) return error(pod, fmt::format("'{}' is missing", key));
-    if (!found->second.IsScalar()) return error(found->second, fmt::format("'{}' must be text", key));
-    out = found->second.Scalar();
+    if (!found->second.is_scalar()) return error(found->second, fmt::format("'{}' must be text", key));
+    out = found->second.text();
     return {};
   }
 
-  Result<> object_name(const YAML::Node& pod, const Keys& keys, std::string_view key, std::string& out) const {
+  Result<> object_name(const Value& pod, const Keys& keys, std::string_view key, std::string& out) const {
     ZT_TRY(text(pod, keys, key, out));
     if (is_object_name(out)) return {};
     return error(keys.find(key)->second,
@@ -151,32 +157,31 @@ class Parser {
   Result<> flag(const Keys& keys, std::string_view key, bool& out) const {
     const auto found = keys.find(key);
     if (found == keys.end()) return {};
-    const bool scalar = found->second.IsScalar();
-    if (!scalar || (found->second.Scalar() != "true" && found->second.Scalar() != "false")) {
-      return error(found->second, fmt::format("'{}' must be true or false", key));
-    }
-    out = found->second.Scalar() == "true";
+    const std::string_view word = found->second.is_scalar() ? found->second.text() : std::string_view();
+    if (word != "true" && word != "false") return error(found->second, fmt::format("'{}' must be true or false", key));
+    out = word == "true";
     return {};
   }
 
   Result<> interfaces(const Keys& keys, std::vector<std::string>& out) const {
     const auto found = keys.find("virtualInterfaces");
     if (found == keys.end()) return {};
-    if (!found->second.IsSequence()) return error(found->second, "'virtualInterfaces' must be a list of names");
+    if (!found->second.is_list()) return error(found->second, "'virtualInterfaces' must be a list of names");
     if (found->second.size() > kMaxVirtualInterfaces) {
       return error(found->second, fmt::format("more than {} virtual interfaces", kMaxVirtualInterfaces));
     }
-    for (const YAML::Node& item : found->second) {
-      const std::string name = item.IsScalar() ? item.Scalar() : std::string();
-      if (auto valid = redirection::valid_interface_name(name); !valid) return error(item, valid.error().text);
+    Result<> outcome;
+    found->second.each([&](const Value& item) {
+      const std::string name(item.is_scalar() ? item.text() : std::string_view());
+      if (auto valid = redirection::valid_interface_name(name); !valid && outcome) outcome = error(item, valid.error().text);
       out.push_back(name);
-    }
-    return {};
+    });
+    return outcome;
   }
 
-  using Uses = std::map<std::string, int, std::less<>>;  // value -> line
-  Result<> first_use(Uses& uses, const YAML::Node& node, std::string_view what, const std::string& value) const {
-    const auto [use, first] = uses.emplace(value, node.Mark().line + 1);
+  using Uses = std::map<std::string, uint32_t, std::less<>>;  // value -> line
+  Result<> first_use(Uses& uses, const Value& node, std::string_view what, const std::string& value) const {
+    const auto [use, first] = uses.emplace(value, node.mark().line);
     if (first) return {};
     return error(node, fmt::format("{} '{}' is used twice (first in line {})", what, value, use->second));
   }
@@ -190,62 +195,46 @@ class Parser {
 }  // namespace
 
 Result<PodsFile> parse_pods(std::string_view text, const std::string& name, const redirection::RedirectionOptions& defaults) {
-  try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-    if (documents.empty() || (documents.size() == 1 && documents[0].IsNull())) {
+  return yaml::checked(name, [&]() -> Result<PodsFile> {
+    yaml::TextSource source(text);
+    yaml::Reader reader(source, {.bytes = kMaxPodsFileBytes});
+    const Value root = reader.whole();
+    if (root.is_null()) {
       return fail(Reason::kInvalidInput, fmt::format("{}: the file is empty (write 'pods: []' to have no pods)", name));
     }
-    if (documents.size() > 1) return fail(Reason::kInvalidInput, fmt::format("{}: more than one YAML document", name));
-    return Parser(name, defaults).document(documents[0]);
-  } catch (const YAML::Exception& error) {
-    return fail(Reason::kInvalidInput, fmt::format("{}:{}:{}: {}", name, error.mark.line + 1, error.mark.column + 1, error.msg));
-  }
+    return Parser(name, defaults).document(root);
+  });
 }
 
 std::string render_pods(const std::vector<PodSpec>& specs) {
-  YAML::Emitter out;
-  out.SetStringFormat(YAML::DoubleQuoted);
-  out << YAML::BeginMap << YAML::Key << "pods" << YAML::Value << YAML::BeginSeq;
+  std::string out;
+  JsonWriter json(out);
+  json.begin_object();
+  json.key("pods");
+  json.begin_array();
   for (const auto& spec : specs) {
     const redirection::RedirectionOptions& options = spec.options;
-    out << YAML::Flow << YAML::BeginMap;
-    out << YAML::Key << "uid" << YAML::Value << spec.uid;
-    out << YAML::Key << "name" << YAML::Value << spec.info.name;
-    out << YAML::Key << "namespace" << YAML::Value << spec.info.namespace_name;
-    out << YAML::Key << "serviceAccount" << YAML::Value << spec.info.service_account;
-    out << YAML::Key << "netns" << YAML::Value << spec.netns_path;
-    out << YAML::Key << "dns" << YAML::Value << options.dns;
-    out << YAML::Key << "ingress" << YAML::Value << options.ingress;
-    out << YAML::Key << "cutEstablished" << YAML::Value << options.cut_established;
-    out << YAML::Key << "virtualInterfaces" << YAML::Value << options.virtual_interfaces;
-    out << YAML::EndMap;
+    json.begin_object();
+    json.member("uid", spec.uid);
+    json.member("name", spec.info.name);
+    json.member("namespace", spec.info.namespace_name);
+    json.member("serviceAccount", spec.info.service_account);
+    json.member("netns", spec.netns_path);
+    json.member("dns", options.dns);
+    json.member("ingress", options.ingress);
+    json.member("cutEstablished", options.cut_established);
+    json.key("virtualInterfaces");
+    json.begin_array();
+    for (const std::string& name : options.virtual_interfaces) json.string(name);
+    json.end_array();
+    json.end_object();
   }
-  out << YAML::EndSeq << YAML::EndMap;
-  return std::string(out.c_str(), out.size()) + "\n";
+  json.end_array();
+  json.end_object();
+  return out + "\n";
 }
 
-Result<std::string> read_pods_file(const std::string& path) {
-  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (!file) return fail_errno(Reason::kInvalidInput, fmt::format("cannot read the pods file {}", path));
-  struct stat status{};
-  if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
-    return fail(Reason::kInvalidInput, fmt::format("cannot read the pods file {}: it is not a regular file", path));
-  }
-  std::string text(kMaxPodsFileBytes + 1, '\0');
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t n = ::read(file.get(), text.data() + size, text.size() - size);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno(Reason::kInvalidInput, fmt::format("cannot read the pods file {}", path));
-    if (n == 0) break;
-    size += static_cast<size_t>(n);
-  }
-  if (size > kMaxPodsFileBytes) {
-    return fail(Reason::kInvalidInput, fmt::format("{}: longer than {} bytes", path, kMaxPodsFileBytes));
-  }
-  text.resize(size);
-  return text;
-}
+Result<std::string> read_pods_file(const std::string& path) { return read_file(path, kMaxPodsFileBytes, "the pods file"); }
 
 Result<> write_pods_file(const std::string& path, const std::string& text) {
   const std::string temporary = path + ".new";

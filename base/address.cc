@@ -38,14 +38,22 @@ std::optional<IpAddress> IpAddress::from_bytes(std::string_view bytes) {
   return from_bytes(std::span(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()));
 }
 
-std::optional<IpAddress> IpAddress::parse(std::string_view text) {
+namespace {
+
+// The 4 or 16 bytes that the text stands for, in its own family; none if it is no address.
+size_t bytes_of(std::string_view text, std::array<uint8_t, 16>& bytes) {
   char buffer[INET6_ADDRSTRLEN];
-  if (text.size() >= sizeof buffer || text.find('\0') != std::string_view::npos) return std::nullopt;
+  if (text.size() >= sizeof buffer || text.find('\0') != std::string_view::npos) return 0;
   *std::copy(text.begin(), text.end(), buffer) = '\0';
+  if (inet_pton(AF_INET, buffer, bytes.data()) == 1) return 4;
+  return inet_pton(AF_INET6, buffer, bytes.data()) == 1 ? 16 : 0;
+}
+
+}  // namespace
+
+std::optional<IpAddress> IpAddress::parse(std::string_view text) {
   std::array<uint8_t, 16> bytes{};
-  if (inet_pton(AF_INET, buffer, bytes.data()) == 1) return v4(std::span(bytes).first<4>());
-  if (inet_pton(AF_INET6, buffer, bytes.data()) == 1) return v6(std::span<const uint8_t, 16>(bytes));
-  return std::nullopt;
+  return from_bytes(std::span<const uint8_t>(bytes).first(bytes_of(text, bytes)));
 }
 
 bool IpAddress::is_loopback() const {
@@ -127,14 +135,23 @@ std::optional<Cidr> Cidr::make(IpAddress base, uint32_t prefix_length) {
   return Cidr{base, static_cast<uint8_t>(prefix_length)};
 }
 
+std::optional<Cidr> Cidr::from_bytes(std::span<const uint8_t> bytes, uint32_t prefix_length) {
+  constexpr uint32_t kMappedBits = 96;
+  const auto base = IpAddress::from_bytes(bytes);
+  if (!base) return std::nullopt;
+  const bool mapped = base->is_v4() && bytes.size() == 16;
+  if (mapped && (prefix_length < kMappedBits || prefix_length > 128)) return std::nullopt;
+  return make(*base, mapped ? prefix_length - kMappedBits : prefix_length);
+}
+
 std::optional<Cidr> Cidr::parse(std::string_view text) {
   const auto slash = text.find('/');
-  const auto ip = IpAddress::parse(text.substr(0, slash));
-  if (!ip) return std::nullopt;
-  if (slash == std::string_view::npos) return make(*ip, ip->is_v4() ? 32 : 128);
+  std::array<uint8_t, 16> storage{};
+  const auto bytes = std::span<const uint8_t>(storage).first(bytes_of(text.substr(0, slash), storage));
+  if (slash == std::string_view::npos) return from_bytes(bytes, static_cast<uint32_t>(bytes.size() * 8));
   const auto length = parse_number(text.substr(slash + 1), 128);
   if (!length) return std::nullopt;
-  return make(*ip, *length);
+  return from_bytes(bytes, *length);
 }
 
 bool Cidr::contains(const IpAddress& address) const {

@@ -62,7 +62,10 @@ struct Cidr {
   uint8_t prefix_length = 0;  // 0..32 or 0..128
 
   static std::optional<Cidr> make(IpAddress base, uint32_t prefix_length);  // nothing if the length is out of range
-  static std::optional<Cidr> parse(std::string_view text);                  // "10.0.0.0/8"; a bare address is a full-length block
+  // The length counts in the form that was given, bytes or text: a v4-mapped IPv6 block of 96 or more bits is the IPv4 block of 96
+  // bits less, a shorter one is none of either family. Nothing if address or length are malformed or out of range.
+  static std::optional<Cidr> from_bytes(std::span<const uint8_t> bytes, uint32_t prefix_length);
+  static std::optional<Cidr> parse(std::string_view text);  // "10.0.0.0/8"; a bare address is a full-length block
   [[nodiscard]] bool contains(const IpAddress& address) const;
   [[nodiscard]] std::string to_string() const;
 

@@ -153,7 +153,7 @@ struct App::Impl {
   Result<> start_servers();
   void on_state_ready();
   Result<> start_proxy();
-  void replace_local(workload_api::LocalConfig content);
+  void replace_local(workload_api::LocalContent content);
   void on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes);
   void dump(const HttpRespond& respond);
   void on_signal(int number);
@@ -237,7 +237,8 @@ Result<> App::Impl::start_local_state() {
   subscription = store.subscribe([this](const auto& snapshot, const auto& changes) { on_changes(snapshot, changes); });
   if (config.control.local_xds_path) {
     local_file = std::make_unique<workload_api::LocalFile>(
-        loop, *config.control.local_xds_path, [this](workload_api::LocalConfig content) { replace_local(std::move(content)); });
+        loop, *config.control.local_xds_path, [this](workload_api::LocalContent content) { replace_local(std::move(content)); },
+        [this] { return store.snapshot(); });
     ZT_ASSIGN(auto content, local_file->start());
     replace_local(std::move(content));
   } else if (config.control.local_xds) {
@@ -271,7 +272,7 @@ void App::Impl::on_state_ready() {
   if (!outcome) loop.stop();
 }
 
-void App::Impl::replace_local(workload_api::LocalConfig content) {
+void App::Impl::replace_local(workload_api::LocalContent content) {
   for (const auto& rejected : store.replace_local(std::move(content))) {
     ZT_LOG(kLog, kError, "resource of the local configuration refused", Field::string("name", rejected.name),
            Field::string("error", rejected.why));

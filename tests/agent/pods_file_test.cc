@@ -66,13 +66,13 @@ struct Row {
 TEST_CASE("what is wrong with a pods file as a whole is said with line and column") {
   const Row row =
       GENERATE_COPY(Row{"empty", "", "p: the file is empty"}, Row{"only a comment", "# nothing\n", "p: the file is empty"},
-                    Row{"broken YAML", "pods: [", "p:1:"}, Row{"a tab", "pods:\n\t- a", "p:2:"},
+                    Row{"broken YAML", "pods: [", "p:1:7: what begins here has no end"}, Row{"a tab", "pods:\n\t- a", "p:2:"},
                     Row{"no map", "- a", "p:1:1: expected 'pods:'"}, Row{"a word", "pods", "p:1:1: expected 'pods:'"},
                     Row{"no pods", "{}", "p:1:1: 'pods' is missing"}, Row{"null pods", "pods:", "'pods' must be a list"},
                     Row{"pods a map", "pods: {a: b}", "p:1:7: 'pods' must be a list"},
                     Row{"pods twice", "pods: []\npods: []", "p:2:1: 'pods' is given twice"},
                     Row{"another key", "pods: []\nversion: 2", "p:2:1: unknown key 'version' (known: pods)"},
-                    Row{"two documents", "pods: []\n---\npods: []", "p: more than one YAML document"});
+                    Row{"two documents", "pods: []\n---\npods: []", "p:2:1: more than one document in the file"});
   INFO(row.name);
   const auto pods = parse_pods(row.text, "p", {});
   REQUIRE_FALSE(pods);
@@ -184,7 +184,7 @@ TEST_CASE("what cannot be read as a file is named") {
   CHECK_THAT(read_pods_file(dir / "none").error().text, Contains("none: No such file"));
   CHECK_THAT(read_pods_file(dir / "").error().text, Contains("not a regular file"));
   REQUIRE(write_pods_file(dir / "big", std::string(kMaxPodsFileBytes + 1, '#')));
-  CHECK_THAT(read_pods_file(dir / "big").error().text, Contains("longer than 1048576 bytes"));
+  CHECK_THAT(read_pods_file(dir / "big").error().text, Contains("is larger than 1048576 bytes"));
   REQUIRE(write_pods_file(dir / "big", "pods: []"));
   CHECK(*read_pods_file(dir / "big") == "pods: []");
   CHECK_THAT(write_pods_file(dir / "none/file", "").error().text, Contains("cannot write"));

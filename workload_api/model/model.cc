@@ -1,6 +1,7 @@
 #include "workload_api/model/model.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 #include <fmt/format.h>
 
@@ -20,5 +21,18 @@ const ServiceMembership* Workload::membership(std::string_view service_key) cons
 }
 
 bool Workload::has_address(const IpAddress& ip) const { return std::ranges::find(addresses, ip) != addresses.end(); }
+
+void canonicalize(Workload& workload) {
+  if (workload.services.size() > 1) {
+    std::ranges::sort(workload.services, {}, [](const ServiceMembership& membership) { return membership.service.view(); });
+    const auto repeated = std::ranges::unique(workload.services, {}, &ServiceMembership::service);
+    workload.services.erase(repeated.begin(), repeated.end());
+  }
+  // The first of each stays: their order says which is preferred.
+  if (workload.addresses.size() > 1) {
+    std::unordered_set<IpAddress> seen;
+    std::erase_if(workload.addresses, [&](const IpAddress& ip) { return !seen.insert(ip).second; });
+  }
+}
 
 }  // namespace zt::workload_api

@@ -143,6 +143,10 @@ struct Workload : RefCounted {
 };
 using WorkloadPtr = Ref<const Workload>;  // may outlive the snapshot it was found in
 
+// Brings into one form what means the same: the order of `services` means nothing, nor does a second mention of a service or an
+// address. Two workloads that say the same are then equal.
+void canonicalize(Workload& workload);
+
 // How a ZDS message (or PROXY_WORKLOAD_INFO) names one of our own pods.
 struct WorkloadInfo {
   std::string_view name;

@@ -1,18 +1,25 @@
 #include "workload_api/model/port_map.h"
 
-#include <map>
+#include <algorithm>
 #include <string>
+#include <vector>
 
 namespace zt::workload_api {
 
 PortMap::PortMap(std::span<const Pair> pairs) {
-  std::map<uint16_t, uint16_t> sorted;
-  for (const auto& [service_port, target_port] : pairs) sorted[service_port] = target_port;
+  struct Placed {
+    uint16_t ports[2];
+    size_t place;
+  };
+  std::vector<Placed> sorted;
+  sorted.reserve(pairs.size());
+  for (const auto& [service_port, target_port] : pairs) sorted.push_back({{service_port, target_port}, sorted.size()});
+  std::ranges::sort(sorted, {}, [](const Placed& pair) { return std::pair(pair.ports[0], pair.place); });
   std::string packed;
   packed.reserve(sorted.size() * kPairBytes);
-  for (const auto& [service_port, target_port] : sorted) {
-    const uint16_t ports[2] = {service_port, target_port};
-    packed.append(reinterpret_cast<const char*>(ports), kPairBytes);
+  for (size_t i = 0; i < sorted.size(); ++i) {
+    if (i + 1 < sorted.size() && sorted[i + 1].ports[0] == sorted[i].ports[0]) continue;
+    packed.append(reinterpret_cast<const char*>(sorted[i].ports), kPairBytes);
   }
   packed_ = Str(packed);
 }

@@ -85,3 +85,15 @@ template <>
 struct std::hash<zt::workload_api::Str> {
   size_t operator()(const zt::workload_api::Str& text) const noexcept { return std::hash<std::string_view>{}(text.view()); }
 };
+
+namespace zt::workload_api {
+// For hash tables of Str that are asked with any text.
+struct StrHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>{}(text); }
+};
+struct StrEqual {
+  using is_transparent = void;
+  bool operator()(std::string_view a, std::string_view b) const noexcept { return a == b; }
+};
+}  // namespace zt::workload_api

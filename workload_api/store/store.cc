@@ -6,8 +6,13 @@
 #include <iterator>
 #include <utility>
 
+#include "base/log.h"
+#include "workload_api/model/sanity.h"
+
 namespace zt::workload_api {
 namespace {
+
+log::Scope scope{"state"};
 
 // The endpoints of a service while one push changes them. Finding the place of an endpoint is a search from
 // the front as long as there is little to do, and by a table as soon as there is much.
@@ -58,13 +63,6 @@ class EndpointList {
   bool holes_ = false;
 };
 
-// Keeps the first of each; their order says which is preferred.
-void drop_repeated(std::vector<IpAddress>& addresses) {
-  if (addresses.size() < 2) return;
-  std::unordered_set<IpAddress> seen;
-  std::erase_if(addresses, [&](const IpAddress& ip) { return !seen.insert(ip).second; });
-}
-
 // Of workloads with the same uid keeps the last; the others become null.
 void drop_superseded(std::vector<Ref<Workload>>& workloads) {
   if (workloads.size() < 2) return;
@@ -95,7 +93,7 @@ Store::~Store() = default;
 std::vector<Rejected> Store::apply(Batch batch) {
   std::vector<Rejected> rejected;
   if (!local_file_.addresses.empty())
-    for (const auto& workload : batch.workloads) local_file_.addresses.erase(workload->uid.str());
+    for (const auto& workload : batch.workloads) local_file_.addresses.erase(workload->uid);
   upsert(std::move(batch.workloads), rejected);
   for (auto& service : batch.services) {
     if (!local_file_.addresses.empty())
@@ -104,7 +102,7 @@ std::vector<Rejected> Store::apply(Batch batch) {
   }
   for (auto& policy : batch.policies) {
     upsert(policy);
-    if (!local_file_.policies.empty()) local_file_.policies.erase(policy->key.str());
+    if (!local_file_.policies.empty()) local_file_.policies.erase(policy->key);
   }
   for (const auto& name : batch.removed_addresses)
     if (!local_file_.addresses.contains(name)) remove_address(name);
@@ -114,23 +112,44 @@ std::vector<Rejected> Store::apply(Batch batch) {
   return rejected;
 }
 
-std::vector<Rejected> Store::replace_local(Batch content) {
+std::vector<Rejected> Store::replace_local(LocalContent content) {
   std::vector<Rejected> rejected;
   Owned owned;
-  for (const auto& workload : content.workloads) owned.addresses.insert(workload->uid.str());
-  upsert(std::move(content.workloads), rejected);
-  for (auto& service : content.services) {
-    owned.addresses.insert(NamespacedHostname{service->ns, service->hostname}.to_string());
+  owned.addresses.reserve(content.workloads() + content.services());
+  // Since then a push may have changed or removed what was the same: the file says it anew.
+  const bool pushed = content.compared_with != current_->generation();
+  for (const auto& same : content.same_workloads) {
+    owned.addresses.insert(same->uid);
+    const WorkloadPtr* present = pushed ? editor_.workload(same->uid.view()) : nullptr;
+    if (pushed && (present == nullptr || *present != same)) content.batch.workloads.push_back(make_ref<Workload>(*same));
+  }
+  for (const auto& same : content.same_services) {
+    owned.addresses.insert(same->key);
+    const ServiceEntryPtr* present = pushed ? editor_.entry(same->key.view()) : nullptr;
+    if (pushed && (present == nullptr || (*present)->service_ptr() != same))
+      content.batch.services.push_back(make_ref<Service>(*same));
+  }
+  for (const auto& same : content.same_policies) {
+    owned.policies.insert(same->key);
+    const Policy* present = pushed ? editor_.draft().policy(same->key.view()) : nullptr;
+    if (pushed && (present == nullptr || present->spec != same)) content.batch.policies.push_back(make_ref<Authorization>(*same));
+  }
+  Batch& batch = content.batch;
+  for (const auto& workload : batch.workloads) owned.addresses.insert(workload->uid);
+  upsert(std::move(batch.workloads), rejected);
+  for (auto& service : batch.services) {
+    intern(*service);
+    owned.addresses.insert(service->key);
     upsert(std::exchange(service, nullptr));
   }
-  for (auto& policy : content.policies) {
+  for (auto& policy : batch.policies) {
     upsert(policy);
-    owned.policies.insert(policy->key.str());
+    owned.policies.insert(policy->key);
   }
-  for (const auto& name : local_file_.addresses)
-    if (!owned.addresses.contains(name)) remove_address(name);
-  for (const auto& key : local_file_.policies)
-    if (!owned.policies.contains(key)) remove_policy(key);
+  for (const Str& name : local_file_.addresses)
+    if (!owned.addresses.contains(name)) remove_address(name.view());
+  for (const Str& key : local_file_.policies)
+    if (!owned.policies.contains(key)) remove_policy(key.view());
   local_file_ = std::move(owned);
   commit();
   return rejected;
@@ -184,9 +203,23 @@ void Store::upsert(Ref<Service> service) {
   dirty_ = true;
 }
 
+// Once for each version of a policy that is loaded, whoever sent it: what it says is followed all the same, as the peer does.
+void Store::warn_of_dead_values(const Authorization& policy) {
+  const auto dead = dead_value(policy);
+  if (!dead) return;
+  ++dead_policies_;
+  ZT_LOG(scope, kWarn,
+         policy.action == PolicyAction::kDeny
+             ? "a policy has a value that nothing can match: as DENY it lets through what it names"
+             : "a policy has a value that nothing can match",
+         Field::string("policy", policy.key.view()), Field::string("field", dead->field), Field::string("value", dead->value),
+         Field::string("why", dead->why), Field::count("more", static_cast<int64_t>(dead->more)));
+}
+
 void Store::upsert(Ref<Authorization> policy) {
   intern(*policy);
   if (const Policy* present = editor_.draft().policy(policy->key.view()); present != nullptr && *present->spec == *policy) return;
+  warn_of_dead_values(*policy);
   editor_.put_policy(make_ref<Policy>(std::move(policy)));
   changes_.policies = dirty_ = true;
 }
@@ -233,15 +266,11 @@ void Store::intern(Workload& workload) {
                     &workload.canonical_name, &workload.canonical_revision, &workload.workload_name, &workload.cluster_id,
                     &workload.locality.region, &workload.locality.zone, &workload.locality.subzone})
     interner_.intern(*text);
-  // The order of the map on the wire means nothing: sorted, two pushes of the same workload are equal.
-  std::ranges::sort(workload.services, {}, [](const ServiceMembership& membership) { return membership.service.view(); });
-  const auto repeated = std::ranges::unique(workload.services, {}, &ServiceMembership::service);
-  workload.services.erase(repeated.begin(), repeated.end());
+  canonicalize(workload);
   for (ServiceMembership& membership : workload.services) {
     interner_.intern(membership.service);
     interner_.intern(membership.ports);
   }
-  drop_repeated(workload.addresses);
   for (Str& policy : workload.authorization_policies) interner_.intern(policy);
   intern(workload.waypoint);
   intern(workload.network_gateway);

@@ -7,8 +7,9 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
+
+#include <absl/container/flat_hash_set.h>
 
 #include "workload_api/store/interner.h"
 #include "workload_api/store/snapshot.h"
@@ -26,6 +27,22 @@ struct Batch {
   std::vector<std::string>
       removed_addresses;  // a workload's uid, or "namespace/hostname" of a service; unknown names are ignored
   std::vector<std::string> removed_policies;
+};
+
+// What the local file says. What a snapshot had already, equal, need not be made again to be said: it is in the same_… lists, and
+// `compared_with` is that snapshot's generation.
+struct LocalContent {
+  Batch batch;  // without removals
+  std::vector<WorkloadPtr> same_workloads;
+  std::vector<ServicePtr> same_services;
+  std::vector<Ref<const Authorization>> same_policies;
+  uint64_t compared_with = 0;
+
+  LocalContent() = default;
+  LocalContent(Batch all) : batch(std::move(all)) {}
+  [[nodiscard]] size_t workloads() const { return batch.workloads.size() + same_workloads.size(); }
+  [[nodiscard]] size_t services() const { return batch.services.size() + same_services.size(); }
+  [[nodiscard]] size_t policies() const { return batch.policies.size() + same_policies.size(); }
 };
 
 // A resource that was refused; the rest of its batch has been applied.
@@ -69,8 +86,8 @@ class Store {
   std::vector<Rejected> apply(Batch batch);
 
   // Puts `content` in the place of everything that came from the local file (§6.11); removals in it are
-  // ignored.
-  std::vector<Rejected> replace_local(Batch content);
+  // ignored. Costs what has changed, and a little for each name.
+  std::vector<Rejected> replace_local(LocalContent content);
 
   // The shared copy of a text. Producers that run on the control thread make the texts of their objects with
   // it: that saves making a copy only for apply() to drop it. Not for what is unique (uid, pod name).
@@ -104,6 +121,8 @@ class Store {
   // For tests and metrics.
   [[nodiscard]] size_t retired_snapshots() const { return retired_.size(); }
   [[nodiscard]] const Interner& interner() const { return interner_; }
+  // Versions of policies that came with a value which nothing can match (sanity.h); each was warned of once.
+  [[nodiscard]] uint64_t dead_policies() const { return dead_policies_; }
 
  private:
   // A workload's entry in a service before and after; not both are null.
@@ -116,14 +135,15 @@ class Store {
     uint32_t workloads = 0;
     uint32_t tunnelled = 0;
   };
-  // Names that the local file owns.
+  // Names that the local file owns; the texts are those of the resources.
   struct Owned {
-    std::unordered_set<std::string> addresses, policies;
+    absl::flat_hash_set<Str, StrHash, StrEqual> addresses, policies;
   };
 
   void upsert(std::vector<Ref<Workload>> workloads, std::vector<Rejected>& rejected);
   void upsert(Ref<Service> service);
   void upsert(Ref<Authorization> policy);
+  void warn_of_dead_values(const Authorization& policy);
   void remove_address(std::string_view name);
   void remove_policy(std::string_view key);
   void commit();
@@ -159,6 +179,7 @@ class Store {
   Owned local_file_;
   std::vector<std::pair<uint64_t, Subscriber>> subscribers_;
   uint64_t last_subscriber_ = 0;
+  uint64_t dead_policies_ = 0;
 };
 
 }  // namespace zt::workload_api

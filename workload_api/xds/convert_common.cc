@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <span>
 #include <utility>
 
 #include "mesh/reason.h"
@@ -20,12 +21,7 @@ Result<IpAddress> address_of(std::string_view bytes) {
 }
 
 std::optional<Cidr> block_of(std::string_view bytes, uint32_t length) {
-  constexpr uint32_t kMappedBits = 96;
-  const auto base = IpAddress::from_bytes(bytes);
-  if (!base) return std::nullopt;
-  const bool mapped = base->is_v4() && bytes.size() == 16;
-  if (mapped && (length < kMappedBits || length > 128)) return std::nullopt;
-  return Cidr::make(*base, mapped ? length - kMappedBits : length);
+  return Cidr::from_bytes(std::span(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()), length);
 }
 
 }  // namespace zt::workload_api

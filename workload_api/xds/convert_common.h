@@ -14,8 +14,7 @@ namespace zt::workload_api {
 
 [[nodiscard]] Result<IpAddress> address_of(std::string_view bytes);
 
-// An address block of `length` bits. The length counts in the form that was sent: a v4-mapped IPv6 block of
-// 96 or more bits is the IPv4 block of 96 bits less. Nothing if address or length are malformed.
+// An address block of `length` bits (Cidr::from_bytes, which texts go through too). Nothing if address or length are malformed.
 [[nodiscard]] std::optional<Cidr> block_of(std::string_view bytes, uint32_t length);
 
 // Ports are 32 bits on the wire; like the peer we take the lower 16.

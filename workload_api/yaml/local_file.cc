@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <limits.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
@@ -18,120 +19,37 @@ namespace {
 
 log::Scope scope{"local_config"};
 
-constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_DELETE_SELF | IN_MOVE_SELF;
-
-std::string directory_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-std::string name_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? path : path.substr(slash + 1);
-}
-
 }  // namespace
 
-LocalFile::LocalFile(EventLoop& loop, std::string path, Apply apply)
+LocalFile::LocalFile(EventLoop& loop, std::string path, Apply apply, Present present)
     : loop_(loop),
       path_(std::move(path)),
       apply_(std::move(apply)),
-      debounce_(loop),
-      poll_(loop),
-      name_(name_of(path_)),
+      present_(std::move(present)),
+      watch_(
+          loop, path_, [this] { reload(); }, kDebounce),
       link_(std::make_shared<Link>(this)) {}
 
 LocalFile::~LocalFile() {
   link_->owner = nullptr;
-  if (inotify_) loop_.unwatch(inotify_.get(), *this);
   if (reader_.joinable()) reader_.join();
 }
 
-Result<LocalConfig> LocalFile::start() {
-  // Watch before reading: an edit in between is then seen.
-  inotify_.reset(::inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-  if (!inotify_) {
+Result<LocalContent> LocalFile::start() {
+  if (const auto watched = watch_.start(); !watched)
     ZT_LOG(scope, kWarn, "cannot watch for changes, comparing the file now and then instead", Field::string("path", path_),
-           Field::string("error", errno_text(errno)));
-  } else if (auto watched = loop_.watch(inotify_.get(), *this); !watched) {
-    return std::unexpected(std::move(watched).error());
-  }
-  watch_directories();
-  poll_.start_after(kPoll, [this] { poll(); });
-  seen_ = signature();
-  Outcome outcome = read(path_, std::nullopt);
+           Field::string("error", watched.error().text));
+  Outcome outcome = read(path_, std::nullopt, nullptr);
   digest_ = outcome.digest;
   return std::move(outcome.config);
 }
 
-std::optional<LocalFile::Signature> LocalFile::signature() const {
-  struct stat status{};
-  if (::stat(path_.c_str(), &status) != 0) return std::nullopt;
-  return Signature{status.st_dev, status.st_ino, static_cast<uint64_t>(status.st_size), status.st_mtim.tv_sec,
-                   status.st_mtim.tv_nsec};
-}
-
-LocalFile::Outcome LocalFile::read(const std::string& path, std::optional<uint64_t> known_digest) {
-  Result<std::string> content = read_local_config(path);
-  if (!content) return {std::nullopt, std::unexpected(std::move(content).error())};
-  const uint64_t digest = std::hash<std::string>{}(*content);
-  if (digest == known_digest) return {digest, LocalConfig{}};
-  return {digest, parse_local_config(*content, path)};
-}
-
-// The directory of the path, and that of the file it leads to, which for a link may be another one. A
-// directory that has been replaced is a new one to the kernel, so this is done again after every change;
-// watching one twice is watching it once.
-void LocalFile::watch_directories() {
-  if (!inotify_) return;
-  (void)::inotify_add_watch(inotify_.get(), directory_of(path_).c_str(), kEvents);
-  std::array<char, PATH_MAX> resolved{};
-  if (::realpath(path_.c_str(), resolved.data()) == nullptr) return;
-  const std::string target = resolved.data();
-  target_name_ = name_of(target);
-  (void)::inotify_add_watch(inotify_.get(), directory_of(target).c_str(), kEvents);
-}
-
-bool LocalFile::concerns_us(const std::string& name) const {
-  // "..data" and its like are the links of a mounted ConfigMap.
-  return name.empty() || name == name_ || name == target_name_ || name.starts_with("..");
-}
-
-void LocalFile::on_ready(uint32_t /*events*/) noexcept {
-  alignas(inotify_event) std::array<char, 16384> buffer;
-  bool changed = false;
-  while (true) {
-    const ssize_t got = ::read(inotify_.get(), buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) break;
-    for (const char* at = buffer.data(); at < buffer.data() + got;) {
-      const auto* event = reinterpret_cast<const inotify_event*>(at);
-      const std::string name = event->len > 0 ? event->name : "";
-      at += sizeof(inotify_event) + event->len;
-      if (!concerns_us(name)) continue;
-      if ((event->mask & IN_CREATE) != 0) {
-        // A file that has just been made is still empty; its IN_CLOSE_WRITE comes. A link is complete.
-        struct stat status{};
-        if (::lstat((directory_of(path_) + "/" + name).c_str(), &status) == 0 && S_ISREG(status.st_mode)) continue;
-      }
-      changed = true;
-    }
-  }
-  if (changed) debounce_.start_after(kDebounce, [this] { reload(); });
-}
-
-void LocalFile::poll() {
-  poll_.start_after(kPoll, [this] { poll(); });
-  watch_directories();
-  const auto now = signature();
-  if (!now || now == seen_) {
-    pending_.reset();
-  } else if (now == pending_) {
-    pending_.reset();
-    reload();
-  } else {
-    pending_ = now;
-  }
+LocalFile::Outcome LocalFile::read(const std::string& path, std::optional<uint64_t> known_digest, const SnapshotPtr& present) {
+  // First only this: most of what wakes us has changed nothing.
+  const auto digest = digest_local_config(path);
+  if (!digest) return {std::nullopt, std::unexpected(digest.error())};
+  if (*digest == known_digest) return {*digest, LocalContent{}};
+  return {*digest, load_local_config(path, present)};
 }
 
 void LocalFile::reload() {
@@ -140,13 +58,15 @@ void LocalFile::reload() {
     return;
   }
   if (reader_.joinable()) reader_.join();
-  seen_ = signature();
-  watch_directories();
-  reader_ = std::thread([&loop = loop_, link = link_, path = path_, known = digest_] {
-    loop.post([link, outcome = read(path, known)]() mutable {
-      if (link->owner != nullptr) link->owner->finished(std::move(outcome));
-    });
-  });
+  reader_ = std::thread(
+      [&loop = loop_, link = link_, path = path_, known = digest_, present = present_ ? present_() : nullptr]() mutable {
+        Outcome outcome = read(path, known, present);
+        present.reset();
+        ::malloc_trim(0);  // what reading took, before the rest goes on with it
+        loop.post([link, outcome = std::move(outcome)]() mutable {
+          if (link->owner != nullptr) link->owner->finished(std::move(outcome));
+        });
+      });
 }
 
 void LocalFile::finished(Outcome outcome) {
@@ -161,8 +81,8 @@ void LocalFile::finished(Outcome outcome) {
     return;
   }
   ++applied_;
-  const size_t workloads = outcome.config->workloads.size(), services = outcome.config->services.size(),
-               policies = outcome.config->policies.size();
+  const size_t workloads = outcome.config->workloads(), services = outcome.config->services(),
+               policies = outcome.config->policies();
   apply_(std::move(*outcome.config));
   // Afterwards: whoever reads the line may count on it.
   ZT_LOG(scope, kInfo, "local configuration read", Field::string("path", path_),

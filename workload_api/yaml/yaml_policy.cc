@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
-namespace zt::workload_api::yaml {
+namespace zt::workload_api {
 namespace {
+
+using yaml::Map;
+using yaml::Value;
 
 // {Exact: text}, {Prefix: text}, {Suffix: text}, {Presence: []}; also as a tag, `!Exact text`.
 StringMatch string_match(const Value& value) {
@@ -15,19 +18,27 @@ StringMatch string_match(const Value& value) {
     if (name == "Presence") return Kind::kPresence;
     return std::nullopt;
   };
-  const std::string tag = value.tag();
-  if (const auto kind = tag.starts_with('!') ? kind_of(std::string_view(tag).substr(1)) : std::nullopt) {
+  const std::string_view tag = value.tag();
+  if (const auto kind = tag.starts_with('!') ? kind_of(tag.substr(1)) : std::nullopt) {
     if (*kind == Kind::kPresence) return {*kind, {}};
     return {*kind, value.text()};
   }
   if (!value.is_map()) value.refuse("expected one of {Exact: …}, {Prefix: …}, {Suffix: …}, {Presence: []}");
-  const auto entries = value.pairs();
-  const auto kind = entries.size() == 1 ? kind_of(entries.front().first.text()) : std::nullopt;
-  if (!kind) value.refuse("expected exactly one of Exact, Prefix, Suffix, Presence");
-  const Value& argument = entries.front().second;
-  if (*kind != Kind::kPresence) return {*kind, argument.text()};
-  if (!argument.is_empty()) argument.refuse("takes no value: write []");
-  return {*kind, {}};
+  StringMatch match;
+  bool known = value.size() == 1;
+  value.each_pair([&](const Value& key, const Value& argument) {
+    const auto kind = kind_of(key.text());
+    known = known && kind;
+    if (!known) return;
+    match.kind = *kind;
+    if (*kind != Kind::kPresence) {
+      match.value = argument.text();
+    } else if (!argument.is_empty()) {
+      argument.refuse("takes no value: write []");
+    }
+  });
+  if (!known) value.refuse("expected exactly one of Exact, Prefix, Suffix, Presence");
+  return match;
 }
 
 ServiceAccountMatch service_account(const Value& value) {
@@ -40,8 +51,10 @@ ServiceAccountMatch service_account(const Value& value) {
 template <class T, class Read>
 std::vector<T> values(Map& map, std::string_view key, Read&& read) {
   std::vector<T> result;
-  if (const auto list = map.take(key))
-    for (const Value& item : list->list()) result.push_back(read(item));
+  if (const auto list = map.take(key)) {
+    result.reserve(list->size());
+    list->each([&](const Value& item) { result.push_back(read(item)); });
+  }
   return result;
 }
 
@@ -68,7 +81,7 @@ PolicyMatch match(const Value& value) {
 
 }  // namespace
 
-Ref<Authorization> policy(const Value& value) {
+Ref<Authorization> read_policy(const Value& value) {
   Map map(value);
   auto policy = make_ref<Authorization>();
   policy->name = map.require("name").required_text();
@@ -82,17 +95,17 @@ Ref<Authorization> policy(const Value& value) {
   // Required, though it may be empty: an ALLOW without rules denies everything, which nobody should write by
   // leaving a line out.
   const Value rules = map.require("rules");
-  for (const Value& rule : rules.list()) {
+  rules.each([&](const Value& rule) {
     PolicyRule clauses;
-    for (const Value& clause : rule.list()) {
+    rule.each([&](const Value& clause) {
       PolicyClause matches;
-      for (const Value& item : clause.list()) matches.push_back(match(item));
+      clause.each([&](const Value& item) { matches.push_back(match(item)); });
       clauses.push_back(std::move(matches));
-    }
+    });
     policy->rules.push_back(std::move(clauses));
-  }
+  });
   map.finish();
   return policy;
 }
 
-}  // namespace zt::workload_api::yaml
+}  // namespace zt::workload_api

@@ -1,11 +1,11 @@
 #pragma once
+#include "base/yaml/value.h"
 #include "workload_api/model/model.h"
-#include "workload_api/yaml/yaml_reader.h"
 
-namespace zt::workload_api::yaml {
+namespace zt::workload_api {
 
 // A policy in the form of the admin dump (§10.6): rules are a list of lists of lists of matches. Throws
-// Refusal.
-[[nodiscard]] Ref<Authorization> policy(const Value& value);
+// yaml::Refusal.
+[[nodiscard]] Ref<Authorization> read_policy(const yaml::Value& value);
 
-}  // namespace zt::workload_api::yaml
+}  // namespace zt::workload_api

@@ -32,12 +32,12 @@ struct Fixture {
 
   void write(const fs::path& name, const std::string& text) const { std::ofstream(directory / name) << text; }
   void start(const fs::path& name = "mesh.yaml") {
-    file.emplace(loop, (directory / name).string(), [this](LocalConfig config) {
-      for (const auto& workload : config.workloads) seen.push_back(workload->name.str());
+    file.emplace(loop, (directory / name).string(), [this](LocalContent content) {
+      for (const auto& workload : content.batch.workloads) seen.push_back(workload->name.str());
     });
     auto first = file->start();
     if (first)
-      for (const auto& workload : first->workloads) seen.push_back(workload->name.str());
+      for (const auto& workload : first->batch.workloads) seen.push_back(workload->name.str());
     else
       first_error = first.error().text;
   }
@@ -137,6 +137,69 @@ TEST_CASE("A file that is bad at the start is reported, and watched all the same
   CHECK(f.first_error == (f.directory / "mesh.yaml").string() + ":1:12: workloads: list expected");
   f.write("mesh.yaml", config("good"));
   REQUIRE(f.wait([&] { return f.file->applied() == 1; }));
+}
+
+TEST_CASE("Of an edited file only what the edit changed is made anew and handed on") {
+  const Fixture f;
+  const auto text = [](const std::string& node, bool with_b) {
+    return "workloads:\n- {name: a, namespace: shop, workloadIps: [10.0.0.1]}\n" +
+           (with_b ? "- {name: b, namespace: shop, node: " + node + ", workloadIps: [10.0.0.2, 10.0.0.2]}\n" : std::string()) +
+           "- {name: c, namespace: shop, services: {n/h: {80: 1}, a/b: }, workloadIps: [10.0.0.3, 10.0.0.3]}\n"
+           "services: [{hostname: h, namespace: n}]\n"
+           "policies: [{name: p, namespace: n, scope: Global, action: Deny, rules: []}]\n";
+  };
+  const std::string path = (f.directory / "mesh.yaml").string();
+  const auto load = [&](const Store& store) {
+    auto content = load_local_config(path, store.snapshot());
+    REQUIRE(content);
+    return std::move(*content);
+  };
+  Store store({.node_name = "n1"});
+  f.write("mesh.yaml", text("n1", true));
+  store.replace_local(load(store));
+  const SnapshotPtr first = store.snapshot();
+  REQUIRE(first->workload_count() == 3);
+
+  SECTION("nothing: nothing is published") {
+    LocalContent content = load(store);
+    CHECK(content.batch.workloads.empty());
+    CHECK(content.batch.services.empty());
+    CHECK(content.batch.policies.empty());
+    CHECK(content.workloads() + content.services() + content.policies() == 5);
+    store.replace_local(std::move(content));
+    CHECK(store.snapshot() == first);
+  }
+  SECTION("one line: the others are the same objects still") {
+    f.write("mesh.yaml", text("n2", true));
+    LocalContent content = load(store);
+    REQUIRE(content.batch.workloads.size() == 1);
+    CHECK(content.batch.workloads[0]->name == "b");
+    store.replace_local(std::move(content));
+    CHECK(store.snapshot()->workload("local//shop/b")->node == "n2");
+    CHECK(store.snapshot()->workload("local//shop/a") == first->workload("local//shop/a"));
+    CHECK(store.snapshot()->service("n/h") == first->service("n/h"));
+  }
+  SECTION("a line taken out: what it said goes, the rest stays the file's") {
+    f.write("mesh.yaml", text("n1", false));
+    store.replace_local(load(store));
+    CHECK(store.snapshot()->workload("local//shop/b") == nullptr);
+    store.replace_local({});
+    CHECK(store.snapshot()->workload_count() + store.snapshot()->service_count() + store.snapshot()->policy_count() == 0);
+  }
+  SECTION("what a push changed between reading and applying is the file's again") {
+    LocalContent content = load(store);
+    Batch push = batch_of(
+        "workloads: [{name: a, namespace: shop, workloadIps: [10.9.9.9]}]\n"
+        "services: [{hostname: h, namespace: n, name: other}]\n"
+        "policies: [{name: p, namespace: n, scope: Global, action: Allow, rules: []}]");
+    push.removed_addresses = {"local//shop/a"};
+    store.apply(std::move(push));
+    REQUIRE(store.snapshot()->workload("local//shop/a") == nullptr);
+    store.replace_local(std::move(content));
+    CHECK(store.snapshot()->workload("local//shop/a")->addresses.at(0) == ip("10.0.0.1"));
+    CHECK(store.snapshot()->service("n/h")->service().name.empty());
+    CHECK(store.snapshot()->policy("n/p")->spec->action == PolicyAction::kDeny);
+  }
 }
 
 TEST_CASE("Going away during a read is safe") {

@@ -1,0 +1,105 @@
+#include "workload_api/model/sanity.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "workload_api/model/policy.h"
+
+namespace zt::workload_api {
+namespace {
+
+constexpr std::string_view kScheme = "spiffe://";
+
+// Null if some peer's principal could match.
+const char* principal_fault(const StringMatch& match) {
+  const std::string_view text = match.value.view();
+  if (text.find('*') != std::string_view::npos) return "a \"*\" stands for itself here: write Presence, Prefix or Suffix";
+  switch (match.kind) {
+    case StringMatch::Kind::kPresence: return nullptr;
+    case StringMatch::Kind::kSuffix:
+      return text.find(kScheme) != std::string_view::npos ? "a principal has no \"spiffe://\" in it" : nullptr;
+    case StringMatch::Kind::kPrefix: return text.starts_with(kScheme) ? "a principal is written without \"spiffe://\"" : nullptr;
+    case StringMatch::Kind::kExact: break;
+  }
+  if (text.starts_with(kScheme)) return "a principal is written without \"spiffe://\"";
+  if (!PeerIdentity::parse(std::string(kScheme).append(text)))
+    return "a principal is TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT";
+  return nullptr;
+}
+
+const char* namespace_fault(const StringMatch& match) {
+  const std::string_view text = match.value.view();
+  if (match.kind == StringMatch::Kind::kPresence) return nullptr;
+  if (text.find('*') != std::string_view::npos) return "a \"*\" stands for itself here: write Presence, Prefix or Suffix";
+  return text.find('/') != std::string_view::npos ? "a namespace has no slash in it" : nullptr;
+}
+
+class Search {
+ public:
+  std::optional<DeadValue> run(const Authorization& policy) {
+    for (size_t rule = 0; rule < policy.rules.size(); ++rule)
+      for (size_t clause = 0; clause < policy.rules[rule].size(); ++clause)
+        for (size_t match = 0; match < policy.rules[rule][clause].size(); ++match) {
+          place_ = {rule, clause, match};
+          look_at(policy.rules[rule][clause][match]);
+        }
+    return std::move(found_);
+  }
+
+ private:
+  struct Place {
+    size_t rule = 0, clause = 0, match = 0;
+  };
+
+  void look_at(const PolicyMatch& match) {
+    texts("namespaces", match.namespaces, namespace_fault);
+    texts("notNamespaces", match.not_namespaces, namespace_fault);
+    texts("principals", match.principals, principal_fault);
+    texts("notPrincipals", match.not_principals, principal_fault);
+    accounts("serviceAccounts", match.service_accounts);
+    accounts("notServiceAccounts", match.not_service_accounts);
+  }
+
+  template <class Fault>
+  void texts(const char* field, const std::vector<StringMatch>& matches, Fault&& fault) {
+    for (size_t i = 0; i < matches.size(); ++i)
+      if (const char* why = fault(matches[i])) note(field, i, matches[i].value.view(), why);
+  }
+  void accounts(const char* field, const std::vector<ServiceAccountMatch>& matches) {
+    for (size_t i = 0; i < matches.size(); ++i) {
+      const char* why = identity_part_fault(matches[i].ns.view());
+      if (why == nullptr) why = identity_part_fault(matches[i].service_account.view());
+      if (why != nullptr) note(field, i, fmt::format("{}/{}", matches[i].ns.view(), matches[i].service_account.view()), why);
+    }
+  }
+
+  void note(const char* field, size_t index, std::string_view value, const char* why) {
+    if (found_) {
+      ++found_->more;
+      return;
+    }
+    found_ = DeadValue{.field = fmt::format("rules[{}][{}][{}].{}[{}]", place_.rule, place_.clause, place_.match, field, index),
+                       .value = std::string(value),
+                       .why = why};
+  }
+
+  Place place_;
+  std::optional<DeadValue> found_;
+};
+
+}  // namespace
+
+const char* identity_part_fault(std::string_view text) {
+  if (text.empty()) return "is empty, and no part of an identity is";
+  if (text.starts_with(kScheme)) return "begins with \"spiffe://\", which is no part of it";
+  if (text.find('/') != std::string_view::npos) return "has a slash in it, and no part of an identity has";
+  if (!std::ranges::all_of(text, [](char c) { return c > ' ' && c < '\x7f'; }))
+    return "has a character in it that no identity has (only visible ASCII)";
+  return nullptr;
+}
+
+std::optional<DeadValue> dead_value(const Authorization& policy) { return Search().run(policy); }
+
+}  // namespace zt::workload_api

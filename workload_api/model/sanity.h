@@ -1,0 +1,27 @@
+#pragma once
+#include <cstddef>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "workload_api/model/model.h"
+
+// What can be told from a resource alone: it is well-formed and yet cannot mean what somebody meant by it. Pure; any thread.
+namespace zt::workload_api {
+
+// Why the text can be no part of an identity (trust domain, namespace, service account): nobody can then prove to be it. Null if
+// it can. Static text, to follow "… ".
+[[nodiscard]] const char* identity_part_fault(std::string_view text);
+
+// A value of a policy's rule that equals nothing that there can be.
+struct DeadValue {
+  std::string field;  // "rules[0][1][0].principals[2]"
+  std::string value;
+  std::string why;
+  size_t more = 0;  // others after this one
+};
+// The first, if there is one. In a positive field it never matches: an ALLOW lets nobody in by it, a DENY keeps nobody out. In a
+// not… field it always holds: it excepts nobody.
+[[nodiscard]] std::optional<DeadValue> dead_value(const Authorization& policy);
+
+}  // namespace zt::workload_api
