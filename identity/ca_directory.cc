@@ -1,10 +1,12 @@
 #include "identity/ca_directory.h"
 
+#include <fmt/format.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
 
 #include <algorithm>
 #include <array>
+#include <span>
 
 #include "identity/log_scope.h"
 #include "identity/pem.h"
@@ -12,8 +14,6 @@
 
 namespace zt::identity {
 namespace {
-
-constexpr std::array kPluggedIn = {CaDirectory::kCertificate, CaDirectory::kKey, CaDirectory::kChain, CaDirectory::kRoots};
 
 std::unexpected<Error> refuse(const std::string& file, std::string_view what, std::string_view advice) {
   return fail(Reason::kInvalidInput, file + ": " + std::string(what) + ". " + std::string(advice));
@@ -33,13 +33,31 @@ void warn_if_writable_by_others(const std::string& directory) {
            Field::string("directory", directory));
 }
 
+constexpr std::array kPluggedIn = {CaDirectory::kCertificate, CaDirectory::kKey, CaDirectory::kChain, CaDirectory::kRoots};
+constexpr std::array kTlsSecret = {CaDirectory::kTlsCertificate, CaDirectory::kTlsKey, CaDirectory::kTlsRoots};
+
 }  // namespace
 
+// The files of one form.
+struct CaDirectory::Names {
+  const char* certificate;
+  const char* key;
+  const char* chain;  // may be `certificate`: what follows the CA's own in it
+  const char* roots;
+  std::span<const char* const> all;
+  std::string_view advice;  // if one is missing
+};
+
+// In the order of Version: our own root, the four, the three.
 Result<CaDirectory::Version> CaDirectory::version() const {
   Version version;
-  ZT_ASSIGN(version[0], file_version(file(kSelfMadeRoot)));
-  for (size_t i = 0; i < kPluggedIn.size(); ++i) {
-    ZT_ASSIGN(version[i + 1], file_version(file(kPluggedIn[i])));
+  size_t i = 0;
+  ZT_ASSIGN(version[i++], file_version(file(kSelfMadeRoot)));
+  for (const char* name : kPluggedIn) {
+    ZT_ASSIGN(version[i++], file_version(file(name)));
+  }
+  for (const char* name : kTlsSecret) {
+    ZT_ASSIGN(version[i++], file_version(file(name)));
   }
   return version;
 }
@@ -54,51 +72,76 @@ Result<> CaDirectory::prepare(WallTime now) const {
 }
 
 Result<std::shared_ptr<const Issuer>> CaDirectory::load(WallTime now) const {
+  static constexpr Names kFour{
+      kCertificate,
+      kKey,
+      kChain,
+      kRoots,
+      kPluggedIn,
+      "A CA brought along needs ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem; remove all four to let one be made"};
+  static constexpr Names kThree{
+      kTlsCertificate,
+      kTlsKey,
+      kTlsCertificate,
+      kTlsRoots,
+      kTlsSecret,
+      "A CA brought along as a TLS secret needs tls.crt, tls.key and ca.crt; remove all three to let one be made"};
   ZT_ASSIGN(const Version files, version());
-  if (std::any_of(files.begin() + 1, files.end(), [](const FileVersion& version) { return version.exists; }))
-    return load_plugged_in(now);
+  const auto first_of_three = files.begin() + 1 + kPluggedIn.size();
+  const bool four = std::any_of(files.begin() + 1, first_of_three, [](const FileVersion& version) { return version.exists; });
+  const auto of_three = std::find_if(first_of_three, files.end(), [](const FileVersion& version) { return version.exists; });
+  if (four && of_three != files.end())
+    return refuse(
+        file(kTlsSecret[static_cast<size_t>(of_three - first_of_three)]), "is beside another CA's ca-cert.pem",
+        "Keep the four files (ca-cert.pem, ca-key.pem, cert-chain.pem, root-cert.pem) or the three (tls.crt, tls.key, ca.crt)");
+  if (four) return load_plugged_in(kFour, now);
+  if (of_three != files.end()) return load_plugged_in(kThree, now);
   if (files[0].exists) return load_self_made(now);
   return fail(Reason::kIo, path_ + " holds no CA any more. Restore its files, or restart to make a new root");
 }
 
-Result<std::shared_ptr<const Issuer>> CaDirectory::load_plugged_in(WallTime now) const {
-  constexpr std::string_view kAll =
-      "A CA brought along needs ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem; remove all four "
-      "to let one be made";
-  for (const char* name : kPluggedIn) {
+Result<std::shared_ptr<const Issuer>> CaDirectory::load_plugged_in(const Names& names, WallTime now) const {
+  const bool own_chain_file = names.chain != names.certificate;
+  for (const char* name : names.all) {
     ZT_ASSIGN(const FileVersion version, file_version(file(name)));
-    if (!version.exists) return refuse(file(name), "is missing", kAll);
+    if (!version.exists) return refuse(file(name), "is missing", names.advice);
   }
-  ZT_ASSIGN(const SecretText certificate_text, read_private_file(file(kCertificate)));
-  ZT_ASSIGN(const SecretText key_text, read_private_file(file(kKey)));
-  ZT_ASSIGN(const SecretText chain_text, read_private_file(file(kChain)));
-  ZT_ASSIGN(const SecretText roots_text, read_private_file(file(kRoots)));
-  warn_if_readable_by_others(file(kKey));
+  ZT_ASSIGN(const SecretText certificate_text, read_private_file(file(names.certificate)));
+  ZT_ASSIGN(const SecretText key_text, read_private_file(file(names.key)));
+  ZT_ASSIGN(const SecretText chain_text, read_private_file(file(names.chain)));
+  ZT_ASSIGN(const SecretText roots_text, read_private_file(file(names.roots)));
+  warn_if_readable_by_others(file(names.key));
 
   auto certificate = parse_certificates(certificate_text.view(), 1 + kMaxChainCertificates);
-  if (!certificate) return refuse(file(kCertificate), certificate.error().text, "Put the CA's certificate in it, as PEM");
+  if (!certificate) return refuse(file(names.certificate), certificate.error().text, "Put the CA's certificate in it, as PEM");
   auto key = parse_private_key(key_text.view());
-  if (!key) return refuse(file(kKey), key.error().text, "Put the CA's private key in it, as PEM");
+  if (!key) return refuse(file(names.key), key.error().text, "Put the CA's private key in it, as PEM");
   std::vector<X509Ptr> chain;
-  if (!split_pem(chain_text.view()).empty()) {
+  if (!own_chain_file) {
+    for (auto link = certificate->begin() + 1; link != certificate->end(); ++link) chain.push_back(std::move(*link));
+  } else if (!split_pem(chain_text.view()).empty()) {
     auto links = parse_certificates(chain_text.view(), kMaxChainCertificates);
     if (!links)
-      return refuse(file(kChain), links.error().text, "Put the certificates from the CA's up to the root in it, as PEM");
+      return refuse(file(names.chain), links.error().text, "Put the certificates from the CA's up to the root in it, as PEM");
     chain = std::move(*links);
   }
   auto roots = TrustBundle::from_pem(roots_text.view());
-  if (!roots) return refuse(file(kRoots), roots.error().text, "Put the root certificates in it, as PEM");
+  if (!roots) return refuse(file(names.roots), roots.error().text, "Put the root certificates in it, as PEM");
 
   auto issuer = Issuer::create(std::move(certificate->front()), std::move(*key), std::move(chain), std::move(*roots), now);
   if (issuer) return *issuer;
   switch (issuer.error().subject) {
-    case Issuer::Subject::kKey: return refuse(file(kKey), issuer.error().text, "It must be the private key of ca-cert.pem");
+    case Issuer::Subject::kKey:
+      return refuse(file(names.key), issuer.error().text, fmt::format("It must be the private key of {}", names.certificate));
     case Issuer::Subject::kChain:
-      return refuse(file(kChain), issuer.error().text,
-                    "ca-cert.pem, through the certificates of cert-chain.pem, must lead to one in root-cert.pem");
+      return refuse(file(names.chain), issuer.error().text,
+                    own_chain_file
+                        ? fmt::format("{}, through the certificates of {}, must lead to one in {}", names.certificate,
+                                      names.chain, names.roots)
+                        : fmt::format("Its first certificate, through those that follow, must lead to one in {}", names.roots));
     case Issuer::Subject::kCertificate: break;
   }
-  return refuse(file(kCertificate), issuer.error().text, "Replace it with the certificate of a CA that is valid now");
+  return refuse(file(names.certificate), issuer.error().text, "Replace it with the certificate of a CA that is valid now");
 }
 
 Result<std::shared_ptr<const Issuer>> CaDirectory::load_self_made(WallTime now) const {

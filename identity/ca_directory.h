@@ -10,7 +10,7 @@
 
 namespace zt::identity {
 
-// Where the embedded CA keeps its issuer. Two forms:
+// Where the embedded CA keeps its issuer. Three forms:
 //
 //   embedded-root.pem   certificate and key of a root that we made ourselves. One file, so that creating it
 //   is atomic; all
@@ -20,6 +20,9 @@ namespace zt::identity {
 //                       an issuer brought along, as Istio's plug-in CA files. If any of the four exists, all
 //                       must, and embedded-root.pem is ignored. cert-chain.pem may be empty when ca-cert.pem
 //                       is a root itself.
+//   tls.crt, tls.key, ca.crt
+//                       the same as a Kubernetes TLS secret has it (cert-manager's, for example), which istiod takes too: the CA's
+//                       certificate followed by those up to the root, its key, the roots. Not beside the four.
 //
 // All functions block on file I/O. Errors name the file and what to do, and never quote a file's content.
 class CaDirectory {
@@ -29,6 +32,9 @@ class CaDirectory {
   static constexpr const char* kKey = "ca-key.pem";
   static constexpr const char* kChain = "cert-chain.pem";
   static constexpr const char* kRoots = "root-cert.pem";
+  static constexpr const char* kTlsCertificate = "tls.crt";
+  static constexpr const char* kTlsKey = "tls.key";
+  static constexpr const char* kTlsRoots = "ca.crt";
   static constexpr size_t kMaxChainCertificates = 16;
 
   explicit CaDirectory(std::string path) : path_(std::move(path)) {}
@@ -40,14 +46,15 @@ class CaDirectory {
   [[nodiscard]] Result<std::shared_ptr<const Issuer>> load(WallTime now) const;
 
   // Changes whenever one of the files may have changed.
-  using Version = std::array<FileVersion, 5>;
+  using Version = std::array<FileVersion, 8>;
   [[nodiscard]] Result<Version> version() const;
 
   [[nodiscard]] const std::string& path() const { return path_; }
 
  private:
   [[nodiscard]] std::string file(const char* name) const { return path_ + "/" + name; }
-  [[nodiscard]] Result<std::shared_ptr<const Issuer>> load_plugged_in(WallTime now) const;
+  struct Names;
+  [[nodiscard]] Result<std::shared_ptr<const Issuer>> load_plugged_in(const Names& names, WallTime now) const;
   [[nodiscard]] Result<std::shared_ptr<const Issuer>> load_self_made(WallTime now) const;
   [[nodiscard]] Result<> make_self_made(WallTime now) const;
 

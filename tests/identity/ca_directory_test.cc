@@ -299,6 +299,62 @@ TEST_CASE("every way a plug-in file can be wrong is refused with the file's name
   }
 }
 
+TEST_CASE("an issuer brought along as a TLS secret is taken, and no root is made beside it") {
+  const TempDir temp;
+  const PluginCa ca = PluginCa::make();
+  ca.write_tls_secret(temp.path());
+  const auto issuer = must(open_directory(temp.path()));
+  CHECK(issuer->roots()->same_roots(*bundle_of({ca.root.get()})));
+  CHECK(names_in(temp.path()).size() == 3);
+  const auto certificate = must(issuer->issue(id_of("a"), 1h, kNow));
+  REQUIRE(certificate->intermediates().size() == 1);
+  CHECK(X509_cmp(certificate->intermediates()[0].get(), ca.ca.get()) == 0);
+}
+
+TEST_CASE("a TLS secret that is incomplete, wrong or beside other files is refused by name") {
+  const PluginCa ca = PluginCa::make(), other = PluginCa::make();
+  const TempDir temp;
+  ca.write_tls_secret(temp.path());
+  for (const char* name : {"tls.crt", "tls.key", "ca.crt"}) {
+    INFO(name);
+    ::unlink(temp.file(name).c_str());
+    CHECK(error_of(open_directory(temp.path())) == temp.file(name) +
+                                                       ": is missing. A CA brought along as a TLS secret needs tls.crt, tls.key "
+                                                       "and ca.crt; remove all three to let one be made");
+    ca.write_tls_secret(temp.path());
+  }
+  write_file(temp.file("tls.key"), key_pem(other.ca_key.get()));
+  CHECK_THAT(error_of(open_directory(temp.path())),
+             Catch::StartsWith(temp.file("tls.key")) && Catch::EndsWith("It must be the private key of tls.crt"));
+  ca.write_tls_secret(temp.path());
+  write_file(temp.file("ca.crt"), pem_of(other.root.get()));
+  CHECK_THAT(error_of(open_directory(temp.path())), Catch::StartsWith(temp.file("tls.crt")) && Catch::EndsWith("one in ca.crt"));
+  ca.write_tls_secret(temp.path());
+  write_file(temp.file("root-cert.pem"), pem_of(ca.root.get()));
+  CHECK_THAT(error_of(open_directory(temp.path())), Catch::StartsWith(temp.file("tls.crt") + ": is beside another CA's"));
+}
+
+TEST_CASE("an issuer that no handshake would accept is refused at the start") {
+  struct Case {
+    const char* name;
+    PluginCa ca;
+    const char* why;
+  };
+  CaSpec sha1;
+  sha1.digest = EVP_sha1();
+  const auto p256 = [] { return PkeyPtr(EVP_EC_gen("P-256")); };
+  const Case cases[] = {
+      {"SHA-1 signature", PluginCa::make(p256(), p256(), sha1), "signature digest algorithm too weak"},
+      {"RSA of 1024 bits", PluginCa::make(p256(), PkeyPtr(EVP_RSA_gen(1024))), "key too"},
+  };
+  for (const Case& c : cases) {
+    INFO(c.name);
+    const TempDir temp;
+    c.ca.write(temp.path());
+    CHECK_THAT(error_of(open_directory(temp.path())), Catch::StartsWith(temp.file("cert-chain.pem")) && Catch::Contains(c.why));
+  }
+}
+
 TEST_CASE("a plug-in file that is no file, or that we may not read, is refused by name") {
   const PluginCa ca = PluginCa::make();
   for (const char* name : {"ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"}) {
@@ -328,7 +384,8 @@ TEST_CASE("the version of a directory changes with each of its files") {
   const CaDirectory directory(temp.path());
   auto last = must(directory.version());
   CHECK(last == must(directory.version()));
-  for (const char* name : {"embedded-root.pem", "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"}) {
+  for (const char* name :
+       {"embedded-root.pem", "ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem", "tls.crt", "tls.key", "ca.crt"}) {
     INFO(name);
     write_file(temp.file(name), "x");
     const auto now = must(directory.version());

@@ -14,6 +14,7 @@ struct CaSpec {
   const char* usage = "critical,keyCertSign,cRLSign";
   WallTime not_before = wall_of(2026, 1, 1);
   WallTime not_after = wall_of(2027, 1, 1);
+  const EVP_MD* digest = EVP_sha256();
 };
 
 inline X509Ptr make_ca_certificate(const CaSpec& spec, EVP_PKEY* key, const X509* issuer, EVP_PKEY* issuer_key) {
@@ -43,7 +44,7 @@ inline X509Ptr make_ca_certificate(const CaSpec& spec, EVP_PKEY* key, const X509
   add(NID_subject_key_identifier, "hash");
   if (issuer != nullptr) add(NID_authority_key_identifier, "keyid:always");
   EVP_PKEY* signer = issuer_key != nullptr ? issuer_key : key;
-  X509_sign(self, signer, EVP_PKEY_is_a(signer, "ED25519") ? nullptr : EVP_sha256());
+  X509_sign(self, signer, EVP_PKEY_is_a(signer, "ED25519") ? nullptr : spec.digest);
   return certificate;
 }
 
@@ -68,6 +69,12 @@ struct PluginCa {
     write_file(directory + "/cert-chain.pem",
                pem_of(ca.get()) + pem_of(root.get()));  // as Istio's makefile does
     write_file(directory + "/root-cert.pem", pem_of(root.get()));
+  }
+  // As a Kubernetes TLS secret.
+  void write_tls_secret(const std::string& directory) const {
+    write_file(directory + "/tls.crt", pem_of(ca.get()) + pem_of(root.get()));
+    write_file(directory + "/tls.key", key_pem(ca_key.get()));
+    write_file(directory + "/ca.crt", pem_of(root.get()));
   }
 };
 
