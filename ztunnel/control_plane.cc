@@ -30,6 +30,11 @@ rpc::Token token_of(const TokenSource& token) {
   return {};
 }
 
+// Istiod knows tokens by the cluster that they are of.
+rpc::CallCredentials credentials_of(const Config& config) {
+  return {token_of(config.control.token), {{"clusterid", config.general.cluster_id}}};
+}
+
 // Counts how long a CA takes to answer.
 class TimedCa final : public identity::CaClient {
  public:
@@ -59,8 +64,7 @@ Result<std::unique_ptr<workload_api::XdsClient>> make_xds_client(EventLoop& loop
                                          {.endpoint = {.address = *control.xds_address,
                                                        .roots = roots_of(control.xds_root),
                                                        .alt_hostname = control.alt_xds_hostname,
-                                                       .token = token_of(control.token),
-                                                       .cluster_id = config.general.cluster_id,
+                                                       .credentials = credentials_of(config),
                                                        .headers = control.xds_headers},
                                           .node_id = config.node.id,
                                           .node_metadata = config.node.metadata,
@@ -78,8 +82,7 @@ Result<std::unique_ptr<identity::CaClient>> make_ca_client(const Config& config,
     ZT_ASSIGN(ca, identity::IstiodCaClient::create({.endpoint = {.address = *control.ca_address,
                                                                  .roots = roots_of(control.ca_root),
                                                                  .alt_hostname = control.alt_ca_hostname,
-                                                                 .token = token_of(control.token),
-                                                                 .cluster_id = config.general.cluster_id,
+                                                                 .credentials = credentials_of(config),
                                                                  .headers = control.ca_headers},
                                                     .ttl = control.secret_ttl,
                                                     .impersonate = config.general.mode == ProxyMode::kShared}));

@@ -15,10 +15,10 @@
 #include <map>
 #include <mutex>
 
+#include "base/address.h"
 #include "base/grpc/callback_queue.h"
 #include "base/grpc/host_verifier.h"
 #include "base/log.h"
-#include "mesh/reason.h"
 
 namespace zt::rpc {
 namespace {
@@ -65,7 +65,7 @@ void log_line(gpr_log_func_args* args) {
 Result<Endpoint> Endpoint::make(EndpointOptions options) {
   Endpoint endpoint(std::move(options));
   const std::string& address = endpoint.options_.address;
-  const auto bad_address = [&] { return fail(Reason::kInvalidInput, address + " is not https://host:port"); };
+  const auto bad_address = [&] { return fail(Fault::kInvalidInput, address + " is not https://host:port"); };
   if (!address.starts_with(kScheme)) return bad_address();
   endpoint.authority_ = address.substr(kScheme.size());
   const auto colon = endpoint.authority_.rfind(':');
@@ -74,12 +74,14 @@ Result<Endpoint> Endpoint::make(EndpointOptions options) {
   if (endpoint.host_.starts_with('[') && endpoint.host_.ends_with(']'))
     endpoint.host_ = endpoint.host_.substr(1, endpoint.host_.size() - 2);
 
-  if (!legal_value(endpoint.options_.cluster_id)) return fail(Reason::kInvalidInput, "the cluster id cannot be sent in a header");
-  for (const auto& [name, value] : endpoint.options_.headers)
-    if (!legal_name(name) || !legal_value(value))
-      return fail(Reason::kInvalidInput, fmt::format("the extra header {} cannot be sent", name));
+  for (const Headers* headers : {&endpoint.options_.credentials.with_token, &endpoint.options_.headers})
+    for (const auto& [name, value] : *headers)
+      if (!legal_name(name) || !legal_value(value))
+        return fail(Fault::kInvalidInput, fmt::format("the extra header {} cannot be sent", name));
   return endpoint;
 }
+
+bool Endpoint::by_name() const { return !IpAddress::parse(host_); }
 
 std::shared_ptr<grpc::Channel> Endpoint::open_channel(const std::string& roots_pem) const {
   adopt_grpc_log();

@@ -14,7 +14,7 @@ namespace grpc {
 class Channel;
 }
 
-// gRPC towards the control plane: how it is reached and what every call carries (contract §6.1, §7.1).
+// gRPC towards a server that we depend on: how it is reached and what every call carries.
 // Headers of gRPC are not needed to use this one.
 namespace zt::rpc {
 
@@ -46,15 +46,20 @@ struct Token {
   std::string value;  // path, or the secret itself
 };
 
-using Headers = std::vector<std::pair<std::string, std::string>>;
+using Headers = std::vector<std::pair<std::string, std::string>>;  // names in lower case
+
+// What a call proves itself with: a bearer token, and what goes with it and not without.
+struct CallCredentials {
+  Token token;
+  Headers with_token;
+};
 
 struct EndpointOptions {
   std::string address;  // "https://host:port"
   Roots roots;
   std::optional<std::string> alt_hostname;  // another name that the server's certificate may have
-  Token token;
-  std::string cluster_id;
-  Headers headers;  // names in lower case
+  CallCredentials credentials;
+  Headers headers;
   size_t max_message_bytes = 4u << 20;
 };
 
@@ -65,6 +70,7 @@ class Endpoint {
   static Result<Endpoint> make(EndpointOptions options);
 
   [[nodiscard]] const std::string& address() const { return options_.address; }
+  [[nodiscard]] bool by_name() const;  // its host is a name and no literal address
   [[nodiscard]] Roots::Source roots_source() const { return options_.roots.source; }
 
   // The roots as PEM text, as they are now: at least one certificate in it. An error names the file.
@@ -74,8 +80,8 @@ class Endpoint {
   // certificate must have the address's host or the alternative name. It connects with the first call.
   [[nodiscard]] std::shared_ptr<grpc::Channel> open_channel(const std::string& roots_pem) const;
 
-  // What each call carries: authorization and clusterid if there is a token (its file is read now; an empty
-  // one is an error), and the extra headers. Holds the secret: not for logs.
+  // What each call carries: the credentials if there is a token (its file is read now; an empty one is an error), and the extra
+  // headers. Holds the secret: not for logs.
   [[nodiscard]] Result<Headers> call_headers() const;
 
  private:

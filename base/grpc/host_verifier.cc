@@ -11,7 +11,6 @@
 #include <utility>
 
 #include "base/address.h"
-#include "mesh/reason.h"
 
 namespace zt::rpc {
 namespace {
@@ -64,7 +63,7 @@ Result<> check_host(std::string_view certificate_pem, const std::vector<std::str
   const X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr), X509_free);
   if (!certificate) {
     ERR_clear_error();
-    return fail(Reason::kInvalidInput, "the server's certificate cannot be read");
+    return fail(Fault::kInvalidInput, "the server's certificate cannot be read");
   }
   constexpr unsigned kFlags = X509_CHECK_FLAG_NEVER_CHECK_SUBJECT | X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS;
   for (const std::string& name : names) {
@@ -72,8 +71,8 @@ Result<> check_host(std::string_view certificate_pem, const std::vector<std::str
                                                : X509_check_host(certificate.get(), name.data(), name.size(), kFlags, nullptr);
     if (matches == 1) return {};
   }
-  return fail(Reason::kInvalidInput, fmt::format("the server's certificate is for [{}], not for {}",
-                                                 fmt::join(names_of(certificate.get()), ", "), fmt::join(names, " or ")));
+  return fail(Fault::kInvalidInput, fmt::format("the server's certificate is for [{}], not for {}",
+                                                fmt::join(names_of(certificate.get()), ", "), fmt::join(names, " or ")));
 }
 
 std::shared_ptr<grpc::experimental::CertificateVerifier> make_host_verifier(std::vector<std::string> names) {

@@ -9,7 +9,6 @@
 
 #include "base/file.h"
 #include "base/grpc/endpoint.h"
-#include "mesh/reason.h"
 
 // What an endpoint reads from files.
 namespace zt::rpc {
@@ -38,7 +37,7 @@ Result<std::string> system_bundle() {
   if (const char* path = std::getenv("SSL_CERT_FILE")) return std::string(path);
   const auto* found = std::ranges::find_if(kSystemBundles, [](const char* path) { return std::ifstream(path).good(); });
   if (found != std::end(kSystemBundles)) return std::string(*found);
-  return fail(Reason::kInvalidInput, "no file with the system's roots found; SSL_CERT_FILE can name one");
+  return fail(Fault::kInvalidInput, "no file with the system's roots found; SSL_CERT_FILE can name one");
 }
 
 }  // namespace
@@ -54,27 +53,28 @@ Result<std::string> Endpoint::read_roots() const {
     ZT_ASSIGN(pem, read_file(path, kMaxRootBytes, "the root file"));
     where = "the root file " + path;
   }
-  if (!has_certificate(pem)) return fail(Reason::kInvalidInput, where + " holds no certificate that can be read");
+  if (!has_certificate(pem)) return fail(Fault::kInvalidInput, where + " holds no certificate that can be read");
   return pem;
 }
 
 Result<Headers> Endpoint::call_headers() const {
   Headers headers;
-  if (options_.token.source != Token::Source::kNone) {
-    std::string token = options_.token.value;
+  const auto& [credential, with_token] = options_.credentials;
+  if (credential.source != Token::Source::kNone) {
+    std::string token = credential.value;
     std::string where = "the token";
-    if (options_.token.source == Token::Source::kFile) {
-      where = "the token file " + options_.token.value;
-      ZT_ASSIGN(token, read_file(options_.token.value, kMaxTokenBytes, "the token file"));
+    if (credential.source == Token::Source::kFile) {
+      where = "the token file " + credential.value;
+      ZT_ASSIGN(token, read_file(credential.value, kMaxTokenBytes, "the token file"));
     }
     const auto last = token.find_last_not_of(" \t\r\n");
     token.resize(last == std::string::npos ? 0 : last + 1);
-    if (token.empty()) return fail(Reason::kInvalidInput, where + " is empty");
+    if (token.empty()) return fail(Fault::kInvalidInput, where + " is empty");
     // gRPC would end the process over a header with other characters.
     if (!std::ranges::all_of(token, [](char c) { return c > 0x20 && c < 0x7f; }))
-      return fail(Reason::kInvalidInput, where + " holds characters that no token has");
+      return fail(Fault::kInvalidInput, where + " holds characters that no token has");
     headers.emplace_back("authorization", "Bearer " + token);
-    headers.emplace_back("clusterid", options_.cluster_id);
+    headers.insert(headers.end(), with_token.begin(), with_token.end());
   }
   headers.insert(headers.end(), options_.headers.begin(), options_.headers.end());
   return headers;

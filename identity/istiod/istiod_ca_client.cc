@@ -7,6 +7,7 @@
 #include <grpcpp/support/byte_buffer.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -15,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/grpc/background_thread.h"
+#include "base/background_thread.h"
 #include "identity/csr.h"
 #include "identity/istiod/ca.pb.h"
 #include "identity/log_scope.h"
@@ -125,6 +126,9 @@ class IstiodCaClient::Impl {
 
   // A channel with the roots as they are now.
   Result<> update_channel() {
+    // A channel that reached nobody looks up the name again with pauses of up to two minutes: a fresh one does so at once.
+    if (channel_ && unreachable_.exchange(false) && endpoint_.by_name() && channel_->GetState(false) != GRPC_CHANNEL_READY)
+      channel_.reset();
     if (channel_ && endpoint_.roots_source() != rpc::Roots::Source::kFile) return {};
     auto roots = endpoint_.read_roots();
     if (!roots) {
@@ -160,6 +164,7 @@ class IstiodCaClient::Impl {
     if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED)
       return fail(Reason::kIdentityTimeout,
                   fmt::format("the CA {} did not answer within {} ms", endpoint_.address(), options_.call_limit.count()));
+    if (status.error_code() == grpc::StatusCode::UNAVAILABLE) unreachable_ = true;
     return fail(Reason::kIdentityUnavailable,
                 fmt::format("the CA {} answered {}: {}", endpoint_.address(), rpc::status_name(status.error_code()),
                             std::string_view(status.error_message()).substr(0, kMaxErrorBytes)));
@@ -191,13 +196,15 @@ class IstiodCaClient::Impl {
   std::string roots_pem_;  // that channel_ was opened with
   bool roots_unreadable_ = false;
 
+  std::atomic<bool> unreachable_{false};
+
   mutable std::mutex mutex_;
   std::condition_variable idle_;
   std::unordered_set<Call*> calls_;  // guarded by mutex_
   bool stopping_ = false;            // guarded by mutex_
   IstiodCaStats stats_;              // guarded by mutex_
 
-  rpc::BackgroundThread background_{"zt-ca"};  // last: stops first
+  BackgroundThread background_{"zt-ca"};  // last: stops first
 };
 
 Result<std::unique_ptr<IstiodCaClient>> IstiodCaClient::create(IstiodCaOptions options) {

@@ -35,7 +35,7 @@ struct IstiodCaStats {
   uint64_t answers = 0;   // certificates that we could use
   uint64_t failures = 0;  // all others, time-outs included
   uint64_t timeouts = 0;
-  uint64_t channels = 0;  // opened: 1, and one more for each change of the roots
+  uint64_t channels = 0;  // opened: 1, one more for each change of the roots, and after calls that reached nobody
   size_t outstanding = 0;
   std::chrono::nanoseconds time_sum{};  // over answers and failures
   std::chrono::nanoseconds longest{};

@@ -71,7 +71,7 @@ StreamEnd classify_end(int code, const std::string& message, bool answered) {
 class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>,
                               public std::enable_shared_from_this<AdsStream::Call> {
  public:
-  Call(EventLoop& loop, rpc::BackgroundThread& background, Handler handler)
+  Call(EventLoop& loop, BackgroundThread& background, Handler handler)
       : loop_(loop), background_(background), handler_(std::move(handler)) {}
 
   // ---- control thread
@@ -125,7 +125,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
     for (const DeltaRequest& request : first) encoded.push_back(encode_request(request, node));
 
     const std::lock_guard lock(mutex_);
-    if (cancelled_) return end({StreamEnd::kComplete, "cancelled"});
+    if (cancelled_) return end({StreamEnd::kComplete, false, "cancelled"});
     grpc::GenericStub(channel_).PrepareBidiStreamingCall(&context_, kMethod, {}, this);
     started_ = true;
     held_by_grpc_ = shared_from_this();
@@ -176,7 +176,8 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   void OnDone(const grpc::Status& status) override {
     const std::shared_ptr<Call> self = std::move(held_by_grpc_);  // nobody else looks at it any more
     const std::lock_guard lock(mutex_);
-    end({classify_end(status.error_code(), status.error_message(), answered_), text_of(status)});
+    const bool unreachable = !answered_ && status.error_code() == grpc::StatusCode::UNAVAILABLE;
+    end({classify_end(status.error_code(), status.error_message(), answered_), unreachable, text_of(status)});
   }
 
  private:
@@ -190,7 +191,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
 
   void fail_to_start(const std::string& text) {
     const std::lock_guard lock(mutex_);
-    end({StreamEnd::kConnectionError, text});
+    end({StreamEnd::kConnectionError, true, text});
   }
 
   // The rest: with mutex_ held.
@@ -217,7 +218,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   }
 
   EventLoop& loop_;
-  rpc::BackgroundThread& background_;
+  BackgroundThread& background_;
   const Handler handler_;
   bool alive_ = true;  // control thread
 
@@ -240,7 +241,7 @@ class AdsStream::Call final : public grpc::ClientBidiReactor<grpc::ByteBuffer, g
   bool done_ = false;  // gRPC has let go
 };
 
-AdsStream::AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint, NodeDescription node,
+AdsStream::AdsStream(EventLoop& loop, BackgroundThread& background, const rpc::Endpoint& endpoint, NodeDescription node,
                      std::vector<DeltaRequest> first, Handler handler)
     : call_(std::make_shared<Call>(loop, background, std::move(handler))) {
   call_->open(endpoint, std::move(node), std::move(first));

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "base/background_thread.h"
 #include "base/event_loop.h"
-#include "base/grpc/background_thread.h"
 #include "base/grpc/endpoint.h"
 #include "base/result.h"
 #include "workload_api/xds/delta_request.h"
@@ -22,7 +22,8 @@ class AdsStream {
  public:
   struct Ended {
     StreamEnd end = StreamEnd::kError;
-    std::string text;  // for people: "status: UNAVAILABLE, message: …"
+    bool unreachable = false;  // nobody was there to refuse us
+    std::string text;          // for people: "status: UNAVAILABLE, message: …"
   };
   // Called on the control thread, never inside a call of this object, and not after its destruction.
   struct Handler {
@@ -30,7 +31,7 @@ class AdsStream {
     std::function<void(Ended)> ended;  // once, the last event
   };
 
-  AdsStream(EventLoop& loop, rpc::BackgroundThread& background, const rpc::Endpoint& endpoint, NodeDescription node,
+  AdsStream(EventLoop& loop, BackgroundThread& background, const rpc::Endpoint& endpoint, NodeDescription node,
             std::vector<DeltaRequest> first, Handler handler);
   ~AdsStream();  // cancels, and waits until gRPC has let go of the call
   AdsStream(const AdsStream&) = delete;

@@ -7,23 +7,24 @@
 #include <optional>
 #include <utility>
 
+#include "base/background_thread.h"
 #include "base/backoff.h"
-#include "base/grpc/background_thread.h"
 #include "workload_api/xds/ads_stream.h"
 #include "workload_api/xds/delta_session.h"
 #include "workload_api/xds/log_scope.h"
+#include "workload_api/xds/reconnect.h"
 
 namespace zt::workload_api {
 
 class XdsClient::Impl {
  public:
   Impl(EventLoop& loop, Store& store, rpc::Endpoint endpoint, NodeDescription node, bool on_demand,
-       std::function<double()> random)
+       const std::function<double()>& random)
       : loop_(loop),
         endpoint_(std::move(endpoint)),
         node_(std::move(node)),
         session_(store, {.on_demand = on_demand}),
-        backoff_(kReconnectFirst, kReconnectMax, 0.5, std::move(random)),
+        reconnect_(random),
         retry_(loop),
         lookup_timer_(loop) {}
 
@@ -57,7 +58,7 @@ class XdsClient::Impl {
  private:
   void open() {
     ++stats_.streams;
-    opened_ = Clock::now();
+    answered_.reset();
     stream_.emplace(loop_, background_, endpoint_, node_, session_.start_stream(),
                     AdsStream::Handler{
                         .response = [this](Result<DeltaResponse> response) { handle(std::move(response)); },
@@ -66,6 +67,7 @@ class XdsClient::Impl {
   }
 
   void handle(Result<DeltaResponse> response) {
+    if (!answered_) answered_ = Clock::now();
     if (!std::exchange(stats_.connected, true))
       ZT_LOG(xds_log, kInfo, "Stream established", Field::string("address", endpoint_.address()));
     if (!response) {
@@ -91,13 +93,11 @@ class XdsClient::Impl {
 
   void reopen(const AdsStream::Ended& ended) {
     session_.end_stream();
-    const bool stable = stats_.connected && Clock::now() - opened_ >= kStableStream;
     stats_.connected = false;
     const std::optional<std::string> unusable = std::exchange(unusable_, std::nullopt);
     const StreamEnd end = unusable ? StreamEnd::kError : ended.end;
     ++stats_.terminations[static_cast<size_t>(end)];
-    if (stable) backoff_.reset();
-    const auto delay = backoff_.next();
+    const auto delay = reconnect_.pause(Clock::now(), {.answered = answered_, .unreachable = ended.unreachable});
     report(end, unusable ? *unusable : ended.text, delay);
     retry_.start_after(delay, [this, end] {
       stream_.reset();
@@ -137,12 +137,12 @@ class XdsClient::Impl {
   const rpc::Endpoint endpoint_;
   const NodeDescription node_;
   DeltaSession session_;
-  Backoff backoff_;
+  Reconnect reconnect_;
   std::function<void()> on_ready_;
   XdsStats stats_;
-  Clock::time_point opened_;
-  std::optional<std::string> unusable_;  // why we ended the present stream ourselves
-  rpc::BackgroundThread background_{"zt-xds"};
+  std::optional<Clock::time_point> answered_;  // the present stream was, first
+  std::optional<std::string> unusable_;        // why we ended the present stream ourselves
+  BackgroundThread background_{"zt-xds"};
   std::optional<AdsStream> stream_;  // goes before the thread
   Timer retry_, lookup_timer_;
 };

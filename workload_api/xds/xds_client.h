@@ -14,13 +14,6 @@
 
 namespace zt::workload_api {
 
-// Pauses before a new stream (contract §6.6): the first one, and the longest. Half of each is random.
-inline constexpr std::chrono::milliseconds kReconnectFirst{20};
-inline constexpr std::chrono::milliseconds kReconnectMax{15'000};
-// A stream that was answered and lived this long ends the back-off. Shorter ones do not: a control plane that
-// answers and hangs up must not be called in a loop.
-inline constexpr std::chrono::seconds kStableStream{10};
-
 struct XdsOptions {
   rpc::EndpointOptions endpoint;
   // Who we are (contract §6.2); `node_json` holds JSON texts and overlays.

@@ -205,4 +205,9 @@ HttpResponse config_dump_response(DumpInputs inputs) {
   return response;
 }
 
+void answer_config_dump(BackgroundThread& thread, DumpInputs inputs, HttpRespond respond) {
+  thread.post(
+      [inputs = std::move(inputs), respond = std::move(respond)]() mutable { respond(config_dump_response(std::move(inputs))); });
+}
+
 }  // namespace zt::ztunnel

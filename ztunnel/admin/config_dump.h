@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "base/background_thread.h"
 #include "identity/secret_manager.h"
 #include "workload_api/store/snapshot.h"
 #include "ztunnel/admin/http_server.h"
@@ -40,6 +41,9 @@ struct DumpInputs {
 // KiB to its argument and returns whether there is more. Any thread, one at a time.
 [[nodiscard]] std::move_only_function<bool(std::string&)> config_dump(DumpInputs inputs);
 [[nodiscard]] HttpResponse config_dump_response(DumpInputs inputs);
+// The same, prepared on `thread`: sorting a million workloads takes seconds, for which neither the control thread nor that of the
+// HTTP servers, with their probes, may be held up.
+void answer_config_dump(BackgroundThread& thread, DumpInputs inputs, HttpRespond respond);
 
 // One object each.
 void write_workload(JsonWriter& json, const workload_api::Workload& workload);

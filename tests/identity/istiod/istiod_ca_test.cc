@@ -42,8 +42,8 @@ struct Fixture {
   explicit Fixture(FakeIstiod::Options server = {}) : istiod(server) {
     options.endpoint.address = istiod.address();
     options.endpoint.roots = {rpc::Roots::Source::kInline, istiod.pki().root_pem()};
-    options.endpoint.token = {rpc::Token::Source::kLiteral, "secret-token"};
-    options.endpoint.cluster_id = "Kubernetes";
+    options.endpoint.credentials.token = {rpc::Token::Source::kLiteral, "secret-token"};
+    options.endpoint.credentials.with_token = {{"clusterid", "Kubernetes"}};
   }
   Result<CertificatePtr> fetch(const SpiffeId& id = kWeb) {
     if (!client) {
@@ -277,7 +277,7 @@ TEST_CASE("A call that the CA does not answer ends at its limit") {
 TEST_CASE("The token is read for each call") {
   Fixture f;
   MountedFile token("istio-token", "expired");
-  f.options.endpoint.token = {rpc::Token::Source::kFile, token.path()};
+  f.options.endpoint.credentials.token = {rpc::Token::Source::kFile, token.path()};
   f.istiod.require_token("renewed");
   CHECK(has(f.error(), "UNAUTHENTICATED: authentication failure"));
   token.publish("");
@@ -291,7 +291,7 @@ TEST_CASE("The token is read for each call") {
 
 TEST_CASE("A missing token file is an error that names it") {
   Fixture f;
-  f.options.endpoint.token = {rpc::Token::Source::kFile, "/no/such/token"};
+  f.options.endpoint.credentials.token = {rpc::Token::Source::kFile, "/no/such/token"};
   CHECK(f.error() == "cannot read the token file /no/such/token: No such file or directory");
 }
 
@@ -362,6 +362,21 @@ TEST_CASE("A CA that is down at the start, or goes down, is used as soon as it i
   f.istiod.start();
   CHECK(f.recovers());
   CHECK(f.client->stats().channels == 1);
+}
+
+TEST_CASE("A CA that was not reached by its name is looked up anew for the next call") {
+  Fixture f;
+  auto& address = f.options.endpoint.address;
+  address.replace(address.find("127.0.0.1"), 9, "localhost");
+  f.options.endpoint.alt_hostname = "127.0.0.1";
+  REQUIRE(f.fetch());
+  f.istiod.stop();
+  CHECK(has(f.error(), "answered"));
+  f.istiod.start();
+  CHECK(f.recovers());
+  const IstiodCaStats stats = f.client->stats();
+  CHECK(stats.channels >= 2);
+  CHECK(stats.channels <= 1 + stats.failures);
 }
 
 TEST_CASE("Many calls at once are all answered") {

@@ -8,6 +8,7 @@
 #include "tests/support/istiod/temp_dir.h"
 #include "tests/workload_api/xds/support.h"
 #include "workload_api/xds/ads_stream.h"
+#include "workload_api/xds/reconnect.h"
 
 namespace zt::workload_api::test {
 namespace {
@@ -29,8 +30,8 @@ struct Fixture {
     put(policies_url, "shop/p", policy("p"), "");
     options.endpoint.address = istiod.address();
     options.endpoint.roots = {rpc::Roots::Source::kInline, istiod.pki().root_pem()};
-    options.endpoint.token = {rpc::Token::Source::kLiteral, "secret-token"};
-    options.endpoint.cluster_id = "Kubernetes";
+    options.endpoint.credentials.token = {rpc::Token::Source::kLiteral, "secret-token"};
+    options.endpoint.credentials.with_token = {{"clusterid", "Kubernetes"}};
     options.node_id = "ztunnel~1.1.1.1~z.istio-system~istio-system.svc.cluster.local";
     options.node_metadata = {{"NODE_NAME", "node-a"}};
   }
@@ -226,7 +227,7 @@ TEST_CASE("The token file is read for each stream, a missing or empty one fails 
   Fixture f;
   f.istiod.require_token("second");
   TempDir dir;
-  f.options.endpoint.token = {rpc::Token::Source::kFile, dir.file("token")};
+  f.options.endpoint.credentials.token = {rpc::Token::Source::kFile, dir.file("token")};
   f.start();
   CHECK_FALSE(f.until([&] { return f.client->ready(); }, 100ms));
   CHECK(f.istiod.last_headers().empty());  // nothing was called without it
@@ -243,7 +244,7 @@ TEST_CASE("The token file is read for each stream, a missing or empty one fails 
 
 TEST_CASE("Without a token neither it nor the cluster id is sent") {
   Fixture f;
-  f.options.endpoint.token = {};
+  f.options.endpoint.credentials.token = {};
   f.start_ready();
   CHECK_FALSE(f.istiod.last_headers().contains("authorization"));
   CHECK_FALSE(f.istiod.last_headers().contains("clusterid"));
@@ -389,6 +390,56 @@ TEST_CASE("Ends of streams are told apart") {
   CHECK(classify_end(1, "", true) == StreamEnd::kReconnect);
   CHECK(classify_end(4, "", true) == StreamEnd::kReconnect);
   CHECK(classify_end(8, "message larger than max", true) == StreamEnd::kError);
+}
+
+TEST_CASE("A stream that was good is followed by the next in milliseconds, only failures in a row make the pauses grow") {
+  using Time = Reconnect::Time;
+  const Time start = Clock::now();
+  Reconnect reconnect([] { return 0.999999; });
+  Time now = start;
+  // 30 s of restarts: each attempt that reaches nobody, then a good stream.
+  for (int restart = 0; restart < 3; ++restart) {
+    CHECK(reconnect.pause(now, {.answered = now - 5s}) < 20ms);
+    std::chrono::milliseconds longest{};
+    for (const Time back = now + 30s; now < back;) {
+      const auto pause = reconnect.pause(now, {.answered = {}, .unreachable = true});
+      longest = std::max(longest, pause);
+      now += pause + 1ms;
+    }
+    CHECK(longest >= 500ms);
+    CHECK(longest < 1s);
+    now += 10s;
+  }
+}
+
+TEST_CASE("Nobody there at the start is tried every second, an outage of minutes and a refusal with growing pauses") {
+  using Time = Reconnect::Time;
+  const auto longest = [](Reconnect& reconnect, Time from, Time to, const Reconnect::End& end) {
+    std::chrono::milliseconds most{};
+    for (Time now = from; now < to;) {
+      const auto pause = reconnect.pause(now, end);
+      most = std::max(most, pause);
+      now += pause;
+    }
+    return most;
+  };
+  const Time start = Clock::now();
+  const auto random = [] { return 0.999999; };
+  Reconnect at_start(random);
+  CHECK(longest(at_start, start, start + 10min, {.answered = {}, .unreachable = true}) < 1s);
+  Reconnect refused(random);
+  CHECK(longest(refused, start, start + 10min, {.answered = {}, .unreachable = false}) > 14s);
+  Reconnect long_outage(random);
+  (void)long_outage.pause(start, {.answered = start - 1min});
+  CHECK(longest(long_outage, start, start + 10min, {.answered = {}, .unreachable = true}) > 14s);
+  Reconnect hangs_up(random);
+  Time now = start;
+  int streams = 0;
+  while (now < start + 10s) {
+    now += 5ms + hangs_up.pause(now + 5ms, {.answered = now});
+    ++streams;
+  }
+  CHECK(streams < 12);
 }
 
 }  // namespace zt::workload_api::test

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <future>
 #include <sstream>
+#include <thread>
 
 #include "base/json_writer.h"
 #include "workload_api/yaml/yaml_source.h"
@@ -108,6 +110,21 @@ TEST_CASE("a dump of many workloads comes in pieces, sorted") {
   }
   CHECK(uids.size() == 2000);
   CHECK(std::ranges::is_sorted(uids));
+}
+
+TEST_CASE("a dump is prepared on a thread of its own, whoever asks goes on at once") {
+  workload_api::Store store({});
+  BackgroundThread thread("dump");
+  std::promise<void> asked;
+  std::promise<std::thread::id> prepared;
+  thread.post([&] { asked.get_future().wait(); });
+  answer_config_dump(thread, inputs(store.snapshot()), [&](HttpResponse response) {
+    prepared.set_value(response.more ? std::this_thread::get_id() : std::thread::id());
+  });
+  asked.set_value();  // only now can the thread begin
+  const auto by = prepared.get_future().get();
+  CHECK(by != std::thread::id());
+  CHECK(by != std::this_thread::get_id());
 }
 
 TEST_CASE("the members come in the peer's order, workloadState in shared mode only") {

@@ -6,7 +6,7 @@
 #include <string>
 #include <thread>
 
-namespace zt::rpc {
+namespace zt {
 
 // One thread that runs what it is given, one after the other: for work that would hold up the control thread
 // or gRPC's own few threads (files, keys, decoding).
@@ -30,4 +30,4 @@ class BackgroundThread {
   std::thread thread_;
 };
 
-}  // namespace zt::rpc
+}  // namespace zt

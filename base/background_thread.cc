@@ -1,10 +1,10 @@
-#include "base/grpc/background_thread.h"
+#include "base/background_thread.h"
 
 #include <pthread.h>
 
 #include <utility>
 
-namespace zt::rpc {
+namespace zt {
 
 BackgroundThread::BackgroundThread(const std::string& name) : thread_([this] { run(); }) {
   ::pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
@@ -46,4 +46,4 @@ void BackgroundThread::run() {
   }
 }
 
-}  // namespace zt::rpc
+}  // namespace zt
