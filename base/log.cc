@@ -204,7 +204,7 @@ class Registry {
 
   Result<> append(const FilterSpec& later) {
     const std::lock_guard lock(mutex_);
-    FilterSpec merged = current_;
+    FilterSpec merged = later.is_one_level() ? default_ : current_;
     merged.merge(later);
     if (merged.size() > FilterSpec::kMaxDirectives) {
       return fail(Fault::kInvalidInput, fmt::format("log filter has more than {} clauses", FilterSpec::kMaxDirectives));
@@ -226,7 +226,7 @@ class Registry {
   }
 
  private:
-  Registry() : default_(*FilterSpec::parse(kDefaultFilter)), current_(default_) {}
+  Registry() : default_(*FilterSpec::parse("info")), current_(default_) {}
 
   void apply() {
     for (Scope* scope = scopes_; scope != nullptr; scope = scope->next_) {

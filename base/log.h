@@ -66,12 +66,12 @@ void start(int fd, Format format);
 void stop();
 
 // Filter (contract §10.5, §10.6): comma list of `level`, `target=level` or istioctl's `target:level`; later
-// clauses win. set_filter replaces default and all; append_filter adds to the current one. An unknown level
-// or malformed clause is an error that names it, and then nothing changes.
-inline constexpr std::string_view kDefaultFilter = "hickory_server::server=off,info";
+// clauses win. set_filter replaces all; append_filter adds to the current one, and a level alone also takes back what was added
+// before: it is meant for everything. An unknown level or malformed clause is an error that names it, and then nothing changes.
+// Until set_filter is called: info.
 Result<> set_filter(std::string_view spec);
 Result<> append_filter(std::string_view spec);
-[[nodiscard]] std::string current_filter();  // e.g. "hickory_server::server=off,info"
+[[nodiscard]] std::string current_filter();  // e.g. "access=debug,info"
 void reset_filter();                         // back to what set_filter was given last
 
 void write(const Scope& scope, Level level, std::string_view message, std::initializer_list<Field> fields = {});

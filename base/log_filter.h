@@ -20,6 +20,8 @@ class FilterSpec {
   [[nodiscard]] Level level_for(std::string_view target) const;
   [[nodiscard]] std::string to_string() const;  // longest target first, the bare level last
   [[nodiscard]] size_t size() const { return directives_.size(); }
+  // One clause for every target, and no other.
+  [[nodiscard]] bool is_one_level() const { return directives_.size() == 1 && directives_.front().target.empty(); }
 
  private:
   struct Directive {

@@ -113,7 +113,10 @@ struct App::Impl {
         memory(config.tunnel.memory_budget),
         settings(worker_settings(config, memory)),
         signals([this](int number) { on_signal(number); }),
-        metrics(config.general.worker_threads, {.series = config.telemetry.series_limit, .idle = config.telemetry.series_idle},
+        metrics(config.general.worker_threads,
+                {.series = config.telemetry.series_limit,
+                 .series_per_identity = config.telemetry.series_per_identity,
+                 .idle = config.telemetry.series_idle},
                 config.telemetry.istio_version),
         store({.node_name = config.general.mode == ProxyMode::kShared ? config.general.node_name : std::nullopt}),
         scheduler(loop),
@@ -141,6 +144,7 @@ struct App::Impl {
   Readiness::Hold state_hold;
   std::unique_ptr<zds::ZdsClient> zds;
   Readiness::Hold agent_hold;
+  BackgroundThread dumps{"zt-dump"};
   std::unique_ptr<HttpServer> http;
   Timer collect_timer;
   bool draining = false;
@@ -339,12 +343,13 @@ void App::Impl::dump(const HttpRespond& respond) {
         if (up) status.connections = std::move(connections[pod.uid]);
       }
     }
-    respond(config_dump_response(std::move(inputs)));
+    answer_config_dump(dumps, std::move(inputs), respond);
   });
 }
 
 void App::Impl::collect() {
   store.collect();
+  metrics.denial_log.flush(Clock::now());
   RuntimeSample sample;
   if (zds) {
     for (const auto& pod : zds->session().pods()) sample.pending_proxies += pod.state == zds::PodState::kPending ? 1 : 0;

@@ -201,7 +201,20 @@ TEST_CASE("the current filter is shown as the peer shows it, and reset goes back
   CHECK(log::current_filter() == "hickory_server::server=off,access=debug,debug");
   log::reset_filter();
   CHECK(log::current_filter() == "hickory_server::server=off,access=debug,info");
-  REQUIRE(log::set_filter(log::kDefaultFilter));
+  REQUIRE(log::set_filter("info"));
+}
+
+TEST_CASE("a level alone is meant for every target, also those that were given levels before") {
+  REQUIRE(log::append_filter("access=trace,xds=debug"));
+  CHECK(access_scope.enabled(Level::kTrace));
+  REQUIRE(log::append_filter("off"));
+  CHECK(log::current_filter() == "off");
+  CHECK_FALSE(access_scope.enabled(Level::kError));
+  REQUIRE(log::append_filter("debug,access=warn"));  // not alone
+  REQUIRE(log::append_filter("xds=info"));
+  CHECK(log::current_filter() == "access=warn,xds=info,debug");
+  log::reset_filter();
+  CHECK(log::current_filter() == "info");
 }
 
 TEST_CASE("append refuses to grow the filter without end") {

@@ -3,12 +3,14 @@ The contract calls them recursive or malicious (§1.7, §4.2); every one must en
 
 import socket
 import ssl
+import time
 
 import pytest
 
 from harness import apps, hbone
 from harness.mesh import Mesh
 from harness.netns import run
+from harness.process import eventually
 
 PORTS = [15001, 15006, 15008]
 VIP = "10.96.0.20"
@@ -152,3 +154,24 @@ def test_a_pod_that_holds_connections_to_an_http_port_shuts_out_no_probe(shop, p
     finally:
         for sock in held:
             sock.close()
+
+
+def test_a_flood_of_refused_connections_makes_a_few_lines_and_an_exact_count(shop):
+    """What is no TLS at 15008 is refused and logged; who sends it chooses how often."""
+    node, count = shop.nodes[1], 300
+
+    def refused():
+        _, metrics = node.http(15020, "/metrics")
+        return sum(int(line.rsplit(" ", 1)[1]) for line in metrics.splitlines() if line.startswith("zt_early_denials_total{"))
+
+    def lines():
+        return [line for line in node.ztunnel.text().splitlines() if f"src.addr={shop.outsider.ip}" in line]
+
+    before, logged, begun = refused(), len(lines()), time.monotonic()
+    for _ in range(count):
+        with shop.outsider.connect(shop.far.ip, 15008) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    eventually(lambda: refused() >= before + count, "all refusals counted")
+    seconds = time.monotonic() - begun
+    eventually(lambda: any("connections failed" in line for line in lines()), "the rest to be summed up")
+    assert len(lines()) - logged <= 11 * (seconds + 3)

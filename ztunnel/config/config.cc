@@ -290,7 +290,7 @@ class Parser {
   // info.
   void log_filter() {
     auto& filter = config_.telemetry.log_filter;
-    filter = log::kDefaultFilter;
+    filter = kDefaultLogFilter;
     const auto text = env_.find("RUST_LOG");
     if (!text || text->empty()) return;
     if (const auto parsed = log::FilterSpec::parse(*text); !parsed) {

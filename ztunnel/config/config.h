@@ -163,11 +163,15 @@ struct PolicyConfig {
   std::chrono::milliseconds unknown_wait{2'000};
 };
 
+// Before what RUST_LOG says. As the peer's, whose DNS server is noisy: tools show it (contract §10.5).
+inline constexpr std::string_view kDefaultLogFilter = "hickory_server::server=off,info";
+
 struct TelemetryConfig {
   log::Format log_format = log::Format::kPlain;
   std::string log_filter;  // complete, for log::set_filter
   std::string istio_version = "unknown";
   uint32_t series_limit = 10'000;
+  uint32_t series_per_identity = 500;
   std::chrono::seconds series_idle{900};
 };
 

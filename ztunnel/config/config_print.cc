@@ -110,6 +110,7 @@ Value own_settings(const Config& config) {
       {"memoryBudget", count(config.tunnel.memory_budget)},
       {"metricsSeriesIdle", duration(config.telemetry.series_idle)},
       {"metricsSeriesLimit", count(config.telemetry.series_limit)},
+      {"metricsSeriesPerIdentity", count(config.telemetry.series_per_identity)},
       {"policyInfoLogging", flag(config.policy.info_logging)},
       {"policyWait", duration(config.policy.unknown_wait)},
       {"preferAes128", flag(config.tls.prefer_aes128)},

@@ -323,6 +323,8 @@ constexpr Setting kSettings[] = {
     {"RUST_LOG", "info", "log levels: comma list of level and target=level"},
     {"ZT_METRICS_SERIES_LIMIT", "10000", "label sets of traffic metrics; more are counted together",
      set_number<ZT_FIELD(telemetry.series_limit), 100, 10'000'000>},
+    {"ZT_METRICS_SERIES_PER_IDENTITY", "500", "of them, those that one peer's baggage may make; all peers' at most half",
+     set_number<ZT_FIELD(telemetry.series_per_identity), 1, 10'000'000>},
     {"ZT_METRICS_SERIES_IDLE", "15m", "forget series that were idle for so long and whose workload is gone; 0: never",
      set_duration<ZT_FIELD(telemetry.series_idle), 0, kYearMs>},
 };

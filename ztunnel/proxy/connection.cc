@@ -61,6 +61,7 @@ TrafficLabels labels_of(const ConnectionInfo& info) {
     labels.service_ns = info.service->ns.view();
     labels.service_name = info.service->name.view();
   }
+  if (info.source_workload == nullptr && info.baggage && info.peer) labels.claimed_by = info.peer->text;
   labels.localities = info.source_workload || info.destination_workload || info.baggage;
   return labels;
 }
@@ -138,8 +139,8 @@ void deny_early(Worker& worker, Direction direction, const SocketAddress& source
                 const Error& why) {
   const auto reporter = direction == Direction::kOutbound ? Reporter::kSource : Reporter::kDestination;
   worker.metrics().early_denials.get({reporter_name(reporter), reason_info(why.reason).name}).add();
-  log_connection_denied(source.to_string(), destination.to_string(), direction == Direction::kOutbound ? "outbound" : "inbound",
-                        why.text);
+  worker.metrics().denial_log.write(Clock::now(), source, destination, direction == Direction::kOutbound ? "outbound" : "inbound",
+                                    why.text);
 }
 
 hbone::Baggage baggage_of(const Workload& workload) {

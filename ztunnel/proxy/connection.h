@@ -59,7 +59,7 @@ class ConnectionRecord {
   bool finished_ = false;
 };
 
-// Refused before anything was known of it: one line, and a count of its own; no traffic metrics (contract §4.1, §10.4).
+// Refused before anything was known of it: one line at most (ztunnel/telemetry/denial_log.h), and a count of its own; no traffic metrics (contract §4.1, §10.4).
 void deny_early(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination,
                 const Error& why);
 

@@ -50,6 +50,8 @@ struct TrafficLabels {
   PartyLabels destination;
   bool mutual_tls = false;
   bool localities = false;  // regions and zones are labels at all: one end's workload is known
+  // Set when nothing but the peer's word tells what is said of `source` (its principal apart): the identity that it proved.
+  std::string_view claimed_by;
 };
 
 // Final flags of a connection, in the order of response_flag_names().
@@ -95,8 +97,8 @@ class TrafficCell {
   TrafficCell(const TrafficCell&) = delete;
   TrafficCell& operator=(const TrafficCell&) = delete;
 
-  // Finds or makes the series of these labels. Beyond the limit on series, connections are counted together
-  // under the label value "overflow". About a microsecond.
+  // Finds or makes the series of these labels. Beyond the limit on what peers claim, a peer's connections are counted under its
+  // principal with all that it claims as "overflow"; beyond the limit on all series, under "overflow" alone. About a microsecond.
   [[nodiscard]] TrafficHandle open(const TrafficLabels& labels);
 
   void socket_opened(Reporter reporter) { move_sockets(reporter, 1); }
@@ -104,8 +106,12 @@ class TrafficCell {
 
  private:
   friend class TrafficMetrics;
-  TrafficSeries* add_series(std::string_view text, size_t flag_at, bool keep_for_ever);
-  void purge_retired();
+  // The series of these labels, entered, if there is one or may be one more.
+  TrafficSeries* find_or_add(const TrafficLabels& labels);
+  TrafficSeries* find(std::string_view text);
+  TrafficSeries* overflow(Reporter reporter);
+  TrafficSeries* add_series(std::string_view text, size_t flag_at);
+  void drop_some_retired();
   void move_sockets(Reporter reporter, int64_t delta) {
     auto& count = sockets_[static_cast<size_t>(reporter)];
     count.store(count.load(std::memory_order_relaxed) + delta, std::memory_order_relaxed);
@@ -114,9 +120,10 @@ class TrafficCell {
   TrafficMetrics& owner_;
   std::unordered_map<std::string_view, TrafficSeries*> by_labels_;  // keys are the series' own text
   std::array<TrafficSeries*, 2> overflow_{};
+  TrafficSeries* dropping_ = nullptr;  // taken from retired_, still to be forgotten
   // Read by the scrape.
   std::atomic<TrafficSeries*> first_{nullptr};
-  std::atomic<bool> retired_{false};  // some of by_labels_ are to be forgotten
+  std::atomic<TrafficSeries*> retired_{nullptr};  // a stack that scrapes push to: by_labels_ is to forget these
   std::array<std::atomic<int64_t>, 2> sockets_{};
 };
 
@@ -146,8 +153,9 @@ class [[nodiscard]] OpenSocket {
 };
 
 struct TrafficLimits {
-  size_t series = 10'000;          // label sets, counted per worker
-  std::chrono::seconds idle{900};  // series unused this long go, once a scrape has seen their last value; 0: never
+  size_t series = 10'000;            // label sets, counted per worker; what peers claim may take half of it
+  size_t series_per_identity = 500;  // of them, those that one peer's claims may make
+  std::chrono::seconds idle{900};    // series unused this long go, once a scrape has seen their last value; 0: never
 };
 
 class TrafficMetrics {
@@ -192,11 +200,20 @@ class TrafficMetrics {
   void evict_idle(Clock::time_point now);
   [[nodiscard]] bool is_idle(const SeriesTotal& total, Clock::time_point now) const;
   void unlink_retired(Cell& cell);
+  bool take_claim(size_t slot);
+  void give_back_claim(size_t slot);
+  [[nodiscard]] size_t claim_slot(std::string_view identity) const;
 
+  // Claimed series by identity: a table of counters instead of one of names, so that it needs neither lock nor bound. Two
+  // identities that meet in a slot share its limit; the seed keeps anybody from choosing whom to meet.
+  static constexpr size_t kClaimSlots = 4096;
   const TrafficLimits limits_;
   std::vector<std::unique_ptr<Cell>> cells_;
   std::atomic<size_t> series_count_{0};
   std::atomic<uint64_t> overflows_{0};
+  const uint64_t claim_seed_;
+  std::array<std::atomic<uint32_t>, kClaimSlots> claims_{};
+  std::atomic<size_t> claimed_{0};
 
   std::mutex scrape_;  // guards what follows
   std::unordered_map<std::string_view, std::unique_ptr<SeriesTotal>> totals_;

@@ -67,25 +67,25 @@ template class LabelledFamily<Gauge>;
 template class LabelledFamily<Histogram>;
 
 void CounterFamily::render(std::string& out) const {
-  const std::lock_guard lock(mutex_);
-  if (series_.empty()) return;
+  const auto series = list();
+  if (series.empty()) return;
   append_family(out, info_.name, info_.help, "counter", info_.unit);
   const std::string sample = fmt::format("{}_total", info_.name);
-  for (const auto& [labels, counter] : series_) append_sample(out, sample, labels, fmt::format_int(counter->value()).c_str());
+  for (const auto& [labels, counter] : series) append_sample(out, sample, labels, fmt::format_int(counter->value()).c_str());
 }
 
 void GaugeFamily::render(std::string& out) const {
-  const std::lock_guard lock(mutex_);
-  if (series_.empty()) return;
+  const auto series = list();
+  if (series.empty()) return;
   append_family(out, info_.name, info_.help, "gauge", info_.unit);
-  for (const auto& [labels, gauge] : series_) append_sample(out, info_.name, labels, fmt::format_int(gauge->value()).c_str());
+  for (const auto& [labels, gauge] : series) append_sample(out, info_.name, labels, fmt::format_int(gauge->value()).c_str());
 }
 
 void HistogramFamily::render(std::string& out) const {
-  const std::lock_guard lock(mutex_);
-  if (series_.empty()) return;
+  const auto series = list();
+  if (series.empty()) return;
   append_family(out, info_.name, info_.help, "histogram", info_.unit);
-  for (const auto& [labels, histogram] : series_) {
+  for (const auto& [labels, histogram] : series) {
     // Buckets are read once: sum of the counts and the last bucket must agree.
     std::vector<uint64_t> counts;
     uint64_t total = 0;

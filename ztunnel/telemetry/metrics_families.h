@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 // Metrics other than those of traffic: few series, counted from any thread with atomics. Resolving labels
@@ -80,6 +81,14 @@ class LabelledFamily : public Family {
 
  protected:
   virtual std::unique_ptr<Series> make() const = 0;
+  // For a scrape, which must not hold up who resolves labels while it writes: series are never taken away.
+  [[nodiscard]] std::vector<std::pair<std::string_view, const Series*>> list() const {
+    const std::lock_guard lock(mutex_);
+    std::vector<std::pair<std::string_view, const Series*>> all;
+    all.reserve(series_.size());
+    for (const auto& [labels, series] : series_) all.emplace_back(labels, series.get());
+    return all;
+  }
 
   FamilyInfo info_;
   mutable std::mutex mutex_;

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "ztunnel/telemetry/metrics_text.h"
+#include "ztunnel/telemetry/version.h"
 
 namespace zt::ztunnel {
 namespace {
@@ -115,7 +116,7 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                   kCaBounds) {
   append_family(build_, "istio_build", "Istio component build info.", "gauge");
   build_ += "istio_build{component=\"ztunnel\"";
-  append_label(build_, "tag", istio_version.empty() ? "unknown" : istio_version);
+  append_label(build_, "tag", istio_version.empty() || istio_version == "unknown" ? build_info({}).version : istio_version);
   build_ += "} 1\n";
   for (GaugeFamily* gauge : {&active_proxies, &pending_proxies}) gauge->get();
   for (CounterFamily* counter : {&proxies_started, &proxies_stopped, &connects_resent}) counter->get();

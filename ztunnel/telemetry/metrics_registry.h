@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "ztunnel/telemetry/denial_log.h"
 #include "ztunnel/telemetry/metrics.h"
 #include "ztunnel/telemetry/metrics_families.h"
 
@@ -14,6 +15,7 @@ namespace zt::ztunnel {
 // first scrape.
 class Metrics {
  public:
+  // `istio_version`: the tag of istio_build; "" or "unknown": our own version, since something must tell what runs here.
   Metrics(size_t workers, const TrafficLimits& limits, std::string istio_version);
 
   TrafficMetrics traffic;
@@ -48,6 +50,8 @@ class Metrics {
   CounterFamily dns_forwarded;  // UDP queries for an upstream. `result`: cached, shared (with one that was under way), asked
   CounterFamily dns_dropped;    // `reason`
   HistogramFamily ca_duration;  // `result`: ok, failed
+
+  DenialLog denial_log;  // what early_denials counts, as far as it fits a second
 
   // Further families whose values are computed at the scrape, after all others.
   void add(std::unique_ptr<Family> family) { added_.push_back(std::move(family)); }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
+#include <random>
 
 #include "mesh/reason.h"
 #include "ztunnel/telemetry/metrics.h"
@@ -13,6 +15,7 @@ namespace {
 constexpr std::string_view kUnknown = "unknown";
 constexpr std::string_view kOverflow = "overflow";
 constexpr int32_t kRetired = -1;
+constexpr size_t kNoClaim = SIZE_MAX;
 
 using Counts = std::array<uint64_t, 3 + kResponseFlags>;
 enum CountIndex : size_t { kOpened, kReceived, kSent, kClosed };  // kClosed + flag
@@ -63,9 +66,12 @@ void render_labels(std::string& out, const TrafficLabels& labels, size_t& flag_a
   out += '}';
 }
 
+PartyLabels overflow_party() {
+  return {kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow};
+}
+
 TrafficLabels overflow_labels(Reporter reporter) {
-  const PartyLabels party{kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, kOverflow, {}, {}};
-  return {reporter, party, kOverflow, kOverflow, kOverflow, party, false, false};
+  return {reporter, overflow_party(), kOverflow, kOverflow, kOverflow, overflow_party(), false, false, {}};
 }
 
 // The value of a label in rendered text. Names of Kubernetes need no escapes, so none are undone.
@@ -101,9 +107,10 @@ struct TrafficSeries {
   std::array<std::atomic<uint64_t>, 3 + kResponseFlags> counts{};
   std::atomic<int32_t> users{0};
   std::atomic<int> owners{2};
-  std::atomic<size_t>* live = nullptr;  // of the TrafficMetrics; null for the overflow series
+  size_t claim_slot = kNoClaim;  // of TrafficMetrics
   // Of the scraping thread, once the series is in the list.
   TrafficSeries* next = nullptr;
+  TrafficSeries* next_retired = nullptr;
   SeriesTotal* total = nullptr;
   bool dead = false;
 
@@ -161,67 +168,92 @@ void TrafficHandle::close(Reason reason) {
 }
 
 TrafficHandle TrafficCell::open(const TrafficLabels& labels) {
-  if (retired_.load(std::memory_order_acquire)) purge_retired();
-  static thread_local std::string text;
-  size_t flag_at = 0;
-  render_labels(text, labels, flag_at);
-  TrafficSeries* series = nullptr;
-  if (const auto found = by_labels_.find(text); found != by_labels_.end()) {
-    series = found->second;
-    if (!series->enter()) {  // retired since the last purge
-      by_labels_.erase(found);
-      TrafficSeries::drop(series);
-      series = nullptr;
-    }
-  }
+  drop_some_retired();
+  TrafficSeries* series = find_or_add(labels);
   if (series == nullptr) {
-    if (owner_.series_count_.fetch_add(1, std::memory_order_relaxed) < owner_.limits_.series) {
-      series = add_series(text, flag_at, false);
-    } else {
-      owner_.series_count_.fetch_sub(1, std::memory_order_relaxed);
-      owner_.overflows_.fetch_add(1, std::memory_order_relaxed);
-      auto& overflow = overflow_[static_cast<size_t>(labels.reporter)];
-      if (overflow == nullptr) {
-        render_labels(text, overflow_labels(labels.reporter), flag_at);
-        overflow = add_series(text, flag_at, true);
-      }
-      series = overflow;
+    owner_.overflows_.fetch_add(1, std::memory_order_relaxed);
+    if (!labels.claimed_by.empty()) {
+      TrafficLabels folded = labels;
+      folded.source = overflow_party();
+      folded.source.principal = labels.source.principal;
+      folded.claimed_by = {};
+      series = find_or_add(folded);
     }
-    series->enter();
+    if (series == nullptr) series = overflow(labels.reporter);
   }
   series->count(kOpened, 1);
   return TrafficHandle(series);
 }
 
-TrafficSeries* TrafficCell::add_series(std::string_view text, size_t flag_at, bool keep_for_ever) {
+TrafficSeries* TrafficCell::find_or_add(const TrafficLabels& labels) {
+  static thread_local std::string text;
+  size_t flag_at = 0;
+  render_labels(text, labels, flag_at);
+  if (TrafficSeries* const series = find(text)) return series;
+
+  const bool claimed = !labels.claimed_by.empty();
+  const size_t slot = claimed ? owner_.claim_slot(labels.claimed_by) : kNoClaim;
+  if (claimed && !owner_.take_claim(slot)) return nullptr;
+  if (owner_.series_count_.fetch_add(1, std::memory_order_relaxed) >= owner_.limits_.series) {
+    owner_.series_count_.fetch_sub(1, std::memory_order_relaxed);
+    if (claimed) owner_.give_back_claim(slot);
+    return nullptr;
+  }
+  TrafficSeries* const series = add_series(text, flag_at);
+  series->claim_slot = slot;
+  by_labels_.emplace(series->labels->text, series);
+  return series;
+}
+
+TrafficSeries* TrafficCell::find(std::string_view text) {
+  const auto found = by_labels_.find(text);
+  if (found == by_labels_.end()) return nullptr;
+  if (found->second->enter()) return found->second;
+  by_labels_.erase(found);  // retired; drop_some_retired() lets go of it
+  return nullptr;
+}
+
+TrafficSeries* TrafficCell::overflow(Reporter reporter) {
+  auto& series = overflow_[static_cast<size_t>(reporter)];
+  if (series == nullptr) {
+    std::string text;
+    size_t flag_at = 0;
+    render_labels(text, overflow_labels(reporter), flag_at);
+    series = add_series(text, flag_at);  // never left by this user, so never idle
+  }
+  series->enter();
+  return series;
+}
+
+// Entered, and in the list that scrapes walk.
+TrafficSeries* TrafficCell::add_series(std::string_view text, size_t flag_at) {
   auto* const series = new TrafficSeries;
   series->labels = std::make_shared<const SeriesLabels>(SeriesLabels{std::string(text), flag_at});
-  if (keep_for_ever) {
-    series->users.store(1, std::memory_order_relaxed);  // one more than there are: never idle
-  } else {
-    series->live = &owner_.series_count_;
-    by_labels_.emplace(series->labels->text, series);
-  }
+  series->users.store(1, std::memory_order_relaxed);
   series->next = first_.load(std::memory_order_relaxed);
   while (!first_.compare_exchange_weak(series->next, series, std::memory_order_release, std::memory_order_relaxed)) {
   }
   return series;
 }
 
-void TrafficCell::purge_retired() {
-  retired_.store(false, std::memory_order_relaxed);
-  for (auto entry = by_labels_.begin(); entry != by_labels_.end();) {
-    TrafficSeries* const series = entry->second;
-    if (series->users.load(std::memory_order_acquire) == kRetired) {
-      entry = by_labels_.erase(entry);  // before the series: its text is the key
-      TrafficSeries::drop(series);
-    } else {
-      ++entry;
-    }
+// A few a connection: a scrape that has retired thousands must not hold up one.
+void TrafficCell::drop_some_retired() {
+  constexpr int kAtATime = 16;
+  if (dropping_ == nullptr) {
+    if (retired_.load(std::memory_order_relaxed) == nullptr) return;
+    dropping_ = retired_.exchange(nullptr, std::memory_order_acquire);
+  }
+  for (int i = 0; i < kAtATime && dropping_ != nullptr; ++i) {
+    TrafficSeries* const series = std::exchange(dropping_, dropping_->next_retired);
+    // Its labels may have a newer series by now.
+    if (const auto found = by_labels_.find(series->labels->text); found != by_labels_.end() && found->second == series)
+      by_labels_.erase(found);  // before the series: its text is the key
+    TrafficSeries::drop(series);
   }
 }
 
 TrafficCell::~TrafficCell() {
+  while (dropping_ != nullptr || retired_.load(std::memory_order_acquire) != nullptr) drop_some_retired();
   for (const auto& [text, series] : by_labels_) TrafficSeries::drop(series);
   by_labels_.clear();
   for (TrafficSeries* series : overflow_) {
@@ -234,11 +266,34 @@ TrafficCell::~TrafficCell() {
 
 // ---- Scrape
 
-TrafficMetrics::TrafficMetrics(size_t workers, const TrafficLimits& limits) : limits_(limits) {
+TrafficMetrics::TrafficMetrics(size_t workers, const TrafficLimits& limits)
+    : limits_(limits), claim_seed_(std::random_device{}() | uint64_t{std::random_device{}()} << 32) {
   for (size_t i = 0; i < workers; ++i) cells_.push_back(std::make_unique<Cell>(*this));
 }
 
 TrafficMetrics::~TrafficMetrics() = default;
+
+size_t TrafficMetrics::claim_slot(std::string_view identity) const {
+  // FNV-1a from a secret start, with its high bits folded in.
+  uint64_t hash = 0xcbf29ce484222325 ^ claim_seed_;
+  for (const char c : identity) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  hash ^= hash >> 32;
+  return hash * 0x9e3779b97f4a7c15 >> 52;
+}
+static_assert(std::numeric_limits<uint64_t>::max() >> 52 == 4096 - 1);
+
+bool TrafficMetrics::take_claim(size_t slot) {
+  const uint32_t of_identity = claims_[slot].fetch_add(1, std::memory_order_relaxed);
+  const size_t of_all = claimed_.fetch_add(1, std::memory_order_relaxed);
+  if (of_identity < limits_.series_per_identity && of_all < limits_.series / 2) return true;
+  give_back_claim(slot);
+  return false;
+}
+
+void TrafficMetrics::give_back_claim(size_t slot) {
+  claims_[slot].fetch_sub(1, std::memory_order_relaxed);
+  claimed_.fetch_sub(1, std::memory_order_relaxed);
+}
 
 void TrafficMetrics::collect(Clock::time_point now) {
   for (const auto& cell : cells_) {
@@ -319,7 +374,6 @@ void TrafficMetrics::evict_idle(Clock::time_point now) {
 // Takes dead series out of a cell's list. The worker only ever puts new ones in front, so links behind the
 // first are ours.
 void TrafficMetrics::unlink_retired(Cell& cell) {
-  bool any = false;
   TrafficSeries* previous = nullptr;
   for (TrafficSeries* series = cell.first_.load(std::memory_order_acquire); series != nullptr;) {
     TrafficSeries* const next = series->next;
@@ -337,12 +391,16 @@ void TrafficMetrics::unlink_retired(Cell& cell) {
       }
     }
     if (previous != nullptr) previous->next = next;
-    series->live->fetch_sub(1, std::memory_order_relaxed);
+    series_count_.fetch_sub(1, std::memory_order_relaxed);
+    if (series->claim_slot != kNoClaim) give_back_claim(series->claim_slot);
+    // To the worker first: our own share keeps it alive until then.
+    series->next_retired = cell.retired_.load(std::memory_order_relaxed);
+    while (!cell.retired_.compare_exchange_weak(series->next_retired, series, std::memory_order_release,
+                                                std::memory_order_relaxed)) {
+    }
     TrafficSeries::drop(series);
-    any = true;
     series = next;
   }
-  if (any) cell.retired_.store(true, std::memory_order_release);
 }
 
 namespace {

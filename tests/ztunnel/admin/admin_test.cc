@@ -105,7 +105,7 @@ TEST_CASE("answers are the peer's: status, type and body") {
     if (expected.headers.contains(header)) CHECK(answer.headers.at(header) == expected.headers.at(header));
   }
   CHECK(ports.shutdowns == (std::string_view(row.name) == "quitquitquit-post.http" ? 1 : 0));
-  REQUIRE(log::set_filter(log::kDefaultFilter));
+  REQUIRE(log::set_filter(kDefaultLogFilter));
 }
 
 TEST_CASE("istioctl's colon form changes the level, which the peer refuses") {
@@ -114,6 +114,19 @@ TEST_CASE("istioctl's colon form changes the level, which the peer refuses") {
   CHECK(answer.status == 200);
   CHECK(answer.body == "current log level is hickory_server::server=off,access=debug,xds=warn,info\n");
   CHECK(request(ports.admin, "POST", "/logging?reset").body == "current log level is hickory_server::server=off,info\n");
+}
+
+TEST_CASE("a level for everything takes back the levels of modules that were set before") {
+  REQUIRE(log::set_filter("hickory_server::server=off,info,proxy=warn"));
+  Ports ports;
+  CHECK(request(ports.admin, "POST", "/logging?level=access:debug,xds:trace").status == 200);
+  CHECK(request(ports.admin, "POST", "/logging?level=off").body ==
+        "current log level is hickory_server::server=off,proxy=warn,off\n");
+  CHECK(request(ports.admin, "POST", "/logging?level=access:debug").body ==
+        "current log level is hickory_server::server=off,access=debug,proxy=warn,off\n");
+  CHECK(request(ports.admin, "POST", "/logging?level=info").body ==
+        "current log level is hickory_server::server=off,proxy=warn,info\n");
+  REQUIRE(log::set_filter(kDefaultLogFilter));
 }
 
 TEST_CASE("readiness names what is missing") {

@@ -1,19 +1,16 @@
 #include "ztunnel/telemetry/access_log.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <catch2/catch.hpp>
 #include <fstream>
-#include <functional>
 #include <map>
 #include <sstream>
 #include <thread>
 
-#include "base/unique_fd.h"
+#include "tests/support/logged.h"
 
 using namespace zt;
 using namespace zt::ztunnel;
+using testing::logged;
 
 namespace {
 
@@ -37,25 +34,6 @@ std::vector<std::string> recorded_lines(const std::string& name, const std::stri
     lines.push_back(line);
   }
   return lines;
-}
-
-// What the log writes while `act` runs.
-std::string logged(log::Format format, const std::function<void()>& act) {
-  int fds[2];
-  REQUIRE(::pipe2(fds, O_CLOEXEC) == 0);
-  UniqueFd reader(fds[0]);
-  UniqueFd writer(fds[1]);
-  std::string text;
-  std::thread collector([&] {
-    char buffer[65536];
-    for (ssize_t n; (n = ::read(reader.get(), buffer, sizeof buffer)) > 0;) text.append(buffer, static_cast<size_t>(n));
-  });
-  log::start(writer.get(), format);
-  act();
-  log::stop();
-  writer.reset();
-  collector.join();
-  return text;
 }
 
 using Values = std::map<std::string, std::string>;

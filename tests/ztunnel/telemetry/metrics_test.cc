@@ -14,6 +14,7 @@
 #include "ztunnel/telemetry/metrics_registry.h"
 #include "ztunnel/telemetry/metrics_text.h"
 #include "ztunnel/telemetry/runtime_metrics.h"
+#include "ztunnel/telemetry/version.h"
 
 using namespace zt;
 using namespace zt::ztunnel;
@@ -87,7 +88,8 @@ TrafficLabels traffic(const std::map<std::string, std::string>& labels) {
           known(labels, "destination_service_name"),
           party(labels, "destination"),
           labels.at("connection_security_policy") == "mutual_tls",
-          labels.contains("source_region")};
+          labels.contains("source_region"),
+          {}};
 }
 
 Reason reason_of(const std::string& flag) {
@@ -202,6 +204,14 @@ TEST_CASE("the whole scrape has the peer's families in the peer's order, then ou
   CHECK_THAT(text, Catch::Contains("workload_manager_proxies_started_total 0\n"));
   CHECK_THAT(text, Catch::Contains("istio_dns_requests_total{request_query_type=\"a\",request_protocol=\"udp\","
                                    "source_canonical_service=\"shopper\",source_canonical_revision=\"r7\"} 30\n"));
+}
+
+TEST_CASE("whoever is not told of Istio's version shows its own") {
+  for (const char* told : {"", "unknown"}) {
+    Metrics metrics(1, {}, told);
+    CHECK_THAT(metrics.render(),
+               Catch::Contains("istio_build{component=\"ztunnel\",tag=\"" + build_info({}).version + "\"} 1\n"));
+  }
 }
 
 TEST_CASE("histograms look as the peer's: sum, count, cumulative buckets with le first") {
@@ -352,6 +362,67 @@ TEST_CASE("beyond the limit, connections are counted together") {
   CHECK(value_of(scrape(metrics), "istio_tcp_connections_opened_total", "source_workload=\"overflow\"") == 8);
 }
 
+namespace {
+
+TrafficLabels claimed(std::string_view workload, std::string_view identity) {
+  TrafficLabels labels = simple(workload, Reporter::kDestination);
+  labels.source.principal = labels.claimed_by = identity;
+  labels.destination.workload = "server";
+  return labels;
+}
+
+}  // namespace
+
+TEST_CASE("what one identity claims leaves room for others, and is counted under its principal beyond its share") {
+  TrafficMetrics metrics(2, {.series = 1000, .series_per_identity = 50, .idle = 0s});
+  for (int i = 0; i < 5000; ++i)
+    (void)metrics.cell(static_cast<size_t>(i) % 2)
+        .open(claimed("forged-" + std::to_string(i), "spiffe://cluster.local/ns/bad/sa/bad"));
+  (void)metrics.cell(0).open(claimed("honest", "spiffe://cluster.local/ns/shop/sa/honest"));
+  (void)metrics.cell(1).open(simple("known", Reporter::kDestination));
+  const auto text = scrape(metrics);
+  const auto opened = [&](const std::string& labels) { return value_of(text, "istio_tcp_connections_opened_total", labels); };
+  CHECK(opened("source_workload=\"honest\"") == 1);
+  CHECK(opened("source_workload=\"known\"") == 1);
+  CHECK(opened("source_workload=\"forged-49\"") == 1);
+  CHECK(opened("source_workload=\"forged-50\"") == 0);
+  const std::string folded =
+      "source_workload=\"overflow\",source_canonical_service=\"overflow\",source_canonical_revision=\"overflow\","
+      "source_workload_namespace=\"overflow\",source_principal=\"spiffe://cluster.local/ns/bad/sa/bad\"";
+  CHECK(opened(folded) == 4950);
+  CHECK(metrics.overflows() == 4950);
+  CHECK(metrics.series_count() < 60);
+  CHECK(text.size() < 200'000);
+}
+
+TEST_CASE("what all peers together claim leaves half of the series to workloads that are known") {
+  TrafficMetrics metrics(1, {.series = 100, .series_per_identity = 50, .idle = 0s});
+  for (int i = 0; i < 1000; ++i)
+    (void)metrics.cell(0).open(
+        claimed("forged-" + std::to_string(i), "spiffe://cluster.local/ns/bad/sa/" + std::to_string(i % 20)));
+  // Besides the claims, each of the 20 has one under its principal.
+  for (int i = 0; i < 30; ++i) (void)metrics.cell(0).open(simple("known-" + std::to_string(i), Reporter::kDestination));
+  const auto text = scrape(metrics);
+  for (int i = 0; i < 30; ++i) {
+    const std::string name = "source_workload=\"known-" + std::to_string(i) + "\"";
+    CHECK(value_of(text, "istio_tcp_connections_opened_total", name) == 1);
+  }
+}
+
+TEST_CASE("claims that have gone idle and been dropped make room for new ones") {
+  TrafficMetrics metrics(1, {.series = 100, .series_per_identity = 5, .idle = 60s});
+  const auto start = Clock::now();
+  const std::string_view who = "spiffe://cluster.local/ns/shop/sa/gateway";
+  for (int i = 0; i < 5; ++i) (void)metrics.cell(0).open(claimed("old-" + std::to_string(i), who));
+  (void)scrape(metrics, start);
+  (void)scrape(metrics, start + 120s);
+  for (int i = 0; i < 5; ++i) (void)metrics.cell(0).open(claimed("new-" + std::to_string(i), who));
+  const auto text = scrape(metrics, start + 121s);
+  for (int i = 0; i < 5; ++i)
+    CHECK(value_of(text, "istio_tcp_connections_opened_total", "source_workload=\"new-" + std::to_string(i) + "\"") == 1);
+  CHECK(metrics.overflows() == 0);
+}
+
 TEST_CASE("idle series go, once a scrape has shown their last value") {
   TrafficMetrics metrics(2, {.series = 100, .idle = 900s});
   const auto start = Clock::now();
@@ -447,6 +518,20 @@ TEST_CASE("eviction makes room under the limit, whether the workloads exist or n
   }
   CHECK(metrics.overflows() == 0);
   CHECK(metrics.series_count() == 0);
+}
+
+TEST_CASE("thousands of dropped series are let go of a few at a time, and one that comes back is new") {
+  TrafficMetrics metrics(1, {.series = 10'000, .idle = 60s});
+  const auto start = Clock::now();
+  for (int i = 0; i < 3000; ++i) (void)metrics.cell(0).open(simple("w-" + std::to_string(i)));
+  (void)scrape(metrics, start);
+  (void)scrape(metrics, start + 120s);
+  CHECK(metrics.series_count() == 0);
+  for (int i = 2999; i >= 0; --i) (void)metrics.cell(0).open(simple("w-" + std::to_string(i)));
+  CHECK(metrics.series_count() == 3000);
+  const auto text = scrape(metrics, start + 121s);
+  CHECK(value_of(text, "istio_tcp_connections_opened_total", "source_workload=\"w-7\"") == 1);
+  CHECK(value_of(text, "istio_tcp_connections_opened_total", "source_workload=\"w-2999\"") == 1);
 }
 
 TEST_CASE("workers count while scrapes and evictions go on") {
