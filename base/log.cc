@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <condition_variable>
 #include <csignal>
 #include <mutex>
 #include <thread>
@@ -24,6 +25,8 @@ constexpr size_t kBatchLines = 64;  // lines per writev (contract Appendix A)
 // After a burst the writer waits this long before it asks to be woken again, so a busy proxy pays for one
 // wake-up per period and not per line.
 constexpr auto kBatchPeriod = std::chrono::milliseconds(2);
+// How long stop() waits for whoever reads. A pipe that nobody reads must not keep the process from ending.
+constexpr auto kStopLimit = std::chrono::seconds(2);
 
 // Waits until everything is written, or the descriptor is broken; false if so.
 bool write_all(int fd, iovec* parts, size_t count) {
@@ -60,7 +63,7 @@ class Writer {
  public:
   void start(int fd, Format format) {
     const std::lock_guard lock(control_);
-    if (thread_.joinable()) return;
+    if (thread_.joinable() || abandoned_.load(std::memory_order_relaxed)) return;
     fd_.store(fd, std::memory_order_relaxed);
     format_.store(format, std::memory_order_relaxed);
     stopping_.store(false, std::memory_order_relaxed);
@@ -82,12 +85,24 @@ class Writer {
     queued_.store(false, std::memory_order_release);
     stopping_.store(true, std::memory_order_seq_cst);
     wake();
+    {
+      std::unique_lock ended(ended_mutex_);
+      if (!ended_changed_.wait_for(ended, kStopLimit, [this] { return ended_; })) {
+        // The writer is inside a system call that may never return. It goes with the process; what comes from here on has nowhere
+        // to go, since standard error is often the same pipe.
+        abandoned_.store(true, std::memory_order_release);
+        thread_.detach();
+        return;
+      }
+      ended_ = false;
+    }
     thread_.join();
     drain();  // lines of threads that had just decided to queue
   }
 
   void submit(std::string&& line) {
     if (!queued_.load(std::memory_order_acquire)) {
+      if (abandoned_.load(std::memory_order_acquire)) return;
       write_line(STDERR_FILENO, line);
       return;
     }
@@ -113,7 +128,12 @@ class Writer {
     for (;;) {
       const bool last = stopping_.load(std::memory_order_acquire);
       const bool wrote = drain();
-      if (last) return;
+      if (last) {
+        const std::lock_guard lock(ended_mutex_);
+        ended_ = true;
+        ended_changed_.notify_one();
+        return;
+      }
       if (wrote) {
         std::this_thread::sleep_for(kBatchPeriod);
         continue;
@@ -166,6 +186,10 @@ class Writer {
   std::atomic<bool> queued_{false};
   std::atomic<bool> stopping_{false};
   std::atomic<uint32_t> asleep_{0};
+  std::atomic<bool> abandoned_{false};  // the writer is stuck; for good
+  std::mutex ended_mutex_;
+  std::condition_variable ended_changed_;
+  bool ended_ = false;  // guarded by ended_mutex_: run() is about to return
   std::atomic<uint64_t> dropped_{0};
   uint64_t reported_ = 0;
   Ring ring_{kRingLines, kRingBytes};

@@ -62,7 +62,7 @@ enum class Format : uint8_t { kPlain, kJson };
 // Starts the writer thread on file descriptor `fd` (not owned). Until then lines go to stderr directly
 // (tests, early errors). A second start without a stop in between is ignored.
 void start(int fd, Format format);
-// Writes what is queued and stops the writer; called at exit, idempotent. Later lines go to stderr.
+// Writes what is queued (2 s at most) and stops the writer; called at exit, idempotent. Later lines go to stderr.
 void stop();
 
 // Filter (contract §10.5, §10.6): comma list of `level`, `target=level` or istioctl's `target:level`; later

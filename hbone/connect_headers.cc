@@ -171,7 +171,8 @@ Result<ReceivedConnect> parse_connect(const Headers& headers) {
   const auto colon = request.authority.rfind(':');
   if (colon == std::string::npos || colon == 0) return bad();
   request.host = request.authority.substr(0, colon);
-  if (request.host.find_first_of(":[]/@ ") != std::string::npos) return bad();
+  // It gets into logs and into what the control plane is asked for.
+  if (!visible_ascii(request.host) || request.host.find_first_of(":/?#[]@\\ ") != std::string::npos) return bad();
   const char* end = request.authority.data() + request.authority.size();
   const auto [stop, error] = std::from_chars(request.authority.data() + colon + 1, end, request.port);
   if (error != std::errc{} || stop != end) return bad();

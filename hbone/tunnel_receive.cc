@@ -20,15 +20,17 @@ void Tunnel::read_input() {
     n = ::recv(fd_.get(), lease.data() + carried, room, 0);
   } while (n < 0 && errno == EINTR);
   const bool early = std::exchange(early_, false);
+  // A tunnel that ends with streams on it is, to them, an other side that breaks off.
+  const Reason closed_by_peer = role_ == Role::kClient ? Reason::kUpstreamReset : Reason::kDownstreamReset;
   if (n < 0) {
-    if (errno != EAGAIN && errno != EWOULDBLOCK) return fail_tunnel(Reason::kPeerLost, "connection failed: " + errno_text(errno));
+    if (errno != EAGAIN && errno != EWOULDBLOCK)
+      return fail_tunnel(errno == ECONNRESET ? closed_by_peer : Reason::kPeerLost, "connection failed: " + errno_text(errno));
     if (!early) return;
     n = 0;  // nothing new, but what came with the handshake has not been looked at
   } else if (n == 0 && !early) {
     if (opener_.finished_cleanly())
-      return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost, "connection failed: peer closed the connection");
-    return fail_tunnel(stream_count_ == 0 ? Reason::kOk : Reason::kPeerLost,
-                       "connection failed: peer closed without close_notify");
+      return fail_tunnel(stream_count_ == 0 ? Reason::kOk : closed_by_peer, "connection failed: peer closed the connection");
+    return fail_tunnel(stream_count_ == 0 ? Reason::kOk : closed_by_peer, "connection failed: peer closed without close_notify");
   }
   last_received_ = io_.loop.now();
   const size_t filled = carried + static_cast<size_t>(n);

@@ -215,7 +215,9 @@ bool Tunnel::flush() {
         out_blocked_ = true;
         return false;
       }
-      fail_tunnel(Reason::kPeerLost, "connection failed: " + errno_text(errno));
+      const bool broken_off = errno == EPIPE || errno == ECONNRESET;
+      const Reason other_side = role_ == Role::kClient ? Reason::kUpstreamReset : Reason::kDownstreamReset;
+      fail_tunnel(broken_off ? other_side : Reason::kPeerLost, "connection failed: " + errno_text(errno));
       return false;
     }
     out_begin_ += static_cast<size_t>(n);

@@ -163,18 +163,30 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
   return made;
 }
 
-Result<> check_client_identity(std::span<const identity::SpiffeId> peer, const std::optional<std::string>& own_trust_domain,
-                               std::span<const std::string> aliases) {
-  if (!own_trust_domain) return {};
+Result<std::optional<identity::SpiffeId>> check_client_identity(std::span<const identity::SpiffeId> peer,
+                                                                const std::optional<std::string>& own_trust_domain,
+                                                                std::span<const std::string> aliases) {
+  if (!own_trust_domain) return peer.empty() ? std::nullopt : std::optional(peer.front());
   const auto ours = [&](const identity::SpiffeId& id) { return is_ours(id, own_trust_domain, aliases); };
-  if (std::ranges::any_of(peer, ours)) return {};
-  return fail(Reason::kTlsFailed,
-              fmt::format("identity verification error: peer did not present the expected trustdomain ({}), got {}",
-                          *own_trust_domain, list_of(peer)));
+  const auto found = std::ranges::find_if(peer, ours);
+  if (found == peer.end()) {
+    return fail(Reason::kTlsFailed,
+                fmt::format("identity verification error: peer did not present the expected trustdomain ({}), got {}",
+                            *own_trust_domain, list_of(peer)));
+  }
+  // Policies know a peer by one name. Whoever has two of them here could choose which of them is asked about.
+  if (std::ranges::any_of(found + 1, peer.end(), [&](const auto& id) { return ours(id) && id != *found; })) {
+    return fail(Reason::kTlsFailed,
+                fmt::format("identity verification error: peer presented several identities of trustdomain {}: {}",
+                            *own_trust_domain, list_of(peer)));
+  }
+  return *found;
 }
 
-Result<> check_server_identity(std::span<const identity::SpiffeId> peer, std::span<const identity::SpiffeId> expected,
-                               const std::optional<std::string>& own_trust_domain, std::span<const std::string> aliases) {
+Result<identity::SpiffeId> check_server_identity(std::span<const identity::SpiffeId> peer,
+                                                 std::span<const identity::SpiffeId> expected,
+                                                 const std::optional<std::string>& own_trust_domain,
+                                                 std::span<const std::string> aliases) {
   const auto same = [&](const identity::SpiffeId& a, const identity::SpiffeId& b) {
     const bool same_domain =
         a.trust_domain == b.trust_domain || (is_ours(a, own_trust_domain, aliases) && is_ours(b, own_trust_domain, aliases));
@@ -183,7 +195,7 @@ Result<> check_server_identity(std::span<const identity::SpiffeId> peer, std::sp
   const auto wanted = [&](const identity::SpiffeId& id) {
     return std::ranges::any_of(expected, [&](const identity::SpiffeId& each) { return same(id, each); });
   };
-  if (std::ranges::any_of(peer, wanted)) return {};
+  if (const auto found = std::ranges::find_if(peer, wanted); found != peer.end()) return *found;
   return fail(Reason::kTlsFailed, fmt::format("identity verification error: peer did not present the expected SAN ({}), got {}",
                                               list_of(expected), list_of(peer)));
 }

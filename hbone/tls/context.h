@@ -89,11 +89,13 @@ class TlsContext {
 
 // The two rules, on the peer's SPIFFE ids. `aliases` are other names of our own trust domain. Errors carry
 // the text of contract §10.3 (what was expected, what came).
-Result<> check_client_identity(std::span<const identity::SpiffeId> peer, const std::optional<std::string>& own_trust_domain,
-                               std::span<const std::string> aliases = {});
-Result<> check_server_identity(std::span<const identity::SpiffeId> peer, std::span<const identity::SpiffeId> expected,
-                               const std::optional<std::string>& own_trust_domain = {},
-                               std::span<const std::string> aliases = {});
+Result<std::optional<identity::SpiffeId>> check_client_identity(std::span<const identity::SpiffeId> peer,
+                                                                const std::optional<std::string>& own_trust_domain,
+                                                                std::span<const std::string> aliases = {});
+Result<identity::SpiffeId> check_server_identity(std::span<const identity::SpiffeId> peer,
+                                                 std::span<const identity::SpiffeId> expected,
+                                                 const std::optional<std::string>& own_trust_domain = {},
+                                                 std::span<const std::string> aliases = {});
 
 // True if this OpenSSL can do X25519MLKEM768.
 [[nodiscard]] bool have_x25519_mlkem768();

@@ -260,14 +260,18 @@ Result<> TlsHandshakeState::verify(X509_STORE_CTX* store) {
       return checked;
     }
   }
-  if (auto checked = context->role() == TlsRole::kServer
-                         ? check_client_identity(verified->ids, context->trust_domain(), options.trust_domain_aliases)
-                         : check_server_identity(verified->ids, expected, context->trust_domain(), options.trust_domain_aliases);
-      !checked) {
+  // The peer is who it was admitted as, whichever place that name has in its certificate.
+  const auto admit = [&]() -> Result<std::optional<identity::SpiffeId>> {
+    if (context->role() == TlsRole::kServer)
+      return check_client_identity(verified->ids, context->trust_domain(), options.trust_domain_aliases);
+    return check_server_identity(verified->ids, expected, context->trust_domain(), options.trust_domain_aliases);
+  };
+  auto admitted = admit();
+  if (!admitted) {
     X509_STORE_CTX_set_error(store, X509_V_ERR_HOSTNAME_MISMATCH);  // bad_certificate
-    return checked;
+    return std::unexpected(std::move(admitted).error());
   }
-  if (!verified->ids.empty()) peer = verified->ids.front();
+  peer = std::move(*admitted);
   if (options.keep_peer_chain) peer_chain = verified->chain;
   return {};
 }

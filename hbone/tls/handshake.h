@@ -28,7 +28,7 @@ struct TlsEstablished {
   RecordOpener opener;
   CipherSuite suite{};
   std::string group;                       // OpenSSL's name: "x25519", "secp256r1", "X25519MLKEM768"
-  std::optional<identity::SpiffeId> peer;  // first SPIFFE SAN of the peer's leaf (contract §2.2)
+  std::optional<identity::SpiffeId> peer;  // the SPIFFE SAN that the peer was admitted by
   PeerChain peer_chain;                    // if the context keeps it: for revocation later
 };
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <catch2/catch.hpp>
@@ -315,4 +316,26 @@ TEST_CASE("disabled lines do not evaluate their arguments, stop is idempotent") 
   CHECK(evaluated == 0);
   log::stop();
   log::stop();
+}
+
+TEST_CASE("a reader that reads nothing does not keep the process from ending") {
+  // In a process of its own: the writer of this one must not be lost for the other tests.
+  Pipe pipe;
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    log::start(pipe.writer.get(), Format::kPlain);
+    const std::string text(1000, 'x');
+    for (int i = 0; i < 1000; ++i) log::write(test_scope, Level::kError, text);
+    log::stop();
+    log::write(test_scope, Level::kError, "and what comes after it blocks nobody either");
+    ::_exit(0);
+  }
+  int status = -1;
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (::waitpid(child, &status, WNOHANG) == 0 && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  if (status == -1) ::kill(child, SIGKILL);
+  CHECK(status == 0);
 }

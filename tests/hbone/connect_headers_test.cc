@@ -132,6 +132,18 @@ TEST_CASE("a request is read, or refused with the status that the peers give") {
       {"port too large", "CONNECT", "web:65536", 400},
       {"port with a sign", "CONNECT", "web:+80", 400},
       {"user part", "CONNECT", "a@b:80", 400},
+      {"empty port", "CONNECT", "host:", 400},
+      {"port with a letter", "CONNECT", "host:80x", 400},
+      {"negative port", "CONNECT", "host:-1", 400},
+      {"a space", "CONNECT", "a b:80", 400},
+      {"a path", "CONNECT", "host/x:80", 400},
+      {"a query", "CONNECT", "host?x:80", 400},
+      {"a fragment", "CONNECT", "host#x:80", 400},
+      {"a backslash", "CONNECT", "host\\x:80", 400},
+      {"a control character", "CONNECT", "h\x01:80", 400},
+      {"beyond ASCII", "CONNECT", "h\xc3\xb6st:80", 400},
+      {"two ports", "CONNECT", "host:80:90", 400},
+      {"IPv6 without a port", "CONNECT", "[::1]", 400},
       {"empty", "CONNECT", "", 400},
   }));
   INFO(name);

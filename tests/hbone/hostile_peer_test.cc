@@ -177,8 +177,8 @@ TEST_CASE("a cut connection is told from an orderly end") {
   REQUIRE(peer.run([&] { return peer.server.users.size() == 1; }));
   peer.fd.reset();
   REQUIRE(peer.loop.run_until([&] { return peer.server.closed.has_value(); }, 10s));
-  CHECK(peer.server.closed->reason == Reason::kPeerLost);
-  CHECK(peer.server.users[0]->closed == Reason::kPeerLost);
+  CHECK(peer.server.closed->reason == Reason::kDownstreamReset);
+  CHECK(peer.server.users[0]->closed == Reason::kDownstreamReset);
 }
 
 TEST_CASE("a request that HTTP/2 forbids costs its stream only") {
@@ -363,9 +363,9 @@ TEST_CASE("data and the end of the connection in one event are both seen") {
   }
   peer.fd.reset();
   REQUIRE(peer.loop.run_until([&] { return peer.server.closed.has_value(); }, 10s));
-  CHECK(peer.server.closed->reason == Reason::kPeerLost);
+  CHECK(peer.server.closed->reason == Reason::kDownstreamReset);
   CHECK(peer.server.users[0]->received == "last words");
-  CHECK(peer.server.users[0]->closed == Reason::kPeerLost);
+  CHECK(peer.server.users[0]->closed == Reason::kDownstreamReset);
 }
 
 TEST_CASE("what a stalled stream has kept is not copied again for each frame that comes") {

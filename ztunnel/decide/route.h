@@ -113,9 +113,8 @@ struct HostPort {
   friend bool operator==(const HostPort&, const HostPort&) = default;
 };
 
-// What a CONNECT asks for.
+// What a CONNECT asks for (hbone::parse_connect() reads it).
 using Authority = std::variant<SocketAddress, HostPort>;
-[[nodiscard]] Result<Authority> parse_authority(std::string_view text);  // kBadAuthority
 
 struct InboundRequest {
   const workload_api::Workload& workload;  // the local workload

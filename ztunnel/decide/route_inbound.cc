@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "mesh/reason.h"
 #include "ztunnel/decide/route.h"
@@ -76,20 +75,6 @@ std::optional<IpAddress> proxy_vip(const Service& service, std::string_view netw
 }
 
 }  // namespace
-
-Result<Authority> parse_authority(std::string_view text) {
-  if (const auto address = SocketAddress::parse(text)) return Authority(*address);
-  const auto refuse = [&] { return fail(Reason::kBadAuthority, fmt::format("no valid authority pseudo header: {}", text)); };
-  const size_t colon = text.rfind(':');
-  if (colon == std::string_view::npos || colon == 0) return refuse();
-  const std::string_view host = text.substr(0, colon), digits = text.substr(colon + 1);
-  const bool plain = std::ranges::all_of(
-      host, [](char c) { return c > ' ' && c < 0x7f && std::string_view(":/?#[]@\\").find(c) == std::string_view::npos; });
-  uint16_t port = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
-  if (!plain || error != std::errc{} || end != digits.data() + digits.size()) return refuse();
-  return Authority(HostPort{std::string(host), port});
-}
 
 Result<InboundTarget> inbound_target(const Snapshot& snapshot, const InboundRequest& request) {
   const Workload& workload = request.workload;

@@ -37,6 +37,7 @@ struct Connection final : TablePlace {
 
   ConnectionRecord record;
   std::unique_ptr<Relay> relay;  // null until bytes may move
+  OpenSocket accepted;           // the one it came on; a tunnel's is counted once
   Worker& worker;
 };
 

@@ -72,7 +72,7 @@ Result<> DataPlane::start_self(const PodName& pod) {
   sockets.mark_listeners = false;
   // An upgrade's two proxies have different pods, so no port is shared here.
   sockets.reuse_port = false;
-  ZT_ASSIGN(auto bound, bind("self", pod, std::move(sockets), Transparency::kNever, true));
+  ZT_ASSIGN(auto bound, bind(std::string(kOwnPod), pod, std::move(sockets), Transparency::kNever, true));
   serve(std::move(bound));
   return {};
 }
@@ -104,7 +104,7 @@ Result<DataPlane::BoundPod> DataPlane::bind(const std::string& uid, PodName work
 void DataPlane::serve(BoundPod pod) {
   const size_t acceptor = next_acceptor_++ % workers_.size();
   pods_[pod.uid] = {.acceptor_worker = acceptor};
-  ++started_;
+  if (pod.uid != kOwnPod) ++started_;
   ZT_LOG(kLog, kInfo, "pod started", Field::string("uid", pod.uid), Field::string("name", pod.workload.name),
          Field::string("namespace", pod.workload.ns));
   for (size_t i = 0; i < workers_.size(); ++i) {

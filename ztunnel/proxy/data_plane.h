@@ -59,12 +59,14 @@ class DataPlane final : public zds::PodManager {
   // The connections of all pods, for the admin dump; `done` on this thread.
   void collect_connections(std::function<void(std::map<std::string, PodConnections>)> done);
 
-  [[nodiscard]] size_t pod_count() const { return pods_.size(); }
+  // Pods that the agent or the configuration gave us: without our own.
+  [[nodiscard]] size_t pod_count() const { return pods_.size() - pods_.count(std::string(kOwnPod)); }
   [[nodiscard]] uint64_t pods_started() const { return started_; }
   [[nodiscard]] uint64_t pods_stopped() const { return stopped_; }
   [[nodiscard]] const std::vector<std::unique_ptr<Worker>>& workers() const { return workers_; }
 
  private:
+  static constexpr std::string_view kOwnPod = "self";  // uid
   struct PodEntry {
     size_t acceptor_worker = 0;
   };

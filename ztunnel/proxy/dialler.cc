@@ -38,7 +38,7 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_uncounted(hbone::Tunn
       co_return fail(Reason::kNetworkPolicy,
                      "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: " + connected.error().text);
     }
-    co_return std::unexpected(connected.error());
+    co_return fail(connected.error().reason, "io error: " + connected.error().text);
   }
   UniqueFd fd = std::move(*connected);
   auto made = hbone::TlsHandshake::make_client(*context, key.expected);

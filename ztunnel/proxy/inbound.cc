@@ -1,11 +1,14 @@
 #include "ztunnel/proxy/inbound.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 
 #include "base/log.h"
 #include "mesh/reason.h"
 #include "ztunnel/decide/route.h"
 #include "ztunnel/proxy/handshaking.h"
+#include "ztunnel/proxy/proxy_header.h"
 
 namespace zt::ztunnel {
 
@@ -69,6 +72,7 @@ class Inbound::InboundTunnel final : public hbone::TunnelOwner {
   SocketAddress peer_, local_;
   bool transparent_;
   std::shared_ptr<const ProvenPeer> identity_;  // null: TLS without a SPIFFE id
+  OpenSocket socket_;
   std::unique_ptr<hbone::Tunnel> tunnel_;
 };
 
@@ -90,6 +94,7 @@ void Inbound::close_if(const std::function<bool(const hbone::Tunnel&)>& conditio
 
 Task<void> Inbound::accept_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
   const SocketAddress local = local_address(fd.get());
+  OpenSocket open(worker_.traffic(), Reporter::kDestination);
   const auto deny = [&](const Error& why) { deny_early(worker_, Direction::kInbound, client, local, why); };
   auto workload = co_await pod_.workload();
   if (!workload) {
@@ -122,6 +127,7 @@ Task<void> Inbound::accept_tunnel(UniqueFd fd, SocketAddress client, bool transp
     co_return;
   }
   owner->tunnel_ = std::move(*started);
+  owner->socket_ = std::move(open);
   if (draining_) owner->tunnel_->drain();
   tunnels_.push_back(std::move(owner));
 }
@@ -144,15 +150,13 @@ Task<Verdict> Inbound::authorize_inbound(const ConnectionInfo& info) {
   }
 }
 
-Task<Result<UniqueFd>> Inbound::connect_if_allowed(const ConnectionInfo& info, bool transparent) {
+Task<Result<UniqueFd>> Inbound::connect_if_allowed(const ConnectionInfo& info, ConnectTarget target) {
   const auto refused = [](const Verdict& verdict) {
     return fail(verdict.reason, "connection closed due to policy rejection: " + verdict.text);
   };
   const Verdict before = co_await authorize_inbound(info);
   if (!before.allowed()) co_return refused(before);
-  auto upstream = co_await connect_tcp(
-      worker_.loop(), pod_.sockets,
-      {.destination = info.upstream, .source = transparent ? std::optional(info.source.ip) : std::nullopt, .local_leg = true});
+  auto upstream = co_await connect_tcp(worker_.loop(), pod_.sockets, target);
   if (!upstream) co_return fail(upstream.error().reason, "connection failed: " + upstream.error().text);
   const Verdict after = judge(*worker_.snapshot(), info, worker_.settings().missing_policy);
   if (after.allowed()) co_return upstream;
@@ -208,18 +212,27 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     deny(target.error());
     co_return;
   }
-  if (target->proxy_destination) {
-    // Without the header the waypoint behind it would take us for the client.
-    deny({Reason::kNoRoute, "no valid routing destination: this version does not write PROXY headers"});
-    co_return;
-  }
-
   ConnectionInfo info;
   info.direction = Direction::kInbound;
   info.source = peer;
   info.destination = local;
   info.hbone_address = request->authority;
   info.upstream = target->upstream;
+  ConnectTarget application{.destination = target->upstream,
+                            .source = transparent ? std::optional(peer.ip) : std::nullopt,
+                            .source_required = settings.transparency == Transparency::kRequired,
+                            .local_leg = true,
+                            .own_address = target->upstream.ip == local.ip};
+  std::string header;
+  if (target->proxy_destination) {
+    header = render_proxy_header(peer, *target->proxy_destination, identity ? identity->text : std::string());
+    // Such an application is asked over the loopback, where nobody else can write it a header (contract §4.4). Policies see the
+    // pod's address all the same.
+    if (settings.localhost_app_tunnel) {
+      application.destination.ip = *IpAddress::parse(local.ip.is_v4() ? "127.0.0.1" : "::1");
+      application.source.reset();
+    }
+  }
   info.destination_workload = *workload;
   info.service = inbound_service(*snapshot, **workload, *target, request->forwarded_host.value_or(""));
   info.requested_host = request->forwarded_host.value_or("");
@@ -237,7 +250,12 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     relay.reset();
     connections_.end(connection, why);
   };
-  auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
+  auto upstream = co_await connect_if_allowed(connection.record.info(), application);
+  // A fresh socket takes more than a header.
+  if (upstream && !header.empty() &&
+      ::send(upstream->get(), header.data(), header.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(header.size())) {
+    upstream = fail(Reason::kConnectFailed, "connection failed: the application took no PROXY header");
+  }
   if (!upstream) {
     refuse(upstream.error());
     co_return;
@@ -256,6 +274,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
 Task<void> Inbound::accept_plain(UniqueFd fd, SocketAddress client, bool transparent) {
   const auto begun = Clock::now();
   const SocketAddress destination = original_destination(fd.get());
+  OpenSocket open(worker_.traffic(), Reporter::kDestination);
   const auto deny = [&](const Error& why) {
     deny_early(worker_, Direction::kInbound, client, destination, why);
     reset_and_close(std::move(fd));
@@ -284,7 +303,14 @@ Task<void> Inbound::accept_plain(UniqueFd fd, SocketAddress client, bool transpa
     reset_and_close(std::move(fd));
     connections_.end(connection, why);
   };
-  auto upstream = co_await connect_if_allowed(connection.record.info(), transparent);
+  connection.accepted = std::move(open);
+  auto upstream = co_await connect_if_allowed(
+      connection.record.info(), {.destination = destination,
+                                 .source = transparent ? std::optional(client.ip) : std::nullopt,
+                                 .source_required = worker_.settings().transparency == Transparency::kRequired,
+                                 .local_leg = true,
+                                 // Redirection leaves a local address; what else the pod answers for may be behind it.
+                                 .own_address = local_address(fd.get()).ip == destination.ip});
   if (!upstream) {
     refuse(upstream.error());
     co_return;

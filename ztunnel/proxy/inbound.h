@@ -52,7 +52,7 @@ class Inbound {
   // Waits a moment for policies that the workload names and that have not come (then fails closed).
   Task<Verdict> authorize_inbound(const ConnectionInfo& info);
   // Asks the policies, connects to the application, and asks again: they may have changed while it was being reached.
-  Task<Result<UniqueFd>> connect_if_allowed(const ConnectionInfo& info, bool transparent);
+  Task<Result<UniqueFd>> connect_if_allowed(const ConnectionInfo& info, ConnectTarget target);
 
   LocalPod& pod_;
   Worker& worker_;

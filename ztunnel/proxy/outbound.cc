@@ -25,6 +25,7 @@ Outbound::Outbound(LocalPod& pod, ConnectionTable& connections, Dialler& dialler
 
 Task<void> Outbound::run(UniqueFd fd, SocketAddress client, SocketAddress destination) {
   const auto begun = Clock::now();
+  OpenSocket open(worker_.traffic(), Reporter::kSource);
   const auto deny = [&](const Error& why) {
     deny_early(worker_, Direction::kOutbound, client, destination, why);
     reset_and_close(std::move(fd));
@@ -51,9 +52,9 @@ Task<void> Outbound::run(UniqueFd fd, SocketAddress client, SocketAddress destin
   if (auto* refused = std::get_if<Deny>(&chosen)) {
     deny({refused->reason, refused->text});
   } else if (auto* direct = std::get_if<Plain>(&chosen)) {
-    co_await plain(std::move(fd), std::move(info), std::move(*direct));
+    co_await plain(std::move(fd), std::move(open), std::move(info), std::move(*direct));
   } else if (auto* via = std::get_if<Hbone>(&chosen)) {
-    co_await tunnel(std::move(fd), std::move(info), std::move(*via));
+    co_await tunnel(std::move(fd), std::move(open), std::move(info), std::move(*via));
   } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
     deny({Reason::kNoRoute, "dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str()});
   } else {
@@ -81,23 +82,24 @@ Task<Route> Outbound::route_on_demand(const OutboundRequest& request) {
   }
 }
 
-Task<void> Outbound::plain(UniqueFd fd, ConnectionInfo info, Plain to) {
+Task<void> Outbound::plain(UniqueFd fd, OpenSocket open, ConnectionInfo info, Plain to) {
   info.destination = to.address;
   info.destination_workload = std::move(to.to.workload);
   info.service = std::move(to.to.service);
   Connection& connection = connections_.add(std::move(info));
+  connection.accepted = std::move(open);
   // No source is preserved here: we are in the pod's namespace and have its address. The leg may leave the node.
   auto upstream =
       co_await connect_tcp(worker_.loop(), pod_.sockets, {.destination = to.address, .source = std::nullopt, .local_leg = false});
   if (!upstream) {
     reset_and_close(std::move(fd));
-    connections_.end(connection, {upstream.error().reason, "connection failed: " + upstream.error().text});
+    connections_.end(connection, {upstream.error().reason, "io error: " + upstream.error().text});
     co_return;
   }
   connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io()), std::move(fd), std::move(*upstream));
 }
 
-Task<void> Outbound::tunnel(UniqueFd fd, ConnectionInfo info, Hbone via) {
+Task<void> Outbound::tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, Hbone via) {
   info.destination = via.dial;
   info.hbone_address = via.authority;
   info.mutual_tls = true;
@@ -115,6 +117,7 @@ Task<void> Outbound::tunnel(UniqueFd fd, ConnectionInfo info, Hbone via) {
                              .destination = via.dial,
                              .source_ip = info.source.ip};
   Connection& connection = connections_.add(std::move(info));
+  connection.accepted = std::move(open);
   std::unique_ptr<StreamRelay> relay;
   const auto refuse = [&](const Error& why) {
     reset_and_close(std::move(fd));

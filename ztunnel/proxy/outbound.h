@@ -24,8 +24,8 @@ class Outbound {
 
  private:
   Task<void> run(UniqueFd fd, SocketAddress client, SocketAddress destination);
-  Task<void> plain(UniqueFd fd, ConnectionInfo info, Plain to);
-  Task<void> tunnel(UniqueFd fd, ConnectionInfo info, Hbone via);
+  Task<void> plain(UniqueFd fd, OpenSocket open, ConnectionInfo info, Plain to);
+  Task<void> tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, Hbone via);
   // On demand: the route once the control plane was asked for what it needs, each key once, all within one limit.
   Task<Route> route_on_demand(const OutboundRequest& request);
 

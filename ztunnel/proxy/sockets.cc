@@ -69,6 +69,28 @@ void set_local_leg(int fd, const SocketOptions& options, int segment) {
              static_cast<socklen_t>(options.local_congestion_control.size()));
 }
 
+// The connection comes from `source`, at a port that is chosen by the whole 4-tuple when it connects: binding one now would limit
+// a client to 28 000 connections a node, and keep the pod's own programs from using it for theirs.
+Result<> borrow_source(int fd, const IpAddress& source) {
+  const bool v4 = source.is_v4();
+  const bool allowed = v4 ? set_int(fd, IPPROTO_IP, IP_TRANSPARENT, 1) && set_int(fd, IPPROTO_IP, IP_FREEBIND, 1)
+                          : set_int(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, 1) && set_int(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1);
+  if (allowed) set_int(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
+  sockaddr_storage storage;
+  const socklen_t length = SocketAddress{source, 0}.to_sockaddr(storage);
+  if (allowed && ::bind(fd, reinterpret_cast<const sockaddr*>(&storage), length) == 0) return {};
+  return fail_errno(Reason::kConnectFailed, "cannot connect from " + source.to_string());
+}
+
+// What the other end closes last, we close first, and our end waits a minute in TIME_WAIT: the client's ports would be used up after
+// 28 000 connections a minute. The kernel uses such a port again after a second if the socket says that it never leaves the
+// loopback (net.ipv4.tcp_tw_reuse=2, its default), which this one does not, wherever its address is configured. IPv6
+// finds no route that way.
+bool bind_to_loopback(int fd) {
+  static constexpr char kLoopback[] = "lo";
+  return setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, kLoopback, sizeof kLoopback) == 0;
+}
+
 // Tunnel legs keep little unsent in the kernel: what is queued there cannot be overtaken by a small request.
 constexpr int kTunnelNotSentLowat = 256 * 1024;
 
@@ -145,6 +167,8 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   if (!made) co_return std::unexpected(made.error());
   UniqueFd fd = std::move(*made);
   if (auto marked = set_mark(fd.get(), options.mark); !marked) co_return std::unexpected(marked.error());
+  // Whatever port it gets, a program of the pod that says the same may bind it, now and in TIME_WAIT.
+  set_int(fd.get(), SOL_SOCKET, SO_REUSEADDR, 1);
   set_int(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   set_keepalive(fd.get(), options);
   if (target.local_leg) {
@@ -152,24 +176,29 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   } else {
     set_int(fd.get(), IPPROTO_TCP, TCP_NOTSENT_LOWAT, kTunnelNotSentLowat);
   }
+  bool on_loopback = false;
   if (spoof) {
-    const bool allowed =
-        v4 ? set_int(fd.get(), IPPROTO_IP, IP_TRANSPARENT, 1) && set_int(fd.get(), IPPROTO_IP, IP_FREEBIND, 1)
-           : set_int(fd.get(), IPPROTO_IPV6, IPV6_TRANSPARENT, 1) && set_int(fd.get(), IPPROTO_IPV6, IPV6_FREEBIND, 1);
-    // The port is chosen at connect, by the whole 4-tuple: binding one now would limit a client to 28 000 connections a node.
-    set_int(fd.get(), IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1);
-    sockaddr_storage storage;
-    const socklen_t length = SocketAddress{*target.source, 0}.to_sockaddr(storage);
-    if (!allowed || ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) != 0) {
+    if (auto borrowed = borrow_source(fd.get(), *target.source); borrowed) {
+      // Not without a source of its own: the loopback's would be chosen.
+      on_loopback = v4 && target.own_address && bind_to_loopback(fd.get());
+    } else if (target.source_required) {
+      co_return fail(Reason::kConnectFailed, borrowed.error().text + " (ENABLE_ORIG_SRC=true)");
+    } else {
       ZT_LOG(kLog, kWarn, "could not keep the source address", Field::bare("source", target.source->to_string()),
-             Field::string("error", errno_text(errno)));
+             Field::string("error", borrowed.error().text));
     }
   }
   sockaddr_storage storage;
   const socklen_t length = destination.to_sockaddr(storage, !v4);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) == 0) co_return fd;
+  const auto begin = [&] { return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) == 0; };
+  bool connected = begin();
+  if (!connected && on_loopback && (errno == ENETUNREACH || errno == EHOSTUNREACH)) {
+    setsockopt(fd.get(), SOL_SOCKET, SO_BINDTODEVICE, "", 0);
+    connected = begin();
+  }
+  if (connected) co_return fd;
   const auto failed = [](int error) {
-    return fail(error == ETIMEDOUT ? Reason::kConnectTimeout : Reason::kConnectFailed, "io error: " + errno_text(error));
+    return fail(error == ETIMEDOUT ? Reason::kConnectTimeout : Reason::kConnectFailed, errno_text(error));
   };
   if (errno != EINPROGRESS) co_return failed(errno);
   // Inside a namespace the answer is there already: one poll instead of an epoll registration and a turn.

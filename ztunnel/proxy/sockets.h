@@ -55,14 +55,17 @@ void steer_to_second(int fd);
 [[nodiscard]] std::string bind_failure(const SocketAddress& address, int error);
 
 // A connecting socket, non-blocking. With `source` set (and not the destination's own address) the connection comes from that
-// address: contract §1.3; failing to do so is not fatal, as at the peer.
+// address: contract §1.3; failing to do so is fatal only if it is required, as at the peer.
 struct ConnectTarget {
   SocketAddress destination;
   std::optional<IpAddress> source;
-  bool local_leg = false;  // towards the application
+  bool source_required = false;  // ENABLE_ORIG_SRC=true: rather no connection than one from another address
+  bool local_leg = false;        // towards the application
+  bool own_address = false;      // `destination` is one of the network namespace's own addresses
 };
 
-// Connects within `limit`. kConnectFailed ("io error: connection refused") or kConnectTimeout.
+// Connects within `limit`. kConnectFailed ("Connection refused") or kConnectTimeout. What our socket takes of the pod's ports is
+// in docs/limits.md.
 Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options, ConnectTarget target,
                                    Clock::duration limit = kConnectTimeout);
 

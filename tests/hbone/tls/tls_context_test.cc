@@ -26,6 +26,11 @@ TEST_CASE("a server takes clients of its own trust domain, and of any if it has 
        {id_of("a", "other")},
        "identity verification error: peer did not present the expected trustdomain (cluster.local), got "
        "[spiffe://other/ns/shop/sa/a]"},
+      {"two different names of ours",
+       "cluster.local",
+       {id_of("a"), id_of("b")},
+       "peer presented several identities of trustdomain cluster.local"},
+      {"one name of ours, twice", "cluster.local", {id_of("a"), id_of("a")}, nullptr},
       {"a trust domain that only begins alike",
        "cluster.local",
        {id_of("a", "cluster.local.evil")},

@@ -189,6 +189,27 @@ TEST_CASE("a certificate without extended key usage serves for both") {
   CHECK(pair.done());
 }
 
+TEST_CASE("a peer with several SPIFFE names is known by the one it was admitted for") {
+  const Certificate& root = mesh().root;
+  const SpiffeId web = id_of("web"), cart = id_of("cart");
+  const auto with_stranger_first = [&](const SpiffeId& id) {
+    return make_certificate({.uris = {id_of("admin", "elsewhere").to_string(), id.to_string()}}, &root);
+  };
+  HandshakePair pair = make_pair(make_context(TlsRole::kClient, with_stranger_first(cart), root),
+                                 make_context(TlsRole::kServer, make_leaf(root, web), root), {web});
+  pair.run();
+  REQUIRE(pair.done());
+  auto server = pair.server.take();
+  REQUIRE(server);
+  CHECK(server->peer == cart);
+
+  auto ambiguous = make_certificate({.uris = {cart.to_string(), id_of("admin").to_string()}}, &root);
+  HandshakePair refused = make_pair(make_context(TlsRole::kClient, ambiguous, root), mesh().server(), {web});
+  refused.run();
+  CHECK_FALSE(refused.done());
+  CHECK_THAT(refused.server.error().text, Catch::Contains("several identities of trustdomain cluster.local"));
+}
+
 TEST_CASE("a server without a SPIFFE name takes clients of any trust domain, and their first SPIFFE name counts") {
   const Certificate& root = mesh().root;
   const Certificate legacy = make_certificate({.name = "legacy", .uris = {id_of("web").to_string()}}, &root);

@@ -30,7 +30,7 @@ def _setns(fd):
         raise OSError(error, f"setns: {os.strerror(error)}")
 
 
-LISTEN = "0A"  # as /proc/net/tcp says it
+LISTEN, ESTABLISHED = "0A", "01"  # as /proc/net/tcp says it
 
 
 class Netns:

@@ -1,9 +1,14 @@
-// Listeners of two proxies on one port, as during an upgrade.
+// Listeners of two proxies on one port, as during an upgrade; connections from borrowed addresses.
 #include "ztunnel/proxy/sockets.h"
 
+#include <linux/capability.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
+#include <optional>
+#include <thread>
 #include <vector>
 
 using namespace zt;
@@ -69,4 +74,43 @@ TEST_CASE("a listener that steps back from nobody goes on, and so does the one t
   older.fd.reset();
   const auto clients = connect_many(address);
   CHECK(accept_all(newer) == kConnections);
+}
+
+namespace {
+
+// Of the calling thread only.
+void drop_capabilities() {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  __user_cap_data_struct none[2]{};
+  ::syscall(SYS_capset, &header, none);
+}
+
+Task<void> connect(EventLoop& loop, ConnectTarget target, std::optional<Result<UniqueFd>>& result) {
+  const SocketOptions options;
+  result.emplace(co_await connect_tcp(loop, options, target));
+}
+
+}  // namespace
+
+TEST_CASE("a connection that must keep its source fails without it, and else goes on") {
+  const ListenSocket listener = listen_on({*IpAddress::parse("127.0.0.1"), 0});
+  const bool required = GENERATE(true, false);
+  std::optional<Result<UniqueFd>> result;
+  // Without privileges no address can be borrowed.
+  std::thread unprivileged([&] {
+    drop_capabilities();
+    EventLoop loop;
+    TaskScope tasks(loop);
+    tasks.spawn(connect(loop,
+                        {.destination = local_address(listener.fd.get()),
+                         .source = *IpAddress::parse("192.0.2.1"),
+                         .source_required = required,
+                         .local_leg = true},
+                        result));
+    loop.run_until([&] { return result.has_value(); }, std::chrono::seconds(10));
+  });
+  unprivileged.join();
+  REQUIRE(result);
+  CHECK(result->has_value() != required);
+  if (!*result) CHECK(result->error().text == "cannot connect from 192.0.2.1: Operation not permitted (ENABLE_ORIG_SRC=true)");
 }
