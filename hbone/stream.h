@@ -1,6 +1,7 @@
 #pragma once
 #include <sys/uio.h>
 
+#include <boost/intrusive/list.hpp>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -10,14 +11,16 @@
 #include <vector>
 
 #include "hbone/kept_bytes.h"
+#include "hbone/receive_turn.h"
 #include "hbone/receive_window.h"
 #include "hbone/worker_io.h"
 #include "mesh/reason.h"
 
 namespace zt::hbone {
 
+class Session;
 class Tunnel;
-struct TunnelCallbacks;
+struct SessionCallbacks;
 
 // HTTP/2 error codes of RFC 9113 §7 that we use.
 enum class H2Error : uint32_t {
@@ -46,8 +49,18 @@ struct PullResult {
   State state = State::kDrained;
 };
 
-// Who uses a stream: a relay, or whoever waits for a CONNECT answer. The tunnel calls, always on the worker's thread, never
-// from inside one of the stream's own methods. After on_closed() the stream is gone.
+// Who may call whom from inside what (asserted in debug builds). All of it on the worker's thread.
+// - Stream::readable(), abandon(), respond(), set_handler() and Tunnel::open(), drain(), close() call no handler and may be called at
+//   any time, from inside every call to a handler or owner too, on any stream or tunnel.
+// - Stream::resume_delivery() calls on_data(), on_end_stream() and on_closed() of its own stream before it returns. From inside a
+//   stream's own on_response() or on_data() it does nothing.
+// - The tunnel calls handlers and TunnelOwner::on_request() while it reads, at the end of a turn, from resume_delivery(), and, with
+//   on_closed(kResourceLimit) only, whenever another stream of this worker needs the memory. Never from inside pull() of the same tunnel,
+//   and never while nghttp2 is at work.
+// - A tunnel may be destroyed from TunnelOwner::on_tunnel_closed() and from outside of its calls, not from inside another one. Its
+//   destructor tells the streams that are left.
+
+// Who uses a stream: a relay, or whoever waits for a CONNECT answer. After on_closed() the stream is gone.
 class StreamHandler {
  public:
   // Client role: the answer to CONNECT.
@@ -55,36 +68,41 @@ class StreamHandler {
   // Fill `slots` from the source, in order. They are record slots of the outgoing batch: what is read here is sealed in place.
   virtual PullResult pull(std::span<const iovec> slots) noexcept = 0;
   // Take received bytes; returns how many were taken. The rest is kept (within the stream's window) and offered again
-  // after Stream::resume_delivery().
+  // after Stream::resume_delivery(). `data` is gone once a call to another stream or tunnel has been made.
   virtual size_t on_data(std::span<const iovec> data) noexcept = 0;
   // The peer half-closed (END_STREAM) and all its bytes were taken.
   virtual void on_end_stream() noexcept = 0;
   // The stream is over. kOk: both sides ended in order. kStreamReset: the peer reset it, `code` says how. Others: the tunnel failed.
+  // What was received whole (END_STREAM) has been offered and taken before, whatever became of the tunnel.
   virtual void on_closed(Reason reason, H2Error code) noexcept = 0;
 
  protected:
   ~StreamHandler() = default;
 };
 
-// One CONNECT stream of a tunnel. Owned by the tunnel; users hold a plain pointer until on_closed() or abandon().
+// One CONNECT stream of a tunnel; users hold a plain pointer until on_closed() or abandon(). Owned by its tunnel's session, or, once it
+// has ended there and still has bytes for a slow sink, by itself: it then lives until the sink has taken them or its user
+// abandons it, with the tunnel or without. The account that the tunnel charges outlives it.
 class Stream {
  public:
   // The source has bytes (or its end) to pull. Cheap, may be called at any time.
   void readable();
-  // The sink takes bytes again: offers what was kept. Calls on_data() before it returns.
+  // The sink takes bytes again: offers what was kept.
   void resume_delivery();
   // Server role: answers the request. With `end_stream` no bytes follow (errors).
   void respond(const Headers& headers, bool end_stream);
   // RST_STREAM; the handler is told no more. The stream must not be used after it.
   void abandon(H2Error code);
   void set_handler(StreamHandler* handler) { handler_ = handler; }
-  [[nodiscard]] Tunnel& tunnel() const { return *tunnel_; }
+  // Only as long as the stream has not outlived it.
+  [[nodiscard]] Tunnel& tunnel() const;
   [[nodiscard]] int32_t id() const { return id_; }
 
  private:
-  friend class Tunnel;
-  friend struct TunnelCallbacks;
-  Stream(Tunnel& tunnel, uint32_t window) : tunnel_(&tunnel), window_(window) {}
+  friend class Session;
+  friend struct SessionCallbacks;
+
+  using Hook = boost::intrusive::list_member_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
   // Received bytes that the sink has not taken, and the claim on memory for them.
   struct Kept final : MemoryBudget::Claim {
@@ -95,24 +113,26 @@ class Stream {
     KeptBytes held;
   };
 
+  Stream(Session& session, uint32_t window) : session_(&session), window_(window) {}
+
   // We reset it for a fault that is not its user's: the handler is told at once, what was kept goes.
   void lose(Reason reason, H2Error code) noexcept;
+  // What the session does no more for it: offers what is kept, then the end and `end_reason_`. Destroys it when all is said.
+  void deliver_detached();
 
-  Tunnel* tunnel_;
+  Session* session_;  // null: detached
   StreamHandler* handler_ = nullptr;
-  Stream* all_prev_ = nullptr;
-  Stream* all_next_ = nullptr;
-  Stream* ready_next_ = nullptr;
-  Stream* touched_next_ = nullptr;
+  Hook all_hook_;
+  Hook ready_hook_;                   // has bytes to send, waits for its turn
+  Hook touched_hook_;                 // something came for it in this turn
   std::unique_ptr<Headers> headers_;  // while they arrive and until delivered
   std::unique_ptr<Kept> kept_;
+  ReceiveTurn::Mark mark_;
+  ReceiveWindow window_;
   uint32_t header_bytes_ = 0;
   int32_t id_ = -1;
-  int32_t slice_first_ = -1;
-  int32_t slice_last_ = -1;
-  ReceiveWindow window_;
   H2Error close_code_ = H2Error::kNoError;
-  bool ready_ : 1 = false;           // in the ready list
+  Reason end_reason_ = Reason::kOk;  // detached: what on_closed() will say
   bool window_blocked_ : 1 = false;  // has bytes, no credit
   bool bulk_ : 1 = false;            // its last pull filled all slots
   bool sending_ : 1 = false;         // response sent (server) or 200 received (client): DATA may flow
@@ -121,9 +141,9 @@ class Stream {
   bool end_received_ : 1 = false;
   bool end_delivered_ : 1 = false;
   bool headers_complete_ : 1 = false;
-  bool closed_ : 1 = false;      // nghttp2 has forgotten the stream
-  bool touched_ : 1 = false;     // in this turn's list
-  bool delivering_ : 1 = false;  // inside Tunnel::deliver(), which frees it
+  bool reset_by_us_ : 1 = false;  // for a reason of its user's, not a fault of the peer's
+  bool closed_ : 1 = false;       // nghttp2 has forgotten the stream
+  bool delivering_ : 1 = false;   // its handler is being called, by whoever frees it
 };
 
 }  // namespace zt::hbone

@@ -34,13 +34,15 @@ struct WorkerIo {
   MemoryAccount budget;                                        // what others make this worker hold
   std::atomic<uint32_t> client_tunnels{0}, server_tunnels{0};  // open now, for whoever reports it
 
-  // Scratch for one turn of one tunnel: slices of received DATA, linked per stream.
+  // A slice of received DATA; those of a stream are linked.
   struct Slice {
     iovec data;
-    int32_t next;  // index of the stream's next slice, -1 = last
+    uint32_t next;
   };
-  std::vector<Slice> slices;
-  std::vector<iovec> iovecs;
+  // Memory of turns that are over, for the next ones: who uses it takes it, and gives it back.
+  std::vector<Slice> spare_slices;
+  std::vector<iovec> spare_parts;
+  uint64_t receive_turns = 0;  // begun; so that no two have the same number
 };
 
 }  // namespace zt::hbone

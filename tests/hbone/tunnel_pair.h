@@ -62,6 +62,12 @@ inline TlsEstablished established(bool server, uint64_t records = 0) {
 
 // A stream's user that keeps bytes in memory: sends what is in `to_send`, takes at most `take_limit` bytes in all.
 struct MemoryUser final : StreamHandler {
+  MemoryUser() = default;
+  MemoryUser(const MemoryUser&) = delete;
+  ~MemoryUser() { abandon(H2Error::kCancel); }
+  void abandon(H2Error how) {
+    if (stream != nullptr) std::exchange(stream, nullptr)->abandon(how);
+  }
   Stream* stream = nullptr;
   std::string to_send;
   bool end_after = false;
@@ -120,10 +126,12 @@ struct ServerEnd final : TunnelOwner {
   std::deque<std::unique_ptr<MemoryUser>> users;  // in order of requests
   std::vector<Headers> requests;
   std::function<void(MemoryUser&)> on_new;
+  std::string status = "200";  // how requests are answered
   std::optional<Error> closed;
 
   void on_request(Stream& stream, Headers headers) noexcept override {
     requests.push_back(std::move(headers));
+    if (status != "200") return stream.respond({{":status", status}}, true);
     auto& user = *users.emplace_back(std::make_unique<MemoryUser>());
     user.stream = &stream;
     stream.set_handler(&user);

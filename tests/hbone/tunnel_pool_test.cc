@@ -111,7 +111,7 @@ TEST_CASE("beyond the stream limit another tunnel is dialled, and a full one is 
     REQUIRE(f.run([&] { return requests.back()->user.response.has_value(); }));
   }
   CHECK(f.dials[1] == 3);
-  requests[0]->user.stream->abandon(H2Error::kCancel);
+  requests[0]->user.abandon(H2Error::kCancel);
   requests.push_back(f.open(f.key(1)));
   REQUIRE(f.run([&] { return requests.back()->user.response.has_value(); }));
   requests.push_back(f.open(f.key(1)));
@@ -162,7 +162,7 @@ TEST_CASE("an unused tunnel is released after its time, one with a stream is not
   f.make();
   auto used = f.open(f.key(1)), unused = f.open(f.key(2));
   REQUIRE(f.run([&] { return used->user.response && unused->user.response; }));
-  unused->user.stream->abandon(H2Error::kCancel);
+  unused->user.abandon(H2Error::kCancel);
   REQUIRE(f.run([&] { return f.pool->tunnels() == 1; }));
   CHECK_FALSE(used->user.closed);
   REQUIRE(f.run([&] { return f.servers[1]->closed.has_value(); }));
@@ -175,14 +175,14 @@ TEST_CASE("a stream on a tunnel that was unused for a while lives as long as it 
   auto first = f.open(f.key(1));
   REQUIRE(f.run([&] { return first->user.response.has_value(); }));
   Tunnel& tunnel = first->user.stream->tunnel();
-  first->user.stream->abandon(H2Error::kCancel);
+  first->user.abandon(H2Error::kCancel);
   REQUIRE(f.run([&] { return tunnel.streams() == 0; }));
   auto second = f.open(f.key(1));
   REQUIRE(f.run([&] { return second->user.response.has_value(); }));
   REQUIRE_FALSE(f.loop.run_until([&] { return second->user.closed.has_value(); }, 450ms));
   CHECK(f.dials[1] == 1);
   const auto unused_since = Clock::now();
-  second->user.stream->abandon(H2Error::kCancel);
+  second->user.abandon(H2Error::kCancel);
   REQUIRE(f.run([&] { return f.pool->tunnels() == 0; }));
   CHECK(Clock::now() - unused_since >= 300ms);
 }
@@ -220,7 +220,7 @@ TEST_CASE("tunnels whose destination is gone are drained, others stay") {
   Fixture f;
   auto a = f.open(f.key(1)), b = f.open(f.key(2));
   REQUIRE(f.run([&] { return a->user.response && b->user.response; }));
-  a->user.stream->abandon(H2Error::kCancel);
+  a->user.abandon(H2Error::kCancel);
   f.pool->retire([](const TunnelKey& key) { return key.destination.port == 1; });
   REQUIRE(f.run([&] { return f.pool->tunnels() == 1; }));
   CHECK_FALSE(b->user.closed);

@@ -89,7 +89,7 @@ TEST_CASE("an abandoned stream is reset and the rest of the tunnel goes on") {
   Pair pair;
   auto first = pair.open_answered();
   auto second = pair.open_answered();
-  first->stream->abandon(H2Error::kCancel);
+  first->abandon(H2Error::kCancel);
   REQUIRE(pair.run([&] { return pair.server.users[0]->closed.has_value(); }));
   CHECK(pair.server.users[0]->code == H2Error::kCancel);
   second->send("on");

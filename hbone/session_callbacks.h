@@ -5,18 +5,18 @@
 #include <cstdint>
 #include <memory>
 
-#include "hbone/tunnel.h"
+#include "hbone/tunnel_config.h"
 
-// How a Tunnel's nghttp2 session is set up: what it is told to do by itself, and what it asks or tells the tunnel.
+// How a Session's nghttp2 session is set up: what it is told to do by itself, and what it asks or tells ours.
 namespace zt::hbone {
 
 struct FreeSessionOptions {
   void operator()(nghttp2_option* options) const { nghttp2_option_del(options); }
 };
 using SessionOptions = std::unique_ptr<nghttp2_option, FreeSessionOptions>;
-[[nodiscard]] SessionOptions session_options(Tunnel::Role role, const TunnelConfig& config);
+[[nodiscard]] SessionOptions session_options(TunnelRole role, const TunnelConfig& config);
 
-// For a session whose user data is its Tunnel, and whose streams' user data are their Streams. Never freed.
+// For an nghttp2 session whose user data is its Session, and whose streams' user data are their Streams. Never freed.
 [[nodiscard]] const nghttp2_session_callbacks* session_callbacks();
 
 // Where the session takes a stream's DATA from.
