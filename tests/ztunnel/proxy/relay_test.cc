@@ -82,7 +82,7 @@ struct Chain {
     outgoing->attach(**opened);
     REQUIRE(pair.run([&] { return outgoing->answered().is_set(); }));
     auto incoming = std::make_unique<StreamRelay>(pair.io, StreamRelay::Side::kSocketIsServer);
-    hbone::Stream& stream = *pair.server.users[0]->stream;
+    hbone::Stream& stream = *std::exchange(pair.server.users[0]->stream, nullptr);
     incoming->attach(stream);
     stream.set_handler(incoming.get());
     REQUIRE(outgoing->start(std::move(client_socket), done(client_end, client_bytes)));
