@@ -35,11 +35,12 @@ constexpr std::array<const char*, kCalls> kNames{"socket",     "bind",       "li
 std::array<std::atomic<int>, kCalls> errors;
 std::atomic<size_t> until_failure{0};  // 0: none lives, or it has come
 std::atomic<int> failed_call{-1};
+std::atomic<bool> held{false};
 thread_local int own_calls = 0;
 
 // The error that this call shall end with; 0: none.
 int next_error(Call call) {
-  if (own_calls > 0 || until_failure.load(std::memory_order_relaxed) == 0) return 0;
+  if (own_calls > 0 || held || until_failure.load(std::memory_order_relaxed) == 0) return 0;
   const int error = errors[static_cast<size_t>(call)].load();
   if (error == 0) return 0;
   for (size_t left = until_failure.load(); left > 0;) {
@@ -108,7 +109,13 @@ FailNth::FailNth(const FailingCalls& calls, size_t nth) : nth_(nth) {
   until_failure = nth;
 }
 
-FailNth::~FailNth() { until_failure = 0; }
+FailNth::~FailNth() {
+  until_failure = 0;
+  held = false;
+}
+
+void FailNth::hold() { held = true; }
+void FailNth::release() { held = false; }
 
 std::string FailNth::failed() const {
   const int call = failed_call;

@@ -69,7 +69,10 @@ class FailNth {
   FailNth(const FailingCalls& calls, size_t nth);
   ~FailNth();
   FailNth(const FailNth&) = delete;
-  // "sendmsg #17: Broken pipe"; empty: it has not come to that call.
+  // Nothing counts, whoever calls, while it is held: for what leads to a scenario on several threads.
+  void hold();
+  void release();
+  // "sendmsg (call #17): Broken pipe"; empty: it has not come to that call.
   [[nodiscard]] std::string failed() const;
 
  private:
