@@ -36,6 +36,7 @@ class Forwarder::Attempt final : private Watcher {
   const uint16_t id_;
   bool watched_ = false;
   bool failed_ = false;
+  int strange_ = 0;
 };
 
 struct Forwarder::Exchange {
@@ -64,19 +65,20 @@ bool Forwarder::Attempt::send() {
 void Forwarder::Attempt::on_ready(uint32_t) noexcept {
   // One thread, one turn: what is received is used before the next packet is.
   static thread_local std::array<uint8_t, kMaxMessageBytes> buffer;
-  for (int strange = 0;;) {
+  if (failed_) return;
+  for (;;) {
     const ssize_t n = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
     // An ICMP error: nobody listens there, or there is no way to it. Or somebody guesses.
-    if (n < 0 || strange == kMostStrange) {
+    if (n < 0 || strange_ == kMostStrange) {
       failed_ = true;
       return forwarder_.try_next(exchange_);
     }
     const View response(buffer.data(), static_cast<size_t>(n));
     if (answers(response, exchange_.query, id_)) return forwarder_.on_answer(exchange_, response);
     ++forwarder_.strange_;
-    ++strange;
+    ++strange_;
   }
 }
 

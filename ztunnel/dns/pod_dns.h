@@ -13,6 +13,7 @@
 #include "ztunnel/dns/cache.h"
 #include "ztunnel/dns/forwarder.h"
 #include "ztunnel/dns/message.h"
+#include "ztunnel/dns/packet_batch.h"
 #include "ztunnel/dns/resolve.h"
 #include "ztunnel/telemetry/metrics_registry.h"
 
@@ -46,6 +47,7 @@ struct WorkerShare {
   Metrics& metrics;
   std::function<const workload_api::SnapshotPtr&()> snapshot;
   CacheAccount cache;
+  PacketBatch batch;
 };
 
 enum class Transport : uint8_t { kUdp, kTcp };

@@ -14,6 +14,7 @@ namespace {
 log::Scope kLog("dns");
 constexpr std::chrono::milliseconds kExhaustedWait{100};
 constexpr int kAcceptsPerTurn = 64;
+constexpr std::chrono::milliseconds kListenerLinger{250};
 }  // namespace
 
 class PodServer::TcpListener final : private Watcher {
@@ -50,20 +51,24 @@ class PodServer::TcpListener final : private Watcher {
   Timer retry_;
 };
 
-PodServer::PodServer(WorkerShare& share, PacketBatch& batch, PodName pod, SocketOptions sockets, Listeners listeners)
+PodServer::PodServer(WorkerShare& share, PodName pod, SocketOptions sockets, Listeners listeners)
     : share_(share),
       sockets_(std::move(sockets)),
       dns_(share, std::move(pod)),
       cache_(share.cache),
       original_(sockets_),
-      forwarder_(share.loop, sockets_, share.settings.forward) {
+      forwarder_(share.loop, sockets_, share.settings.forward),
+      linger_(share.loop) {
   for (auto& fd : listeners.udp) {
-    udp_.push_back(std::make_unique<UdpListener>(share.loop, std::move(fd), dns_, cache_, forwarder_, original_, batch));
+    udp_.push_back(std::make_unique<UdpListener>(share.loop, std::move(fd), dns_, cache_, forwarder_, original_, share.batch));
   }
   for (auto& fd : listeners.tcp) tcp_.push_back(std::make_unique<TcpListener>(*this, std::move(fd)));
 }
 
-PodServer::~PodServer() { share_.loop.cancel_deferred(*this); }
+PodServer::~PodServer() {
+  share_.loop.cancel_deferred(*this);
+  for (auto& listener : udp_) listener->serve_waiting();
+}
 
 Result<> PodServer::start() {
   for (auto& listener : udp_) ZT_TRY(listener->start());
@@ -71,17 +76,14 @@ Result<> PodServer::start() {
   return {};
 }
 
-std::vector<int> PodServer::listening() const {
-  std::vector<int> sockets;
-  if (stopped_) return sockets;
-  for (const auto& listener : udp_) sockets.push_back(listener->fd());
-  for (const auto& listener : tcp_) sockets.push_back(listener->fd());
-  return sockets;
+void PodServer::drain(const std::function<void(int fd)>& step_back) {
+  for (auto& listener : udp_) step_back(listener->fd());
+  for (auto& listener : tcp_) step_back(listener->fd());
+  if (!stopped_) linger_.start_after(kListenerLinger, [this] { stop_listening(); });
 }
 
 void PodServer::stop_listening() {
-  if (std::exchange(stopped_, true)) return;
-  for (auto& listener : udp_) listener->serve_waiting();
+  stopped_ = true;
   for (auto& listener : tcp_) listener->accept_waiting();
   tcp_.clear();
 }

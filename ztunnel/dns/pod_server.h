@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <functional>
 #include <list>
 #include <memory>
 #include <vector>
@@ -15,22 +16,22 @@ namespace zt::ztunnel::dns {
 // The DNS proxy of one pod: its sockets, what it asks upstreams, what it remembers. Made, used and destroyed on one worker's thread.
 class PodServer final : private Deferred {
  public:
-  // `share` outlives the server; so does `batch`, which the worker's servers use in turn.
-  PodServer(WorkerShare& share, PacketBatch& batch, PodName pod, SocketOptions sockets, Listeners listeners);
+  // `share` outlives the server.
+  PodServer(WorkerShare& share, PodName pod, SocketOptions sockets, Listeners listeners);
   ~PodServer();
   PodServer(const PodServer&) = delete;
   Result<> start();
 
-  // Every listening socket: another process' sockets on the same ports can be told from them.
-  [[nodiscard]] std::vector<int> listening() const;
-  // Takes what has come by now, and listens no more. What is being answered goes on.
-  void stop_listening();
-  // Queries that are being answered, and listeners.
+  // Leaves new queries to another proxy on the same ports: `step_back` is called with each listening socket. A moment later no more
+  // connections are accepted. Packets that come nevertheless are answered to the end: there may be no other proxy.
+  void drain(const std::function<void(int fd)>& step_back);
+  // Queries that are being answered, and whether connections are accepted.
   [[nodiscard]] size_t unfinished() const;
 
  private:
   class TcpListener;
   void on_turn_end() noexcept override;
+  void stop_listening();
   void accept(UniqueFd fd);
 
   WorkerShare& share_;
@@ -44,6 +45,7 @@ class PodServer final : private Deferred {
   std::vector<std::unique_ptr<TcpListener>> tcp_;
   std::list<std::unique_ptr<TcpSession>> sessions_;
   std::vector<TcpSession*> ended_;
+  Timer linger_;
 };
 
 }  // namespace zt::ztunnel::dns

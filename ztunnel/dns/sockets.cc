@@ -1,14 +1,21 @@
 #include "ztunnel/dns/sockets.h"
 
-#include <libnetfilter_conntrack/libnetfilter_conntrack.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
+#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
+#include <span>
+#include <utility>
 
 #include "base/log.h"
 #include "mesh/reason.h"
@@ -67,6 +74,92 @@ Result<UniqueFd> bind_one(const SocketOptions& options, const SocketAddress& add
   return std::move(*made);
 }
 
+// Asks connection tracking for one entry (IPCTNL_MSG_CT_GET). libnetfilter_conntrack cannot ask for an entry by its answer's way.
+class ConntrackRequest {
+ public:
+  ConntrackRequest(uint32_t sequence, uint8_t family) {
+    append(nlmsghdr{.nlmsg_len = 0,
+                    .nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET,
+                    .nlmsg_flags = NLM_F_REQUEST,
+                    .nlmsg_seq = sequence,
+                    .nlmsg_pid = 0});
+    append(nfgenmsg{.nfgen_family = family, .version = NFNETLINK_V0, .res_id = 0});
+  }
+  void reply_tuple(const SocketAddress& source, const SocketAddress& destination) {
+    const bool v4 = source.ip.is_v4();
+    nested(CTA_TUPLE_REPLY, [&] {
+      nested(CTA_TUPLE_IP, [&] {
+        attribute(v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC, source.ip.bytes());
+        attribute(v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST, destination.ip.bytes());
+      });
+      nested(CTA_TUPLE_PROTO, [&] {
+        const uint8_t protocol = IPPROTO_UDP;
+        attribute(CTA_PROTO_NUM, std::span(&protocol, 1));
+        port(CTA_PROTO_SRC_PORT, source.port);
+        port(CTA_PROTO_DST_PORT, destination.port);
+      });
+    });
+    set_length(0, nlmsghdr{}.nlmsg_len);
+  }
+  [[nodiscard]] const void* bytes() const { return bytes_.data(); }
+  [[nodiscard]] size_t size() const { return size_; }
+
+ private:
+  template <class T>
+  void append(const T& value) {
+    std::memcpy(bytes_.data() + size_, &value, sizeof value);
+    size_ += NLA_ALIGN(sizeof value);
+  }
+  template <class Length>
+  void set_length(size_t at, Length) {
+    const auto length = static_cast<Length>(size_ - at);
+    std::memcpy(bytes_.data() + at, &length, sizeof length);
+  }
+  template <class Fill>
+  void nested(uint16_t type, Fill&& fill) {
+    const size_t at = size_;
+    append(nlattr{.nla_len = 0, .nla_type = static_cast<uint16_t>(type | NLA_F_NESTED)});
+    fill();
+    set_length(at, uint16_t{});
+  }
+  void attribute(uint16_t type, std::span<const uint8_t> data) {
+    append(nlattr{.nla_len = static_cast<uint16_t>(sizeof(nlattr) + data.size()), .nla_type = type});
+    std::memcpy(bytes_.data() + size_, data.data(), data.size());
+    size_ += NLA_ALIGN(data.size());
+  }
+  void port(uint16_t type, uint16_t value) {
+    const uint8_t bytes[2] = {static_cast<uint8_t>(value >> 8), static_cast<uint8_t>(value)};
+    attribute(type, bytes);
+  }
+
+  alignas(nlmsghdr) std::array<uint8_t, 256> bytes_{};
+  size_t size_ = 0;
+};
+
+// The bytes of attribute `type` among `attributes`; empty if it is not there.
+std::span<const uint8_t> find_attribute(std::span<const uint8_t> attributes, uint16_t type) {
+  while (attributes.size() >= sizeof(nlattr)) {
+    nlattr header;
+    std::memcpy(&header, attributes.data(), sizeof header);
+    if (header.nla_len < sizeof header || header.nla_len > attributes.size()) break;
+    if ((header.nla_type & NLA_TYPE_MASK) == type) return attributes.subspan(sizeof header, header.nla_len - sizeof header);
+    attributes = attributes.subspan(std::min<size_t>(NLA_ALIGN(header.nla_len), attributes.size()));
+  }
+  return {};
+}
+
+std::optional<SocketAddress> original_destination(const nlmsghdr& message, bool v4) {
+  constexpr size_t kFixed = NLMSG_SPACE(sizeof(nfgenmsg));
+  if (message.nlmsg_len < kFixed) return std::nullopt;
+  const std::span all(reinterpret_cast<const uint8_t*>(&message), message.nlmsg_len);
+  const auto original = find_attribute(all.subspan(kFixed), CTA_TUPLE_ORIG);
+  const auto ip =
+      IpAddress::from_bytes(find_attribute(find_attribute(original, CTA_TUPLE_IP), v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST));
+  const auto port = find_attribute(find_attribute(original, CTA_TUPLE_PROTO), CTA_PROTO_DST_PORT);
+  if (!ip || port.size() != 2) return std::nullopt;
+  return SocketAddress{*ip, static_cast<uint16_t>(port[0] << 8 | port[1])};
+}
+
 }  // namespace
 
 Result<Listeners> bind_listeners(const SocketOptions& options, const ListenAddress& address, bool ipv6) {
@@ -103,52 +196,41 @@ Result<UniqueFd> upstream_socket(const SocketOptions& options, int type, const S
   return fd;
 }
 
-OriginalServer::~OriginalServer() {
-  if (handle_ != nullptr) nfct_close(handle_);
+void OriginalServer::open() {
+  tried_ = true;
+  const auto make = []() -> Result<UniqueFd> {
+    UniqueFd fd(::socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_NETFILTER));
+    if (!fd) return fail_errno(Reason::kIo, "opening connection tracking");
+    return fd;
+  };
+  auto opened = options_.netns ? in_netns(*options_.netns, make) : make();
+  if (opened) {
+    netlink_ = std::move(*opened);
+  } else {
+    ZT_LOG(kLog, kWarn, "a pod's own name servers cannot be told, its queries go to the node's",
+           Field::string("error", opened.error().text));
+  }
 }
 
 std::optional<SocketAddress> OriginalServer::of_udp(const SocketAddress& client, const SocketAddress& listener) {
-  if (!std::exchange(tried_, true)) {
-    const auto open = [this]() -> Result<> {
-      handle_ = nfct_open(CONNTRACK, 0);
-      if (handle_ == nullptr) return fail_errno(Reason::kIo, "opening connection tracking");
-      return {};
-    };
-    if (auto opened = options_.netns ? in_netns(*options_.netns, open) : open(); !opened) {
-      ZT_LOG(kLog, kWarn, "the pod's own name servers cannot be told, queries go to the node's",
-             Field::string("error", opened.error().text));
-    }
-  }
-  if (handle_ == nullptr || client.ip.is_v4() != listener.ip.is_v4()) return std::nullopt;
-
+  if (!tried_) open();
+  if (!netlink_ || client.ip.is_v4() != listener.ip.is_v4()) return std::nullopt;
   // The answer's way is known: from our listener to the client.
-  struct Entry {
-    nf_conntrack* ct = nfct_new();
-    ~Entry() { nfct_destroy(ct); }
-  } wanted;
-  const bool v4 = client.ip.is_v4();
-  nfct_set_attr_u8(wanted.ct, ATTR_REPL_L3PROTO, v4 ? AF_INET : AF_INET6);
-  nfct_set_attr_u8(wanted.ct, ATTR_REPL_L4PROTO, IPPROTO_UDP);
-  nfct_set_attr_u16(wanted.ct, ATTR_REPL_PORT_SRC, htons(listener.port));
-  nfct_set_attr_u16(wanted.ct, ATTR_REPL_PORT_DST, htons(client.port));
-  nfct_set_attr(wanted.ct, v4 ? ATTR_REPL_IPV4_SRC : ATTR_REPL_IPV6_SRC, listener.ip.bytes().data());
-  nfct_set_attr(wanted.ct, v4 ? ATTR_REPL_IPV4_DST : ATTR_REPL_IPV6_DST, client.ip.bytes().data());
-
-  std::optional<SocketAddress> server;
-  const auto take = [](nf_conntrack_msg_type, nf_conntrack* found, void* out) {
-    const bool is_v4 = nfct_get_attr_u8(found, ATTR_ORIG_L3PROTO) == AF_INET;
-    const auto* bytes = static_cast<const uint8_t*>(nfct_get_attr(found, is_v4 ? ATTR_ORIG_IPV4_DST : ATTR_ORIG_IPV6_DST));
-    if (bytes == nullptr) return static_cast<int>(NFCT_CB_CONTINUE);
-    const IpAddress ip =
-        is_v4 ? IpAddress::v4(std::span<const uint8_t, 4>(bytes, 4)) : IpAddress::v6(std::span<const uint8_t, 16>(bytes, 16));
-    *static_cast<std::optional<SocketAddress>*>(out) = SocketAddress{ip, ntohs(nfct_get_attr_u16(found, ATTR_ORIG_PORT_DST))};
-    return static_cast<int>(NFCT_CB_CONTINUE);
-  };
-  nfct_callback_register(handle_, NFCT_T_ALL, take, &server);
-  const int status = nfct_query(handle_, NFCT_Q_GET, wanted.ct);
-  nfct_callback_unregister(handle_);
-  if (status != 0 || server == listener) return std::nullopt;
-  return server;
+  ConntrackRequest request(++sequence_, client.ip.is_v4() ? AF_INET : AF_INET6);
+  request.reply_tuple(listener, client);
+  if (::send(netlink_.get(), request.bytes(), request.size(), 0) != static_cast<ssize_t>(request.size())) return std::nullopt;
+  alignas(nlmsghdr) std::array<std::byte, 4096> answer;
+  for (;;) {
+    const ssize_t n = ::recv(netlink_.get(), answer.data(), answer.size(), 0);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return std::nullopt;
+    const auto* header = reinterpret_cast<const nlmsghdr*>(answer.data());
+    if (!NLMSG_OK(header, static_cast<size_t>(n))) return std::nullopt;
+    if (header->nlmsg_seq != sequence_) continue;  // of a question whose answer came too late
+    if (header->nlmsg_type == NLMSG_ERROR) return std::nullopt;
+    const auto server = original_destination(*header, client.ip.is_v4());
+    return server == listener ? std::nullopt : server;
+  }
 }
 
 std::optional<SocketAddress> OriginalServer::of_tcp(int fd) {
