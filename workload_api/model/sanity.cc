@@ -100,6 +100,22 @@ const char* identity_part_fault(std::string_view text) {
   return nullptr;
 }
 
+void note_dead_identity(const Workload& workload, DeadIdentity& found) {
+  const std::pair<const char*, const Str*> parts[] = {
+      {"trust_domain", &workload.trust_domain}, {"namespace", &workload.ns}, {"service_account", &workload.service_account}};
+  for (const auto& [field, text] : parts) {
+    const char* why = identity_part_fault(text->view());
+    if (why == nullptr) continue;
+    if (++found.workloads == 1) {
+      found.uid = workload.uid.view();
+      found.field = field;
+      found.value = text->view();
+      found.why = why;
+    }
+    return;
+  }
+}
+
 std::optional<DeadValue> dead_value(const Authorization& policy) { return Search().run(policy); }
 
 }  // namespace zt::workload_api

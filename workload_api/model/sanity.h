@@ -13,6 +13,14 @@ namespace zt::workload_api {
 // it can. Static text, to follow "… ".
 [[nodiscard]] const char* identity_part_fault(std::string_view text);
 
+// A workload that nobody can prove to be: where, and why.
+struct DeadIdentity {
+  std::string uid, field, value, why;
+  size_t workloads = 0;  // of which this is the first
+};
+// Notes the workload in `found` if it is one. Costs a look at three short texts.
+void note_dead_identity(const Workload& workload, DeadIdentity& found);
+
 // A value of a policy's rule that equals nothing that there can be.
 struct DeadValue {
   std::string field;  // "rules[0][1][0].principals[2]"

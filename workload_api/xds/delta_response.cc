@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "mesh/reason.h"
+#include "workload_api/model/sanity.h"
 #include "workload_api/xds/convert.h"
+#include "workload_api/xds/log_scope.h"
 #include "workload_api/xds/proto/authorization.pb.h"
 #include "workload_api/xds/proto/discovery.pb.h"
 #include "workload_api/xds/proto/workload.pb.h"
@@ -89,6 +91,7 @@ class Decoder {
     if (!walk(&Decoder::envelope)) return broken("is not a DeltaDiscoveryResponse");
     out_.type = resource_type(out_.type_url);
     if (out_.type != ResourceType::kOther && !walk(&Decoder::resource)) return broken("is damaged");
+    warn_of_dead_identity();
     if (out_.type == ResourceType::kAddress) out_.batch.removed_addresses = std::move(removed_);
     if (out_.type == ResourceType::kAuthorization) out_.batch.removed_policies = std::move(removed_);
     out_.rejected.insert(out_.rejected.end(), std::make_move_iterator(undecodable_.begin()),
@@ -102,6 +105,15 @@ class Decoder {
     return fail(Reason::kInvalidInput, fmt::format("the control plane's message {}", too_many() ? beyond : why));
   }
   [[nodiscard]] bool too_many() const { return out_.resources + removed_.size() + out_.aliases.size() > kMaxResponseEntries; }
+
+  // Taken all the same, as the peer takes them; one line for a message, however many they are.
+  void warn_of_dead_identity() const {
+    if (dead_identity_.workloads == 0) return;
+    ZT_LOG(xds_log, kWarn, "a workload's identity can be nobody's: no tunnel to it or from it can be made",
+           Field::string("workload", dead_identity_.uid), Field::string("field", dead_identity_.field),
+           Field::string("value", dead_identity_.value), Field::string("why", dead_identity_.why),
+           Field::count("more", static_cast<int64_t>(dead_identity_.workloads - 1)));
+  }
 
   template <class Visit>
   bool walk(Visit visit) {
@@ -172,6 +184,7 @@ class Decoder {
     switch (address_.type_case()) {
       case istio::workload::Address::kWorkload: {
         ZT_ASSIGN(auto workload, converter_.workload(address_.workload()));
+        note_dead_identity(*workload, dead_identity_);
         last_uid_ = workload->uid;
         out_.batch.workloads.push_back(std::move(workload));
         return {};
@@ -206,6 +219,7 @@ class Decoder {
   std::vector<std::string> removed_;
   std::vector<Rejected> undecodable_;
   Converter converter_;
+  DeadIdentity dead_identity_;
   size_t index_ = 0;
   Str last_uid_;
 

@@ -62,6 +62,38 @@ TEST_CASE("what some peer can match is not called dead") {
   }
 }
 
+TEST_CASE("A workload that nobody can prove to be is noted with its field, and the rest are counted") {
+  DeadIdentity found;
+  const auto note = [&](const char* domain, const char* ns, const char* account) {
+    Workload workload;
+    workload.uid = "u";
+    workload.trust_domain = domain;
+    workload.ns = ns;
+    workload.service_account = account;
+    note_dead_identity(workload, found);
+  };
+  note("cluster.local", "shop", "web");
+  CHECK(found.workloads == 0);
+  SECTION("trust domain") {
+    note("spiffe://td", "shop", "web");
+    CHECK(found.field == "trust_domain");
+    CHECK(found.value == "spiffe://td");
+  }
+  SECTION("namespace") {
+    note("td", "a/b", "web");
+    CHECK(found.field == "namespace");
+    CHECK(found.value == "a/b");
+  }
+  SECTION("service account") {
+    note("td", "shop", "c/sa/d");
+    CHECK(found.field == "service_account");
+    CHECK(found.value == "c/sa/d");
+  }
+  CHECK(found.uid == "u");
+  note("a/b", "shop", "web");
+  CHECK(found.workloads == 2);
+}
+
 // The model is the matcher itself: over small texts, a value called dead never matches any peer that can be.
 TEST_CASE("a value that is called dead matches none of all small identities") {
   const std::string parts[] = {"td", "a", "b", "ns", "sa"};
