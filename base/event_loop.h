@@ -118,7 +118,7 @@ class EventLoop {
   friend class Timer;
   static constexpr int kMaxEvents = 256;
   // As many may do all that they can in one turn.
-  static constexpr size_t kFullShares = 4;
+  static constexpr size_t kFullShares = 8;
   static constexpr std::chrono::seconds kLongestTurnPart{10};
   static constexpr size_t kLongestTurnParts = 7;  // the current one included
 

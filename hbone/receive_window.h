@@ -2,8 +2,10 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "base/event_loop.h"
+#include "base/memory_account.h"
 
 // How much a peer may have on its way to one stream. Policy only: whoever owns the HTTP/2 session tells the peer.
 namespace zt::hbone {
@@ -26,10 +28,10 @@ class PathRtt {
   Clock::time_point measured_{};
 };
 
-// One stream's window, as the peer knows it.
+// One stream's window, as the peer knows it. It is a promise to hold as much, so it grows only while all promises fit into the limit.
 class ReceiveWindow {
  public:
-  explicit ReceiveWindow(uint32_t bytes) : bytes_(bytes) {}
+  ReceiveWindow(uint32_t bytes, MemoryLimit& limit) : bytes_(bytes), promise_(limit) { promise_.set(bytes); }
   [[nodiscard]] uint32_t bytes() const { return bytes_; }
 
   // What the sink did with what it was offered.
@@ -45,10 +47,27 @@ class ReceiveWindow {
     bytes_ = bytes;
     taken_ = 0;
   }
+  // Before the peer is told of a larger or smaller one. False: so much cannot be promised now.
+  [[nodiscard]] bool promise(uint32_t bytes) { return promise_.grow_to(bytes); }
+  // The sink has stopped, and what the peer was promised is taken from us all the same: no credit is given for it until it goes on.
+  void stop() { stopped_ = true; }
+  // Whether the credit for `bytes` is withheld.
+  [[nodiscard]] bool withhold(size_t bytes) {
+    if (stopped_) withheld_ += static_cast<uint32_t>(bytes);
+    return stopped_;
+  }
+  // The sink goes on; returns what was withheld.
+  [[nodiscard]] uint32_t go_on() {
+    stopped_ = false;
+    return std::exchange(withheld_, 0);
+  }
 
  private:
   uint32_t bytes_;
   uint32_t taken_ = 0;  // by the sink, since the window last changed
+  uint32_t withheld_ = 0;
+  bool stopped_ = false;
+  MemoryPromise promise_;
 };
 
 }  // namespace zt::hbone

@@ -11,7 +11,7 @@
 namespace zt::hbone {
 
 // What exists once for each connection, measured. Whoever makes it larger says so here.
-static_assert(sizeof(Stream) <= 120);
+static_assert(sizeof(Stream) <= 144);
 
 namespace {
 constexpr size_t kClientPreface = sizeof NGHTTP2_CLIENT_MAGIC - 1;
@@ -90,7 +90,7 @@ Result<> Session::begin() {
 }
 
 Stream& Session::add_stream(int32_t id) {
-  auto* stream = new Stream(*this, announced_.stream_window);
+  auto* stream = new Stream(*this, announced_.stream_window, account_.limit());
   stream->id_ = id;
   all_.push_back(*stream);
   ++stream_count_;

@@ -153,7 +153,7 @@ bool Session::keep(Stream& stream, std::span<const iovec> received, size_t taken
 
 // Gives back the stream's credit for what its sink took, in a window as large as it deserves now.
 void Session::credit(Stream& stream, size_t bytes) {
-  if (stream.closed_) return;
+  if (stream.closed_ || stream.window_.withhold(bytes)) return;
   const uint32_t wanted = stream.window_.wanted(
       {.bytes = bytes, .lags = stream.kept_ != nullptr, .ended = stream.end_received_, .tight = account_.tight()},
       {.initial = announced_.stream_window, .max = config_.stream_window_max}, path_rtt_, link_.socket(), io_.loop.now());
@@ -163,7 +163,16 @@ void Session::credit(Stream& stream, size_t bytes) {
   if (nghttp2_session_want_write(session_) != 0) wake();
 }
 
+void Stream::sink_goes_on() {
+  const uint32_t withheld = window_.go_on();
+  if (session_ == nullptr || closed_ || session_->tunnel_over()) return;
+  session_->set_window(*this, session_->announced_.stream_window);
+  nghttp2_session_consume_stream(session_->session_, id_, withheld);
+  session_->wake();
+}
+
 void Session::set_window(Stream& stream, uint32_t bytes) {
+  if (!stream.window_.promise(bytes)) return;
   if (nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, stream.id_, static_cast<int32_t>(bytes)) != 0) return;
   stream.window_.set(bytes);
   wake();

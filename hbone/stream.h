@@ -89,6 +89,10 @@ class Stream {
   void readable();
   // The sink takes bytes again: offers what was kept.
   void resume_delivery();
+  // Inside on_data(): the sink has stopped, though what the peer was promised is taken. No credit is given for it until sink_goes_on(),
+  // and then the window begins anew.
+  void sink_stopped() { window_.stop(); }
+  void sink_goes_on();
   // Server role: answers the request. With `end_stream` no bytes follow (errors).
   void respond(const Headers& headers, bool end_stream);
   // RST_STREAM; the handler is told no more. The stream must not be used after it.
@@ -113,7 +117,7 @@ class Stream {
     KeptBytes held;
   };
 
-  Stream(Session& session, uint32_t window) : session_(&session), window_(window) {}
+  Stream(Session& session, uint32_t window, MemoryLimit& limit) : session_(&session), window_(window, limit) {}
 
   // We reset it for a fault that is not its user's: the handler is told at once, what was kept goes.
   void lose(Reason reason, H2Error code) noexcept;

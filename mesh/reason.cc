@@ -46,6 +46,9 @@ const ReasonInfo& reason_info(Reason reason) {
       {"recursive_call", "CONNECT", 503},
       {"bad_method", "CONNECT", 400},
       {"bad_authority", "CONNECT", 400},
+      {"handshake_limit", "CONNECT", 503},
+      {"tunnel_limit", "CONNECT", 503},
+      {"connection_limit", "CONNECT", 503},
   }};
   const auto index = static_cast<size_t>(reason);
   return kTable[index < kTable.size() ? index : static_cast<size_t>(Reason::kInternal)];

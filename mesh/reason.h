@@ -45,6 +45,9 @@ enum class Reason : uint8_t {
   kRecursiveCall,  // self-call or illegal port (contract §1.7)
   kBadMethod,      // not CONNECT
   kBadAuthority,
+  kHandshakeLimit,   // too many handshakes in flight: of the source, for the pod, or in all
+  kTunnelLimit,      // the pod has as many tunnels from peers as it may
+  kConnectionLimit,  // the pod has as many connections as it may
   kCount_,
 };
 

@@ -1,14 +1,18 @@
 #include "ztunnel/app.h"
 
+#include <malloc.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <numeric>
 #include <optional>
 
 #include "base/event_loop.h"
+#include "base/linux/cgroup.h"
+#include "base/linux/heap_trim.h"
 #include "base/linux/netns.h"
 #include "base/linux/signals.h"
 #include "base/log.h"
@@ -91,6 +95,12 @@ WorkerSettings worker_settings(const Config& config, MemoryLimit& memory) {
   settings.policy_info_logging = config.policy.info_logging;
   settings.network = config.general.network;
   settings.illegal_ports = config.listen.illegal_ports;
+  settings.handshakes = {.per_source = config.limits.handshakes_per_source,
+                         .per_pod = config.limits.handshakes_per_pod,
+                         .all = config.limits.handshakes,
+                         .timeout = config.tunnel.handshake_timeout};
+  settings.tunnels_per_pod = config.limits.tunnels_per_pod;
+  settings.connections_per_pod = config.limits.connections_per_pod;
   settings.transparency = !config.socket.original_source   ? Transparency::kBestEffort
                           : *config.socket.original_source ? Transparency::kRequired
                                                            : Transparency::kNever;
@@ -110,7 +120,8 @@ struct App::Impl {
   explicit Impl(Config configuration)
       : shared_config(std::make_shared<const Config>(std::move(configuration))),
         config(*shared_config),
-        memory(config.tunnel.memory_budget),
+        container(CgroupMemory::find()),
+        memory(memory_budget(config.tunnel, container.limit())),
         settings(worker_settings(config, memory)),
         signals([this](int number) { on_signal(number); }),
         metrics(config.general.worker_threads,
@@ -124,6 +135,7 @@ struct App::Impl {
 
   const std::shared_ptr<const Config> shared_config;
   const Config& config;
+  const CgroupMemory container;
   MemoryLimit memory;
   const WorkerSettings settings;
   Signals signals;
@@ -147,6 +159,7 @@ struct App::Impl {
   BackgroundThread dumps{"zt-dump"};
   std::unique_ptr<HttpServer> http;
   Timer collect_timer;
+  HeapTrim heap;
   bool draining = false;
   Result<> outcome;  // of run()
 
@@ -163,6 +176,8 @@ struct App::Impl {
   void on_signal(int number);
   void drain(std::string_view why);
   void collect();
+  void follow_container();
+  void give_memory_back(size_t load);
 };
 
 Result<std::unique_ptr<App>> App::start(Config config) {
@@ -347,9 +362,24 @@ void App::Impl::dump(const HttpRespond& respond) {
   });
 }
 
+// A container's limit may change while it runs (in-place resize).
+void App::Impl::follow_container() {
+  const uint64_t budget = memory_budget(config.tunnel, container.limit());
+  if (budget == memory.limit()) return;
+  ZT_LOG(kLog, kInfo, "the memory budget follows the container's limit", Field::count("bytes", static_cast<int64_t>(budget)));
+  memory.set(budget);
+}
+
+void App::Impl::give_memory_back(size_t load) {
+  if (!heap.due(resident_bytes(), load)) return;
+  ::malloc_trim(0);
+  heap.trimmed(resident_bytes());
+}
+
 void App::Impl::collect() {
   store.collect();
   metrics.denial_log.flush(Clock::now());
+  follow_container();
   RuntimeSample sample;
   if (zds) {
     for (const auto& pod : zds->session().pods()) sample.pending_proxies += pod.state == zds::PodState::kPending ? 1 : 0;
@@ -374,6 +404,9 @@ void App::Impl::collect() {
   sample.memory_promised = memory.promised();
   sample.memory_limit = memory.limit();
   sample.memory_cuts = memory.cuts();
+  sample.handshakes = data_plane->handshakes_in_flight();
+  give_memory_back(std::accumulate(sample.worker_connections.begin(), sample.worker_connections.end(), size_t{0}) +
+                   sample.client_tunnels + sample.server_tunnels + sample.handshakes);
   runtime_metrics->publish(std::move(sample));
   collect_timer.start_after(kCollectInterval, [this] { collect(); });
 }

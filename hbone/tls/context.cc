@@ -163,6 +163,20 @@ Result<std::shared_ptr<const TlsContext>> TlsContext::make(TlsRole role, const T
   return made;
 }
 
+// An SSL_CTX is not changed once it is made, and then OpenSSL lets any number of threads make connections of it.
+std::shared_ptr<const TlsContext> TlsContext::bound_to(ChainCheck check, std::shared_ptr<VerifiedPeers> peers) const {
+  std::shared_ptr<TlsContext> bound(new TlsContext);
+  SSL_CTX_up_ref(ctx_.get());
+  bound->role_ = role_;
+  bound->ctx_.reset(ctx_.get());
+  bound->trust_domain_ = trust_domain_;
+  bound->trust_digest_ = trust_digest_;
+  bound->options_ = options_;
+  bound->options_.chain_check = std::move(check);
+  bound->options_.verified_peers = std::move(peers);
+  return bound;
+}
+
 Result<std::optional<identity::SpiffeId>> check_client_identity(std::span<const identity::SpiffeId> peer,
                                                                 const std::optional<std::string>& own_trust_domain,
                                                                 std::span<const std::string> aliases) {

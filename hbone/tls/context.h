@@ -66,6 +66,9 @@ class TlsContext {
   // pqc_only with an OpenSSL that has no X25519MLKEM768 (older than 3.5).
   static Result<std::shared_ptr<const TlsContext>> make(TlsRole role, const TlsCredentials& credentials,
                                                         const TlsOptions& options = {});
+  // The same SSL_CTX for connections of another thread: 60 KiB that a worker need not have of its own. What is bound to a thread is
+  // given here and not shared.
+  [[nodiscard]] std::shared_ptr<const TlsContext> bound_to(ChainCheck check, std::shared_ptr<VerifiedPeers> peers) const;
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
 

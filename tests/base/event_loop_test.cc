@@ -269,7 +269,7 @@ TEST_CASE("the more are ready the less each may do in a turn") {
   run_with(1);
   CHECK(shares.back() == 1 << 20);
   run_with(32);
-  CHECK(shares.front() == (1 << 20) / 8);
+  CHECK(shares.front() == (1 << 20) / 4);
   run_with(1000);
   CHECK(shares.front() == 16 << 10);
 }

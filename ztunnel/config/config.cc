@@ -337,6 +337,12 @@ std::optional<std::string> GeneralConfig::own_identity() const {
   return fmt::format("spiffe://{}/ns/{}/sa/{}", trust_domain, own_pod->ns, own_pod->service_account);
 }
 
+uint64_t memory_budget(const TunnelConfig& tunnel, std::optional<uint64_t> memory_limit) {
+  constexpr uint64_t kLeast = 8u << 20, kMost = 256u << 20;
+  if (tunnel.memory_budget) return *tunnel.memory_budget;
+  return memory_limit ? std::clamp(*memory_limit / 4, kLeast, kMost) : kMost;
+}
+
 Result<Config> parse_config(const Environment& environment) { return Parser(environment).run(); }
 
 std::vector<std::string> unsupported(const Config& config, const BuildFeatures& features) {

@@ -139,8 +139,24 @@ struct TunnelConfig {
   std::chrono::milliseconds handshake_timeout{10'000};
   std::chrono::milliseconds connect_answer_timeout{20'000};
   std::chrono::milliseconds first_certificate_timeout{10'000};
-  uint64_t memory_budget = 256u << 20;  // bytes of buffers and windows, the whole process
-  bool response_baggage = true;         // ENABLE_RESPONSE_BAGGAGE
+  // Bytes that are held for others, the whole process. None: it follows the container's memory limit, memory_budget().
+  std::optional<uint64_t> memory_budget;
+  bool response_baggage = true;  // ENABLE_RESPONSE_BAGGAGE
+};
+
+// What is set, else a quarter of `memory_limit` (bytes; none: the container has no limit), from 8 MiB to 256 MiB: the rest is for
+// what the budget does not count: the program itself, what is known of the mesh, and the kernel's socket buffers, which count against the
+// container too.
+[[nodiscard]] uint64_t memory_budget(const TunnelConfig& tunnel, std::optional<uint64_t> memory_limit);
+
+// What a source, a pod, or all of them together may have of us. Who is refused is told so by a Reason, and counted in zt_limit_reached.
+struct LimitsConfig {
+  // In flight: accepted, and the handshake not ended.
+  uint32_t handshakes_per_source = 256;  // source address and pod
+  uint32_t handshakes_per_pod = 1024;
+  uint32_t handshakes = 4096;
+  uint32_t tunnels_per_pod = 10'000;  // that peers opened to it
+  uint32_t connections_per_pod = 100'000;
 };
 
 enum class CompliancePolicy : uint8_t { kNone, kPqc };
@@ -183,6 +199,7 @@ struct Config {
   SocketConfig socket;
   InpodConfig inpod;
   TunnelConfig tunnel;
+  LimitsConfig limits;
   TlsConfig tls;
   PolicyConfig policy;
   TelemetryConfig telemetry;

@@ -99,15 +99,19 @@ Value own_settings(const Config& config) {
       {"aead", text(config.tls.aead)},
       {"authToken", text(token)},
       {"compliancePolicy", config.tls.compliance == CompliancePolicy::kPqc ? text("pqc") : null()},
+      {"connectionsPerPod", count(config.limits.connections_per_pod)},
       {"connectAnswerTimeout", duration(config.tunnel.connect_answer_timeout)},
       {"embeddedCaDir", optional_text(config.control.embedded_ca_dir)},
       {"fips", flag(config.tls.fips)},
       {"firstCertificateTimeout", duration(config.tunnel.first_certificate_timeout)},
       {"handshakeTimeout", duration(config.tunnel.handshake_timeout)},
+      {"handshakes", count(config.limits.handshakes)},
+      {"handshakesPerPod", count(config.limits.handshakes_per_pod)},
+      {"handshakesPerSource", count(config.limits.handshakes_per_source)},
       {"localCongestionControl", text(config.socket.local_congestion_control)},
       {"localXdsPath", optional_text(config.control.local_xds_path)},
       {"logFilter", text(config.telemetry.log_filter)},
-      {"memoryBudget", count(config.tunnel.memory_budget)},
+      {"memoryBudget", config.tunnel.memory_budget ? count(*config.tunnel.memory_budget) : null()},
       {"metricsSeriesIdle", duration(config.telemetry.series_idle)},
       {"metricsSeriesLimit", count(config.telemetry.series_limit)},
       {"metricsSeriesPerIdentity", count(config.telemetry.series_per_identity)},
@@ -117,12 +121,14 @@ Value own_settings(const Config& config) {
       {"tls12", flag(config.tls.tls12)},
       {"trustDomainAliases", text(fmt::format("{}", fmt::join(config.tls.trust_domain_aliases, ",")))},
       {"tunnelsPerKey", count(config.tunnel.tunnels_per_key)},
+      {"tunnelsPerPod", count(config.limits.tunnels_per_pod)},
       {"unknownPolicy", text(config.policy.unknown == UnknownPolicy::kDeny ? "deny" : "skip")},
   });
 }
 
 Members tree_of(const Config& config) {
-  const auto& [general, listen, control, node, socket, inpod, tunnel, tls, policy, telemetry, resolver, warnings] = config;
+  const auto& [general, listen, control, node, socket, inpod, tunnel, limits, tls, policy, telemetry, resolver, warnings] =
+      config;
   Elements illegal;
   for (const uint16_t port : listen.illegal_ports) illegal.push_back(count(port));
   Elements search;

@@ -1,6 +1,7 @@
 #include "ztunnel/proxy/connection.h"
 
 #include "mesh/reason.h"
+#include "ztunnel/proxy/connection_lines.h"
 #include "ztunnel/telemetry/access_log.h"
 
 namespace zt::ztunnel {
@@ -141,6 +142,15 @@ void deny_early(Worker& worker, Direction direction, const SocketAddress& source
   worker.metrics().early_denials.get({reporter_name(reporter), reason_info(why.reason).name}).add();
   worker.metrics().denial_log.write(Clock::now(), source, destination, direction == Direction::kOutbound ? "outbound" : "inbound",
                                     why.text);
+}
+
+void append_line(PodConnections& lines, const ConnectionInfo& info) {
+  const bool inbound = info.direction == Direction::kInbound;
+  (inbound ? lines.inbound : lines.outbound)
+      .push_back({.source = info.source,
+                  .original_destination = inbound ? info.requested_host : info.upstream.to_string(),
+                  .actual_destination = inbound ? info.upstream : info.destination,
+                  .protocol = info.mutual_tls ? "HBONE" : "TCP"});
 }
 
 hbone::Baggage baggage_of(const Workload& workload) {

@@ -17,4 +17,8 @@ struct PodConnections {
   std::vector<ConnectionLine> inbound, outbound;
 };
 
+struct ConnectionInfo;
+// Adds the line of one that is open.
+void append_line(PodConnections& lines, const ConnectionInfo& info);
+
 }  // namespace zt::ztunnel

@@ -8,14 +8,16 @@ constexpr std::chrono::seconds kCountInterval{5};
 }  // namespace
 
 Connection& ConnectionTable::add(ConnectionInfo info) {
-  if (!count_timer_.armed()) count_timer_.start_after(kCountInterval, [this] { count_bytes(); });
-  auto* connection = new Connection(worker_, std::move(info));
+  thread_.check();
+  if (!count_timer_.armed()) count_timer_.start_after(kCountInterval, [this] { count_some(); });
+  auto* connection = new Connection(worker_, in_pod_, std::move(info));
   places_.push_front(*connection);
   ++count_;
   return *connection;
 }
 
 void ConnectionTable::remove(Connection& connection) {
+  thread_.check();
   if (connection.relay) {
     const RelayEnd& end = connection.relay->end();
     connection.record.finish(end.reason, end.text, connection.relay->bytes());
@@ -25,24 +27,31 @@ void ConnectionTable::remove(Connection& connection) {
 }
 
 void ConnectionTable::end(Connection& connection, const Error& why) {
+  thread_.check();
   connection.record.finish(why.reason, why.text, connection.relay ? connection.relay->bytes() : RelayBytes{});
   --count_;
   delete &connection;
 }
 
-void ConnectionTable::count_bytes() {
-  for (TablePlace& place : places_) {
-    if (Connection* connection = connection_at(place); connection != nullptr && connection->relay)
-      connection->record.progress(connection->relay->bytes());
+void ConnectionTable::count_some() {
+  if (counted_.done()) counted_.begin(*this);
+  for (size_t left = kPiece; left > 0; --left) {
+    Connection* const connection = counted_.next();
+    if (connection == nullptr) break;
+    if (connection->relay) connection->record.progress(connection->relay->bytes());
   }
-  if (count_ > 0) count_timer_.start_after(kCountInterval, [this] { count_bytes(); });
+  if (count_ == 0) return;
+  count_timer_.start_after(counted_.done() ? Clock::duration(kCountInterval) : Clock::duration::zero(), [this] { count_some(); });
 }
 
-void ConnectionTable::kill_all(Reason reason, const std::string& text) {
-  for (TablePlace& place : places_) {
-    if (Connection* connection = connection_at(place); connection != nullptr && connection->relay)
-      connection->relay->kill(reason, text);
+bool ConnectionTable::kill_some(bool anew, Reason reason, const std::string& text) {
+  if (anew) killed_.begin(*this);
+  for (size_t left = kPiece; left > 0; --left) {
+    Connection* const connection = killed_.next();
+    if (connection == nullptr) break;
+    if (connection->relay) connection->relay->kill(reason, text);
   }
+  return killed_.done();
 }
 
 void ConnectionTable::end_all(Reason reason, std::string_view text) {
@@ -54,21 +63,6 @@ void ConnectionTable::end_all(Reason reason, std::string_view text) {
       places_.pop_front();
     }
   }
-}
-
-PodConnections ConnectionTable::lines() const {
-  PodConnections lines;
-  for (const TablePlace& place : places_) {
-    if (place.kind_ != TablePlace::Kind::kConnection) continue;
-    const ConnectionInfo& info = static_cast<const Connection&>(place).record.info();
-    const bool inbound = info.direction == Direction::kInbound;
-    (inbound ? lines.inbound : lines.outbound)
-        .push_back({.source = info.source,
-                    .original_destination = inbound ? info.requested_host : info.upstream.to_string(),
-                    .actual_destination = inbound ? info.upstream : info.destination,
-                    .protocol = info.mutual_tls ? "HBONE" : "TCP"});
-  }
-  return lines;
 }
 
 void ConnectionTable::Walk::begin(ConnectionTable& table) {

@@ -7,8 +7,10 @@
 #include <utility>
 
 #include "base/event_loop.h"
+#include "base/thread_checker.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/connection_lines.h"
+#include "ztunnel/proxy/pod_counts.h"
 #include "ztunnel/proxy/relay.h"
 
 namespace zt::ztunnel {
@@ -30,22 +32,22 @@ class TablePlace : public boost::intrusive::list_base_hook<boost::intrusive::lin
 
 // One connection that was let in or out. In its pod's table from before its policy was asked until it ends.
 struct Connection final : TablePlace {
-  Connection(Worker& of, ConnectionInfo info) : TablePlace(Kind::kConnection), record(of, std::move(info)), worker(of) {
-    worker.connections.fetch_add(1, std::memory_order_relaxed);
-  }
-  ~Connection() { worker.connections.fetch_sub(1, std::memory_order_relaxed); }
+  Connection(Worker& worker, std::atomic<uint32_t>& pod, ConnectionInfo info)
+      : TablePlace(Kind::kConnection), record(worker, std::move(info)), on_worker(worker.connections), in_pod(pod) {}
 
   ConnectionRecord record;
   std::unique_ptr<Relay> relay;  // null until bytes may move
   OpenSocket accepted;           // the one it came on; a tunnel's is counted once
-  Worker& worker;
+  const Counted on_worker, in_pod;
 };
 
 // The open connections of one pod on one worker. Owns them; each ends by end(), by the end of its relay, or with the table.
 // Worker's thread.
 class ConnectionTable {
  public:
-  explicit ConnectionTable(Worker& worker) : worker_(worker), count_timer_(worker.loop()) {}
+  // `in_pod`: connections of the pod on all workers.
+  ConnectionTable(Worker& worker, std::atomic<uint32_t>& in_pod)
+      : worker_(worker), in_pod_(in_pod), count_timer_(worker.loop()) {}
   ConnectionTable(const ConnectionTable&) = delete;
   ~ConnectionTable() { end_all(Reason::kDrained, "connection closed due to connection drain"); }
 
@@ -62,14 +64,13 @@ class ConnectionTable {
     if (!started) end(connection, started.error());
   }
 
-  // Applications and peers of connections with a relay see resets; they end at the end of the turn.
-  void kill_all(Reason reason, const std::string& text);
+  // Applications and peers of connections with a relay see resets; they end at the end of the turn. In pieces: `anew` begins;
+  // true when none is left.
+  bool kill_some(bool anew, Reason reason, const std::string& text);
   // Ends all of them now, in whatever state they are.
   void end_all(Reason reason, std::string_view text);
 
   [[nodiscard]] size_t count() const { return count_; }
-  [[nodiscard]] PodConnections lines() const;
-
   // Goes through the connections in pieces: those that come or end between two pieces do not disturb it. New connections come in
   // front and are not visited by walks that have begun.
   class Walk final : TablePlace {
@@ -84,6 +85,8 @@ class ConnectionTable {
     friend class ConnectionTable;
     ConnectionTable* table_ = nullptr;
   };
+  // So many a piece: with ten thousand connections, what is ready waits for these and not for all.
+  static constexpr size_t kPiece = 64;
 
  private:
   using List = boost::intrusive::list<TablePlace, boost::intrusive::constant_time_size<false>>;
@@ -91,11 +94,14 @@ class ConnectionTable {
     return place.kind_ == TablePlace::Kind::kConnection ? static_cast<Connection*>(&place) : nullptr;
   }
   void remove(Connection& connection);
-  void count_bytes();
+  void count_some();
 
+  [[no_unique_address]] ThreadChecker thread_;
   Worker& worker_;
+  std::atomic<uint32_t>& in_pod_;
   List places_;
   size_t count_ = 0;
+  Walk counted_, killed_;
   Timer count_timer_;
 };
 

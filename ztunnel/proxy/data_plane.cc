@@ -19,6 +19,10 @@ constexpr std::chrono::milliseconds kSettleLimit{1'250};
 constexpr std::chrono::milliseconds kSettlePoll{5};
 // A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up.
 constexpr uint32_t kImbalance = 4;
+// How long one turn goes on with what concerns all connections of a worker.
+constexpr std::chrono::microseconds kSweepTurn{200};
+// Turns in which no connection has ended, after which those that are left are not ending.
+constexpr int kEndPatience = 8;
 
 }  // namespace
 
@@ -54,7 +58,7 @@ void DataPlane::set_revocations(const identity::RevocationListsPtr& lists) {
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i, lists] {
       workers_[i]->tls().set_revocations(lists);
-      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->close_revoked();
+      sweep_pods(i, [](PodWorker& pod, const std::string&, bool anew) { return pod.close_revoked(anew); }, [] {});
     });
   }
 }
@@ -103,38 +107,37 @@ Result<DataPlane::BoundPod> DataPlane::bind(const std::string& uid, PodName work
 
 void DataPlane::serve(BoundPod pod) {
   const size_t acceptor = next_acceptor_++ % workers_.size();
+  const auto counts = std::make_shared<PodCounts>(handshakes_);
   pods_[pod.uid] = {.acceptor_worker = acceptor};
   if (pod.uid != kOwnPod) ++started_;
   ZT_LOG(kLog, kInfo, "pod started", Field::string("uid", pod.uid), Field::string("name", pod.workload.name),
          Field::string("namespace", pod.workload.ns));
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->post([this, i, uid = pod.uid, workload = pod.workload, sockets = pod.sockets] {
-      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets);
+    workers_[i]->post([this, i, uid = pod.uid, workload = pod.workload, sockets = pod.sockets, counts] {
+      worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets, counts);
     });
   }
-  workers_[acceptor]->post([this, acceptor, uid = pod.uid, listeners = std::move(pod.listeners)]() mutable {
+  workers_[acceptor]->post([this, acceptor, uid = pod.uid, counts, listeners = std::move(pod.listeners)]() mutable {
     const auto found = worker_pods_[acceptor]->pods.find(uid);
     if (found == worker_pods_[acceptor]->pods.end()) return;
     for (auto& [kind, listener] : listeners) {
-      auto served =
-          found->second->serve(kind, std::move(listener),
-                               [this, acceptor, uid](ListenerKind accepted, UniqueFd fd, SocketAddress client, bool transparent) {
-                                 // The least loaded worker gets it, once and for all.
-                                 size_t best = acceptor;
-                                 for (size_t i = 0; i < workers_.size(); ++i) {
-                                   const uint32_t load = workers_[i]->connections.load(std::memory_order_relaxed);
-                                   const uint32_t margin = best == acceptor ? kImbalance : 0;
-                                   if (load + margin < workers_[best]->connections.load(std::memory_order_relaxed)) best = i;
-                                 }
-                                 const auto take = [this, uid, accepted, client, transparent](size_t worker, UniqueFd socket) {
-                                   auto& pods = worker_pods_[worker]->pods;
-                                   if (const auto pod_worker = pods.find(uid); pod_worker != pods.end()) {
-                                     pod_worker->second->accept(accepted, std::move(socket), client, transparent);
-                                   }
-                                 };
-                                 if (best == acceptor) return take(best, std::move(fd));
-                                 workers_[best]->post([take, best, fd = std::move(fd)]() mutable { take(best, std::move(fd)); });
-                               });
+      auto served = found->second->serve(kind, std::move(listener), [this, acceptor, uid, counts](Arrival arrival) {
+        // The least loaded worker gets it, once and for all. What it has been given counts at once, not when it looks at it: else all
+        // of a burst would go to one.
+        size_t best = acceptor;
+        for (size_t i = 0; i < workers_.size(); ++i) {
+          const uint32_t margin = best == acceptor ? kImbalance : 0;
+          if (workers_[i]->load() + margin < workers_[best]->load()) best = i;
+        }
+        arrival.on_worker = Counted(workers_[best]->arriving);
+        const auto take = [this, uid](size_t worker, Arrival given) {
+          auto& pods = worker_pods_[worker]->pods;
+          if (const auto pod_worker = pods.find(uid); pod_worker != pods.end()) pod_worker->second->accept(std::move(given));
+        };
+        if (best == acceptor) return take(best, std::move(arrival));
+        // `counts` lives as long as what it counts.
+        workers_[best]->post([take, best, counts, given = std::move(arrival)]() mutable { take(best, std::move(given)); });
+      });
       if (!served) ZT_LOG(kLog, kError, "cannot serve a listener", Field::string("error", served.error().text));
     }
   });
@@ -202,19 +205,57 @@ void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::ti
   });
 }
 
-void DataPlane::cut_and_end() {
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->post([this, i] {
-      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->kill_all(Reason::kDrained, "connection closed due to connection drain");
-    });
+struct DataPlane::Sweep {
+  size_t worker;
+  PodStep step;
+  std::function<void()> done;
+  std::vector<std::string> uids;
+  size_t next = 0;
+  bool anew = true;
+};
+
+void DataPlane::sweep_pods(size_t worker, PodStep step, std::function<void()> done) {
+  auto sweep = std::make_shared<Sweep>(Sweep{.worker = worker, .step = std::move(step), .done = std::move(done), .uids = {}});
+  for (const auto& [uid, pod] : worker_pods_[worker]->pods) sweep->uids.push_back(uid);
+  sweep_some(sweep);
+}
+
+void DataPlane::sweep_some(const std::shared_ptr<Sweep>& sweep) {
+  const auto until = Clock::now() + kSweepTurn;
+  auto& pods = worker_pods_[sweep->worker]->pods;
+  while (sweep->next < sweep->uids.size()) {
+    const std::string& uid = sweep->uids[sweep->next];
+    const auto pod = pods.find(uid);
+    if (pod == pods.end() || sweep->step(*pod->second, uid, std::exchange(sweep->anew, false))) {
+      ++sweep->next;
+      sweep->anew = true;
+    }
+    if (Clock::now() >= until) break;
   }
-  // Each worker has run what was posted before, and one more turn for the ends of connections.
+  if (sweep->next == sweep->uids.size()) return sweep->done();
+  workers_[sweep->worker]->post([this, sweep] { sweep_some(sweep); });
+}
+
+void DataPlane::wait_for_ends(size_t worker, size_t left, int patience, std::function<void()> done) {
+  size_t now = 0;
+  for (const auto& [uid, pod] : worker_pods_[worker]->pods) now += pod->connection_count();
+  if (now >= left) --patience;
+  if (now == 0 || patience == 0) return done();
+  workers_[worker]->post([this, worker, now, patience, done = std::move(done)] { wait_for_ends(worker, now, patience, done); });
+}
+
+void DataPlane::cut_and_end() {
   auto remaining = std::make_shared<std::atomic<size_t>>(workers_.size());
   const auto all = ticket_.on_answer([this] { std::exchange(shutdown_done_, nullptr)(); });
-  for (auto& worker : workers_) {
-    worker->post([worker = worker.get(), remaining, all] {
-      worker->post([remaining, all] {
-        if (remaining->fetch_sub(1) == 1) all();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, remaining, all] {
+      const auto kill = [](PodWorker& pod, const std::string&, bool anew) {
+        return pod.connections().kill_some(anew, Reason::kDrained, "connection closed due to connection drain");
+      };
+      sweep_pods(i, kill, [this, i, remaining, all] {
+        wait_for_ends(i, SIZE_MAX, kEndPatience, [remaining, all] {
+          if (remaining->fetch_sub(1) == 1) all();
+        });
       });
     });
   }
@@ -237,9 +278,19 @@ void DataPlane::collect_connections(std::function<void(std::map<std::string, Pod
   });
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i, give] {
-      std::map<std::string, PodConnections> mine;
-      for (auto& [uid, pod] : worker_pods_[i]->pods) mine[uid] = pod->connections();
-      give(std::move(mine));
+      const auto mine = std::make_shared<std::map<std::string, PodConnections>>();
+      const auto walk = std::make_shared<ConnectionTable::Walk>();
+      const auto step = [mine, walk](PodWorker& pod, const std::string& uid, bool anew) {
+        PodConnections& lines = (*mine)[uid];
+        if (anew) walk->begin(pod.connections());
+        for (size_t left = ConnectionTable::kPiece; left > 0; --left) {
+          const Connection* const connection = walk->next();
+          if (connection == nullptr) return true;
+          append_line(lines, connection->record.info());
+        }
+        return walk->done();
+      };
+      sweep_pods(i, step, [give, mine] { give(std::move(*mine)); });
     });
   }
 }

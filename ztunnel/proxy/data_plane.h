@@ -63,6 +63,7 @@ class DataPlane final : public zds::PodManager {
   [[nodiscard]] size_t pod_count() const { return pods_.size() - pods_.count(std::string(kOwnPod)); }
   [[nodiscard]] uint64_t pods_started() const { return started_; }
   [[nodiscard]] uint64_t pods_stopped() const { return stopped_; }
+  [[nodiscard]] size_t handshakes_in_flight() const { return handshakes_->load(std::memory_order_relaxed); }
   [[nodiscard]] const std::vector<std::unique_ptr<Worker>>& workers() const { return workers_; }
 
  private:
@@ -85,9 +86,18 @@ class DataPlane final : public zds::PodManager {
   // `settled_by`: once no connection is left, until when to wait for what may become one.
   void wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by);
   void cut_and_end();
+  // Does `step` for each pod of a worker, a piece a turn, and then `done`, on the worker's thread. `anew`: the first piece of this
+  // pod; returns whether it was the last. Pods that go meanwhile are passed over.
+  using PodStep = std::function<bool(PodWorker& pod, const std::string& uid, bool anew)>;
+  void sweep_pods(size_t worker, PodStep step, std::function<void()> done);
+  struct Sweep;
+  void sweep_some(const std::shared_ptr<Sweep>& sweep);
+  // Until the connections of a worker that are ending have ended.
+  void wait_for_ends(size_t worker, size_t left, int patience, std::function<void()> done);
 
   const WorkerSettings& settings_;
   const ListenConfig& listen_;
+  const std::shared_ptr<std::atomic<size_t>> handshakes_ = std::make_shared<std::atomic<size_t>>(0);
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<WorkerPods>> worker_pods_;
   std::map<std::string, PodEntry> pods_;

@@ -43,9 +43,9 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_uncounted(hbone::Tunn
   UniqueFd fd = std::move(*connected);
   auto made = hbone::TlsHandshake::make_client(*context, key.expected);
   if (!made) co_return fail(Reason::kTlsFailed, "tls error: " + made.error().text);
-  auto shaken = co_await shake_hands(pod_.worker, fd.get(), hbone::TlsRole::kClient, std::move(*made));
+  auto shaken = co_await shake_hands(pod_.worker, pod_.memory, fd.get(), hbone::TlsRole::kClient, std::move(*made));
   if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
-  co_return hbone::Tunnel::start(pod_.worker.io(), pod_.worker.io().budget, hbone::Tunnel::Role::kClient, std::move(fd),
+  co_return hbone::Tunnel::start(pod_.worker.io(), pod_.memory, hbone::Tunnel::Role::kClient, std::move(fd),
                                  std::move(shaken->tls), std::move(shaken->early), pod_.worker.settings().tunnel, owner);
 }
 

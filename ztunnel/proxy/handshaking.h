@@ -14,7 +14,10 @@ struct Handshaken {
 };
 
 // The TLS handshake on a connected socket, within WorkerSettings::handshake_timeout; counted and timed in the metrics.
-// kTlsFailed, kTlsTimeout, kCertRevoked. Worker's thread.
-Task<Result<Handshaken>> shake_hands(Worker& worker, int fd, hbone::TlsRole role, hbone::TlsHandshake handshake);
+// `memory` is charged with what OpenSSL holds meanwhile; when that is needed for others it ends as kResourceLimit, the one that has
+// been silent for the longest first. Each step waits for its turn (Worker::handshake_turns()). A server's peer has said hello.
+// kTlsFailed, kTlsTimeout, kCertRevoked, kResourceLimit. Worker's thread.
+Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, int fd, hbone::TlsRole role,
+                                     hbone::TlsHandshake handshake);
 
 }  // namespace zt::ztunnel

@@ -17,6 +17,8 @@ namespace {
 log::Scope kRbac("rbac");
 // Open connections for which the policies are asked again before the clock is looked at.
 constexpr size_t kRecheckedAtOnce = 64;
+// Tunnels that are held against new revocation lists before others have their turn.
+constexpr size_t kLookedAtOnce = 64;
 
 bool is_illegal(const WorkerSettings& settings, uint16_t port) {
   return std::find(settings.illegal_ports.begin(), settings.illegal_ports.end(), port) != settings.illegal_ports.end();
@@ -71,6 +73,9 @@ class Inbound::InboundTunnel final : public hbone::TunnelOwner {
   Inbound& inbound_;
   SocketAddress peer_, local_;
   bool transparent_;
+  bool leaving_ = false;    // told to drain, to make room
+  uint64_t looked_at_ = 0;  // as Inbound's, when it was last looked at
+  Counted in_pod_;
   std::shared_ptr<const ProvenPeer> identity_;  // null: TLS without a SPIFFE id
   OpenSocket socket_;
   std::unique_ptr<hbone::Tunnel> tunnel_;
@@ -86,16 +91,42 @@ void Inbound::drain() {
   for (auto& tunnel : tunnels_) tunnel->tunnel_->drain();
 }
 
-void Inbound::close_if(const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
-  for (auto& tunnel : tunnels_) {
-    if (condition(*tunnel->tunnel_)) tunnel->tunnel_->close(reason);
+bool Inbound::close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
+  if (anew) ++looked_at_;
+  // Those that have been looked at go to the back, where new ones come too: those that have not are in front.
+  for (size_t left = kLookedAtOnce; left > 0 && !tunnels_.empty(); --left) {
+    InboundTunnel& tunnel = *tunnels_.front();
+    if (std::exchange(tunnel.looked_at_, looked_at_) == looked_at_) return true;
+    tunnels_.splice(tunnels_.end(), tunnels_, tunnels_.begin());
+    if (condition(*tunnel.tunnel_)) tunnel.tunnel_->close(reason);
   }
+  return tunnels_.empty() || tunnels_.front()->looked_at_ == looked_at_;
 }
 
-Task<void> Inbound::accept_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
+bool Inbound::admit_tunnel() {
+  if (pod_.counts->tunnels.load(std::memory_order_relaxed) < worker_.settings().tunnels_per_pod) return true;
+  worker_.metrics().limit_reached.get({"tunnels_per_pod"}).add();
+  for (auto& tunnel : tunnels_) {
+    if (tunnel->leaving_ || tunnel->tunnel_->streams() > 0 || tunnel->tunnel_->closed()) continue;
+    tunnel->leaving_ = true;
+    tunnel->in_pod_.release();
+    tunnel->tunnel_->drain();
+    return true;
+  }
+  return false;
+}
+
+Task<void> Inbound::accept_tunnel(Arrival arrival) {
+  UniqueFd fd = std::move(arrival.fd);
+  const SocketAddress client = arrival.client;
   const SocketAddress local = local_address(fd.get());
   OpenSocket open(worker_.traffic(), Reporter::kDestination);
   const auto deny = [&](const Error& why) { deny_early(worker_, Direction::kInbound, client, local, why); };
+  if (!admit_tunnel()) {
+    deny({Reason::kTunnelLimit, "the pod has too many tunnels"});
+    co_return;
+  }
+  Counted in_pod(pod_.counts->tunnels);
   auto workload = co_await pod_.workload();
   if (!workload) {
     deny(workload.error());
@@ -113,14 +144,16 @@ Task<void> Inbound::accept_tunnel(UniqueFd fd, SocketAddress client, bool transp
     deny({Reason::kTlsFailed, "tls error: " + made.error().text});
     co_return;
   }
-  auto shaken = co_await shake_hands(worker_, fd.get(), hbone::TlsRole::kServer, std::move(*made));
+  auto shaken = co_await shake_hands(worker_, pod_.memory, fd.get(), hbone::TlsRole::kServer, std::move(*made));
   if (!shaken) {
     deny({shaken.error().reason, "tls handshake error: " + shaken.error().text});
     co_return;
   }
-  auto owner = std::make_unique<InboundTunnel>(*this, client, local, transparent);
+  auto owner = std::make_unique<InboundTunnel>(*this, client, local, arrival.transparent);
+  owner->in_pod_ = std::move(in_pod);
+  owner->looked_at_ = looked_at_;
   if (shaken->tls.peer) owner->identity_ = std::make_shared<const ProvenPeer>(*shaken->tls.peer);
-  auto started = hbone::Tunnel::start(worker_.io(), worker_.io().budget, hbone::Tunnel::Role::kServer, std::move(fd),
+  auto started = hbone::Tunnel::start(worker_.io(), pod_.memory, hbone::Tunnel::Role::kServer, std::move(fd),
                                       std::move(shaken->tls), std::move(shaken->early), worker_.settings().tunnel, *owner);
   if (!started) {
     deny(started.error());
@@ -192,6 +225,12 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     deny(request.error());
     co_return;
   }
+  if (pod_.counts->connections.load(std::memory_order_relaxed) >= settings.connections_per_pod) {
+    worker_.metrics().limit_reached.get({"connections_per_pod"}).add();
+    deny({Reason::kConnectionLimit, "the pod has too many connections"});
+    co_return;
+  }
+  const Counted on_its_way(pod_.counts->connections);
   const bool from_gateway = request->from_network && *request->from_network != settings.network;
   if (pod_.lookups.on_demand() && !from_gateway) co_await pod_.lookups.find_source(peer.ip);
   auto workload = co_await pod_.workload();
@@ -271,8 +310,10 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
   connections_.start(connection, std::move(relay), std::move(*upstream));
 }
 
-Task<void> Inbound::accept_plain(UniqueFd fd, SocketAddress client, bool transparent) {
+Task<void> Inbound::accept_plain(Arrival arrival) {
   const auto begun = Clock::now();
+  UniqueFd fd = std::move(arrival.fd);
+  const SocketAddress client = arrival.client;
   const SocketAddress destination = original_destination(fd.get());
   OpenSocket open(worker_.traffic(), Reporter::kDestination);
   const auto deny = [&](const Error& why) {
@@ -306,7 +347,7 @@ Task<void> Inbound::accept_plain(UniqueFd fd, SocketAddress client, bool transpa
   connection.accepted = std::move(open);
   auto upstream = co_await connect_if_allowed(
       connection.record.info(), {.destination = destination,
-                                 .source = transparent ? std::optional(client.ip) : std::nullopt,
+                                 .source = arrival.transparent ? std::optional(client.ip) : std::nullopt,
                                  .source_required = worker_.settings().transparency == Transparency::kRequired,
                                  .local_leg = true,
                                  // Redirection leaves a local address; what else the pod answers for may be behind it.
@@ -315,7 +356,7 @@ Task<void> Inbound::accept_plain(UniqueFd fd, SocketAddress client, bool transpa
     refuse(upstream.error());
     co_return;
   }
-  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io()), std::move(fd), std::move(*upstream));
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.memory), std::move(fd), std::move(*upstream));
 }
 
 // A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer

@@ -7,6 +7,7 @@
 #include "base/unique_fd.h"
 #include "hbone/tunnel.h"
 #include "ztunnel/decide/authorize.h"
+#include "ztunnel/proxy/arrival.h"
 #include "ztunnel/proxy/connection_table.h"
 #include "ztunnel/proxy/local_pod.h"
 
@@ -20,17 +21,14 @@ class Inbound {
   ~Inbound();
   Inbound(const Inbound&) = delete;
 
-  // Take a connection for life. `transparent`: its listener may preserve source addresses.
-  void open_tunnel(UniqueFd fd, SocketAddress client, bool transparent) {
-    tasks_.spawn(accept_tunnel(std::move(fd), client, transparent));
-  }
-  void open_plain(UniqueFd fd, SocketAddress client, bool transparent) {
-    tasks_.spawn(accept_plain(std::move(fd), client, transparent));
-  }
+  // Take a connection for life.
+  void open_tunnel(Arrival arrival) { tasks_.spawn(accept_tunnel(std::move(arrival))); }
+  void open_plain(Arrival arrival) { tasks_.spawn(accept_plain(std::move(arrival))); }
 
   // Peers are told to open no more streams; what is there goes on.
   void drain();
-  void close_if(const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason);
+  // In pieces: `anew` begins; true when none is left.
+  bool close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason);
   // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left.
   [[nodiscard]] size_t unfinished() const { return tasks_.size() + tunnels_.size(); }
 
@@ -43,9 +41,11 @@ class Inbound {
   // A tunnel that a peer opened to this pod. In `tunnels_` until it closes.
   class InboundTunnel;
 
-  Task<void> accept_tunnel(UniqueFd fd, SocketAddress client, bool transparent);
+  // Makes room if the pod has as many tunnels as it may: the oldest that nobody uses goes. False: there is none here.
+  bool admit_tunnel();
+  Task<void> accept_tunnel(Arrival arrival);
   Task<void> accept_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers);
-  Task<void> accept_plain(UniqueFd fd, SocketAddress client, bool transparent);
+  Task<void> accept_plain(Arrival arrival);
   // What the policies say, with our workload as it is in `snapshot`: its own list of policies may have changed since the
   // connection came.
   [[nodiscard]] Verdict judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info, MissingPolicy missing) const;
@@ -60,7 +60,8 @@ class Inbound {
   bool draining_ = false;
   ConnectionTable::Walk rechecked_;
   std::list<std::unique_ptr<InboundTunnel>> tunnels_;
-  TaskScope tasks_;  // last: coroutines end before what they use
+  uint64_t looked_at_ = 0;  // close_some_if() was begun so often
+  TaskScope tasks_;         // last: coroutines end before what they use
 };
 
 }  // namespace zt::ztunnel

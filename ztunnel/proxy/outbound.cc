@@ -15,16 +15,12 @@ constexpr size_t kConnectAttempts = 3;
 }  // namespace
 
 Outbound::Outbound(LocalPod& pod, ConnectionTable& connections, Dialler& dialler)
-    : pod_(pod),
-      worker_(pod.worker),
-      connections_(connections),
-      dialler_(dialler),
-      round_robin_(pod.worker.index() * 7919),
-      number_(std::ref(round_robin_)),
-      tasks_(pod.worker.loop()) {}
+    : pod_(pod), worker_(pod.worker), connections_(connections), dialler_(dialler), tasks_(pod.worker.loop()) {}
 
-Task<void> Outbound::run(UniqueFd fd, SocketAddress client, SocketAddress destination) {
+Task<void> Outbound::run(Arrival arrival, SocketAddress destination) {
   const auto begun = Clock::now();
+  UniqueFd fd = std::move(arrival.fd);
+  const SocketAddress client = arrival.client;
   OpenSocket open(worker_.traffic(), Reporter::kSource);
   const auto deny = [&](const Error& why) {
     deny_early(worker_, Direction::kOutbound, client, destination, why);
@@ -40,7 +36,7 @@ Task<void> Outbound::run(UniqueFd fd, SocketAddress client, SocketAddress destin
                                 .destination = destination,
                                 .network = worker_.settings().network,
                                 .illegal_ports = worker_.settings().illegal_ports,
-                                .number = number_};
+                                .number = worker_.turns()};
   Route chosen = pod_.lookups.on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
   ConnectionInfo info;
   info.direction = Direction::kOutbound;
@@ -96,7 +92,7 @@ Task<void> Outbound::plain(UniqueFd fd, OpenSocket open, ConnectionInfo info, Pl
     connections_.end(connection, {upstream.error().reason, "io error: " + upstream.error().text});
     co_return;
   }
-  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io()), std::move(fd), std::move(*upstream));
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.memory), std::move(fd), std::move(*upstream));
 }
 
 Task<void> Outbound::tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, Hbone via) {

@@ -2,6 +2,7 @@
 #include "base/task.h"
 #include "base/unique_fd.h"
 #include "ztunnel/decide/route.h"
+#include "ztunnel/proxy/arrival.h"
 #include "ztunnel/proxy/connection_table.h"
 #include "ztunnel/proxy/dialler.h"
 #include "ztunnel/proxy/local_pod.h"
@@ -16,14 +17,12 @@ class Outbound {
   Outbound(const Outbound&) = delete;
 
   // Takes a connection for life. `destination` is where the application wants to go: whoever captured the connection knows.
-  void open(UniqueFd fd, SocketAddress client, SocketAddress destination) {
-    tasks_.spawn(run(std::move(fd), client, destination));
-  }
+  void open(Arrival arrival, SocketAddress destination) { tasks_.spawn(run(std::move(arrival), destination)); }
   // Connections that are on their way yet.
   [[nodiscard]] size_t unfinished() const { return tasks_.size(); }
 
  private:
-  Task<void> run(UniqueFd fd, SocketAddress client, SocketAddress destination);
+  Task<void> run(Arrival arrival, SocketAddress destination);
   Task<void> plain(UniqueFd fd, OpenSocket open, ConnectionInfo info, Plain to);
   Task<void> tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, Hbone via);
   // On demand: the route once the control plane was asked for what it needs, each key once, all within one limit.
@@ -33,8 +32,6 @@ class Outbound {
   Worker& worker_;
   ConnectionTable& connections_;
   Dialler& dialler_;
-  RoundRobin round_robin_;
-  NumberFor number_;
   TaskScope tasks_;  // last: coroutines end before what they use
 };
 

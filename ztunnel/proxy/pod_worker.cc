@@ -20,15 +20,19 @@ std::string_view listener_name(ListenerKind kind) {
 }
 }  // namespace
 
-PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, SocketOptions sockets)
+PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, SocketOptions sockets,
+                     std::shared_ptr<PodCounts> counts)
     : worker_(worker),
+      memory_(worker.io().budget, workload.ns + "/" + workload.name),
       pod_{.worker = worker,
            .name = std::move(workload),
            .sockets = std::move(sockets),
            .lookups = {worker.loop(), worker.state(), uid, worker.settings().network, worker.settings().source_wait,
-                       worker.lookups()}},
+                       worker.lookups()},
+           .counts = std::move(counts),
+           .memory = memory_},
       linger_timer_(worker.loop()),
-      connections_(worker),
+      connections_(worker, pod_.counts->connections),
       dialler_(pod_),
       inbound_(pod_, connections_),
       outbound_(pod_, connections_, dialler_),
@@ -46,25 +50,62 @@ PodWorker::~PodWorker() { connections_.end_all(Reason::kDrained, "connection clo
 
 Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver hand_over) {
   const bool transparent = listener.transparent;
-  auto acceptor = std::make_unique<Acceptor>(
-      worker_.loop(), std::move(listener),
-      [kind, transparent, hand_over = std::move(hand_over)](UniqueFd fd, SocketAddress client) {
-        hand_over(kind, std::move(fd), client, transparent);
-      },
-      worker_.metrics().accept_errors.get({listener_name(kind)}));
+  Acceptor::Accepted accepted;
+  if (kind == ListenerKind::kInboundTunnel) {
+    handshakes_.emplace(
+        worker_.admission(), pod_.counts->handshakes,
+        [transparent, hand_over = std::move(hand_over)](UniqueFd fd, SocketAddress client, HandshakeCounts::Ticket ticket) {
+          Arrival arrival{.kind = ListenerKind::kInboundTunnel,
+                          .fd = std::move(fd),
+                          .client = client,
+                          .transparent = transparent,
+                          .handshake = std::move(ticket),
+                          .on_worker = {},
+                          .in_pod = {}};
+          hand_over(std::move(arrival));
+        },
+        [this](int fd, SocketAddress client, const Error& why) {
+          worker_.metrics().handshakes.get({"server", reason_info(why.reason).name}).add();
+          deny_early(worker_, Direction::kInbound, client, local_address(fd), {why.reason, "tls handshake error: " + why.text});
+        });
+    accepted = [this](UniqueFd fd, SocketAddress client) { handshakes_->admit(std::move(fd), client); };
+  } else {
+    accepted = [this, kind, transparent, hand_over = std::move(hand_over)](UniqueFd fd, SocketAddress client) {
+      if (!admit(kind, fd, client)) return reset_and_close(std::move(fd));
+      Arrival arrival{.kind = kind,
+                      .fd = std::move(fd),
+                      .client = client,
+                      .transparent = transparent,
+                      .handshake = {},
+                      .on_worker = {},
+                      .in_pod = Counted(pod_.counts->connections)};
+      hand_over(std::move(arrival));
+    };
+  }
+  auto acceptor = std::make_unique<Acceptor>(worker_.loop(), std::move(listener), std::move(accepted),
+                                             worker_.metrics().accept_errors.get({listener_name(kind)}));
   ZT_TRY(acceptor->start());
   acceptors_.push_back(std::move(acceptor));
   return {};
 }
 
-void PodWorker::accept(ListenerKind kind, UniqueFd fd, SocketAddress client, bool transparent) {
-  switch (kind) {
+bool PodWorker::admit(ListenerKind kind, const UniqueFd& fd, const SocketAddress& client) {
+  if (pod_.counts->connections.load(std::memory_order_relaxed) < worker_.settings().connections_per_pod) return true;
+  worker_.metrics().limit_reached.get({"connections_per_pod"}).add();
+  const auto direction = kind == ListenerKind::kOutbound ? Direction::kOutbound : Direction::kInbound;
+  deny_early(worker_, direction, client, original_destination(fd.get()),
+             {Reason::kConnectionLimit, "the pod has too many connections"});
+  return false;
+}
+
+void PodWorker::accept(Arrival arrival) {
+  switch (arrival.kind) {
     case ListenerKind::kOutbound: {
-      const SocketAddress destination = original_destination(fd.get());
-      return outbound_.open(std::move(fd), client, destination);
+      const SocketAddress destination = original_destination(arrival.fd.get());
+      return outbound_.open(std::move(arrival), destination);
     }
-    case ListenerKind::kInboundPlain: return inbound_.open_plain(std::move(fd), client, transparent);
-    case ListenerKind::kInboundTunnel: return inbound_.open_tunnel(std::move(fd), client, transparent);
+    case ListenerKind::kInboundPlain: return inbound_.open_plain(std::move(arrival));
+    case ListenerKind::kInboundTunnel: return inbound_.open_tunnel(std::move(arrival));
   }
 }
 
@@ -78,7 +119,7 @@ void PodWorker::drain() {
   inbound_.drain();
 }
 
-void PodWorker::close_revoked() {
+bool PodWorker::close_revoked(bool anew) {
   const auto revoked = [this](const hbone::Tunnel& tunnel) {
     if (tunnel.closed() || !tunnel.peer_chain()) return false;
     const bool server = tunnel.role() == hbone::Tunnel::Role::kServer;
@@ -90,8 +131,8 @@ void PodWorker::close_revoked() {
            Field::string("cause", good.error().text));
     return true;
   };
-  inbound_.close_if(revoked, Reason::kCertRevoked);
-  dialler_.close_if(revoked, Reason::kCertRevoked);
+  if (anew) dialler_.close_if(revoked, Reason::kCertRevoked);
+  return inbound_.close_some_if(anew, revoked, Reason::kCertRevoked);
 }
 
 }  // namespace zt::ztunnel

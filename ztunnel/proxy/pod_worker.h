@@ -1,10 +1,12 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "ztunnel/proxy/acceptor.h"
+#include "ztunnel/proxy/arrival.h"
 #include "ztunnel/proxy/connection_table.h"
 #include "ztunnel/proxy/dialler.h"
 #include "ztunnel/proxy/inbound.h"
@@ -18,35 +20,39 @@ namespace zt::ztunnel {
 class PodWorker {
  public:
   // `hand_over` gives an accepted socket to the worker that should have it (maybe this one).
-  using HandOver = std::function<void(ListenerKind kind, UniqueFd fd, SocketAddress client, bool transparent)>;
+  using HandOver = std::function<void(Arrival arrival)>;
 
-  PodWorker(Worker& worker, const std::string& uid, PodName workload, SocketOptions sockets);
+  // `counts`: of this pod, shared by all workers.
+  PodWorker(Worker& worker, const std::string& uid, PodName workload, SocketOptions sockets, std::shared_ptr<PodCounts> counts);
   ~PodWorker();
   PodWorker(const PodWorker&) = delete;
 
   // Accepts on `listener` from now on.
   Result<> serve(ListenerKind kind, ListenSocket listener, HandOver hand_over);
-  // Takes a connection for life. `transparent`: its listener may preserve source addresses.
-  void accept(ListenerKind kind, UniqueFd fd, SocketAddress client, bool transparent);
+  // Takes a connection for life.
+  void accept(Arrival arrival);
   [[nodiscard]] Outbound& outbound() { return outbound_; }
 
   // Leaves new connections to another proxy on the same ports, and stops accepting a moment later; peers are told to open no
   // more streams; what is there goes on.
   void drain();
-  // Ends everything that is there: applications and peers see resets.
-  void kill_all(Reason reason, const std::string& text) { connections_.kill_all(reason, text); }
-
-  // Closes the tunnels whose peer is revoked by now.
-  void close_revoked();
+  // Closes the tunnels whose peer is revoked by now. In pieces: `anew` begins; true when none is left.
+  bool close_revoked(bool anew);
 
   [[nodiscard]] size_t connection_count() const { return connections_.count(); }
   // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left,
   // listeners that are still open.
-  [[nodiscard]] size_t unfinished() const { return outbound_.unfinished() + inbound_.unfinished() + acceptors_.size(); }
-  [[nodiscard]] PodConnections connections() const { return connections_.lines(); }
+  [[nodiscard]] size_t unfinished() const {
+    return outbound_.unfinished() + inbound_.unfinished() + acceptors_.size() + (handshakes_ ? handshakes_->waiting() : 0);
+  }
+  [[nodiscard]] ConnectionTable& connections() { return connections_; }
 
  private:
+  // Whether the pod may have one more connection; else it is refused.
+  bool admit(ListenerKind kind, const UniqueFd& fd, const SocketAddress& client);
+
   Worker& worker_;
+  MemoryAccount memory_;
   LocalPod pod_;
   Timer linger_timer_;
   ConnectionTable connections_;
@@ -55,6 +61,7 @@ class PodWorker {
   Outbound outbound_;
   uint64_t policy_generation_;
   StateView::Listener on_snapshot_;
+  std::optional<PodHandshakes> handshakes_;  // where its listener is
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
 };
 

@@ -85,6 +85,9 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   void on_ready(uint32_t events) noexcept override;
   void on_turn_end() noexcept override;
 
+  // What is offered to a receiver that has stopped, and is more than one may keep: the kernel gets it.
+  bool leave_to_kernel(size_t rest);
+  void go_on();
   void socket_reset();
   void finish(Reason reason, std::string text = {});
   uint64_t& from_socket() { return side_ == Side::kSocketIsClient ? bytes_.client_to_server : bytes_.server_to_client; }
@@ -107,12 +110,15 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   bool unprocessed_ : 1 = false;
   bool source_proven_ : 1 = false;  // has given enough for an unlimited receive buffer
   bool sink_proven_ : 1 = false;    // has taken enough for a larger send buffer
+  bool sink_stopped_ = false;       // the kernel holds what it was promised
 };
 
 // Two TCP sockets, by splice: bytes stay in the kernel and are counted all the same.
 class SpliceRelay final : public Relay, private Deferred {
  public:
-  explicit SpliceRelay(hbone::WorkerIo& io) : io_(io), client_(*this, 0), server_(*this, 1) {}
+  // `memory`: what is in its pipes is charged there.
+  SpliceRelay(hbone::WorkerIo& io, MemoryAccount& memory)
+      : io_(io), client_(*this, 0), server_(*this, 1), in_pipes_(*this, memory) {}
   ~SpliceRelay() override;
 
   Result<> start(UniqueFd client, UniqueFd server, Done done);
@@ -137,6 +143,17 @@ class SpliceRelay final : public Relay, private Deferred {
     bool sink_ended = false;
   };
 
+  // What the kernel holds for a sink that does not take it.
+  struct InPipes final : MemoryAccount::Claim {
+    InPipes(SpliceRelay& relay, MemoryAccount& account) : Claim(account), owner(relay) {}
+    void revoke() noexcept override {
+      release();
+      owner.kill(Reason::kResourceLimit, "the memory is needed for others");
+    }
+    SpliceRelay& owner;
+  };
+
+  void charge();
   void leg_ready(int index, uint32_t events);
   bool pump(int from);
   void on_turn_end() noexcept override;
@@ -147,6 +164,8 @@ class SpliceRelay final : public Relay, private Deferred {
   hbone::WorkerIo& io_;
   Leg client_, server_;
   Flow flows_[2];  // [0] client → server
+  InPipes in_pipes_;
+  uint64_t moved_ = 0;  // when it was last charged
   Done done_;
   bool finished_ = false;
 };

@@ -14,7 +14,8 @@ namespace {
 // What one splice moves: large enough that system calls do not count, small enough to be fair within a worker.
 constexpr size_t kSpliceBytes = 1024 * 1024;
 constexpr int kPipeBytes = 1024 * 1024;
-constexpr int kRoundsPerTurn = 4;
+constexpr size_t kLeastSplice = 64 * 1024;
+constexpr size_t kRoundsPerTurn = 4;
 }  // namespace
 
 SpliceRelay::~SpliceRelay() {
@@ -49,7 +50,17 @@ void SpliceRelay::leg_ready(int index, uint32_t events) {
   }
   bool again = pump(index);
   if (!finished_) again |= pump(1 - index);
+  if (!finished_) charge();
   if (again && !finished_) io_.loop.defer(*this);
+}
+
+void SpliceRelay::charge() {
+  const size_t held = flows_[0].in_pipe + flows_[1].in_pipe;
+  if (held == 0 && in_pipes_.bytes() == 0) return;
+  const uint64_t moved = bytes_.client_to_server + bytes_.server_to_client;
+  if (!in_pipes_.account().update(in_pipes_, held, moved != moved_))
+    kill(Reason::kResourceLimit, "the memory is needed for others");
+  moved_ = moved;
 }
 
 // Moves what is there from one leg to the other. True: stopped for fairness, there is more.
@@ -57,7 +68,9 @@ bool SpliceRelay::pump(int from) {
   Leg& source = leg(from);
   Leg& sink = leg(1 - from);
   Flow& flow = flows_[from];
-  for (int round = 0; round < kRoundsPerTurn; ++round) {
+  // Less the more are ready: all of them together have one turn.
+  const size_t rounds = io_.loop.share(kRoundsPerTurn, 1), most = io_.loop.share(kSpliceBytes, kLeastSplice);
+  for (size_t round = 0; round < rounds; ++round) {
     if (flow.in_pipe == 0 && source.readable && !flow.source_ended) {
       if (!flow.read_end) {
         // Without bytes there is no pipe: an idle connection costs two sockets and nothing else.
@@ -77,7 +90,7 @@ bool SpliceRelay::pump(int from) {
       }
       if (source.readable) {
         const ssize_t n =
-            splice(source.fd.get(), nullptr, flow.write_end.get(), nullptr, kSpliceBytes, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
+            splice(source.fd.get(), nullptr, flow.write_end.get(), nullptr, most, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
         if (n > 0) {
           flow.in_pipe = static_cast<size_t>(n);
           if (n >= 64 * 1024) fcntl(flow.write_end.get(), F_SETPIPE_SZ, kPipeBytes);
@@ -136,6 +149,7 @@ void SpliceRelay::on_turn_end() noexcept {
   if (!finished_) {
     bool again = pump(0);
     if (!finished_) again |= pump(1);
+    if (!finished_) charge();
     if (again || finished_) io_.loop.defer(*this);
     return;
   }

@@ -22,6 +22,9 @@ constexpr int kFirstReceiveBuffer = 32 * 1024;
 constexpr int kFirstUnsent = 64 * 1024;
 constexpr int kProvenUnsent = 256 * 1024;
 constexpr uint64_t kProvenBytes = 4 * 1024 * 1024;
+// What is kept here for a receiver that has stopped: the window that every stream begins with. A receiver that was fast has been
+// promised more, and its peer has sent it: that goes to the kernel, whose sockets are made for waiting.
+constexpr size_t kKeptHere = 64 * 1024;
 }  // namespace
 
 StreamRelay::~StreamRelay() {
@@ -84,10 +87,15 @@ PullResult StreamRelay::pull(std::span<const iovec> slots) noexcept {
 }
 
 size_t StreamRelay::on_data(std::span<const iovec> data) noexcept {
-  if (!started_ || finished_ || sink_blocked_) return 0;
+  if (!started_ || finished_) return 0;
   size_t taken = 0;
   size_t total = 0;
   for (const iovec& part : data) total += part.iov_len;
+  bool left_to_kernel = false;
+  if (sink_blocked_) {
+    left_to_kernel = leave_to_kernel(total);
+    if (!left_to_kernel) return 0;
+  }
   size_t first = 0;
   iovec partial{};
   while (taken < total) {
@@ -109,6 +117,10 @@ size_t StreamRelay::on_data(std::span<const iovec> data) noexcept {
     if (n < 0) {
       if (errno == EINTR) continue;
       if (errno == EAGAIN || errno == EWOULDBLOCK) {
+        if (!left_to_kernel && leave_to_kernel(total - taken)) {
+          left_to_kernel = true;
+          continue;
+        }
         sink_blocked_ = true;
         break;
       }
@@ -134,7 +146,25 @@ size_t StreamRelay::on_data(std::span<const iovec> data) noexcept {
       }
     }
   }
+  // Little is to wait unsent again, so that the next edge comes when the receiver has gone on and not with its first byte.
+  if (left_to_kernel && !finished_) {
+    limit_unsent(socket_.get(), sink_proven_ ? kProvenUnsent : kFirstUnsent);
+    sink_blocked_ = !is_writable(socket_.get());
+    if (!sink_blocked_) go_on();
+  }
   return taken;
+}
+
+bool StreamRelay::leave_to_kernel(size_t rest) {
+  if (rest <= kKeptHere || stream_ == nullptr) return false;
+  widen_send_buffer(socket_.get(), rest);
+  sink_stopped_ = true;
+  stream_->sink_stopped();
+  return true;
+}
+
+void StreamRelay::go_on() {
+  if (std::exchange(sink_stopped_, false) && stream_ != nullptr) stream_->sink_goes_on();
 }
 
 void StreamRelay::on_end_stream() noexcept {
@@ -178,6 +208,7 @@ void StreamRelay::on_ready(uint32_t events) noexcept {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0 && stream_ != nullptr && !source_ended_) stream_->readable();
   if ((events & EPOLLOUT) != 0 && sink_blocked_) {
     sink_blocked_ = false;
+    go_on();
     if (stream_ != nullptr) stream_->resume_delivery();
   }
 }

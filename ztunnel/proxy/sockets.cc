@@ -3,9 +3,11 @@
 #include <linux/filter.h>
 #include <linux/netfilter_ipv4.h>
 #include <linux/netfilter_ipv6/ip6_tables.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -241,6 +243,20 @@ SocketAddress original_destination(int fd) {
 void limit_receive_buffer(int fd, int bytes) { set_int(fd, SOL_SOCKET, SO_RCVBUF, bytes); }
 
 void limit_unsent(int fd, int bytes) { set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes); }
+
+bool is_writable(int fd) {
+  pollfd poll_it{.fd = fd, .events = POLLOUT, .revents = 0};
+  return ::poll(&poll_it, 1, 0) == 1;
+}
+
+void widen_send_buffer(int fd, size_t more) {
+  int queued = 0;
+  ioctl(fd, SIOCOUTQ, &queued);
+  // The kernel doubles what is asked for, to have room for what it needs around the bytes.
+  const auto bytes = static_cast<int>(std::min<size_t>(static_cast<size_t>(queued) + more, INT_MAX / 2));
+  set_int(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, INT_MAX);
+  if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &bytes, sizeof bytes) != 0) set_int(fd, SOL_SOCKET, SO_SNDBUF, bytes);
+}
 
 void unlimit_receive_buffer(int fd) {
   // As large as net.core.rmem_max allows at once, then back to the kernel's own tuning, which would take its time to grow from

@@ -79,6 +79,11 @@ void limit_receive_buffer(int fd, int bytes);
 void unlimit_receive_buffer(int fd);
 // How much may wait unsent in the kernel.
 void limit_unsent(int fd, int bytes);
+// Lets the kernel hold `more` bytes beside what it has not sent or had acknowledged, until the next limit_unsent(). Needs
+// CAP_NET_ADMIN for what is above net.core.wmem_max.
+void widen_send_buffer(int fd, size_t more);
+// Whether more may be sent now; if not, the next edge will say when.
+[[nodiscard]] bool is_writable(int fd);
 
 // Closes with RST: the application learns that the connection failed, instead of an end that looks orderly.
 void reset_and_close(UniqueFd fd);

@@ -5,6 +5,7 @@
 namespace zt::ztunnel {
 
 Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity::SpiffeId id, hbone::TlsRole role) {
+  thread_.check();
   const auto deadline = Clock::now() + settings_.certificate_timeout;
   for (;;) {
     Entry& entry = entries_[id];
@@ -12,7 +13,7 @@ Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity
                                              std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now()))) {
       auto& context = entry.contexts[static_cast<size_t>(role)];
       if (!context) {
-        auto made = make(entry.credentials, role);
+        auto made = bind(entry, role);
         if (!made) co_return std::unexpected(std::move(made).error());
         context = std::move(*made);
       }
@@ -43,23 +44,15 @@ Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity
   }
 }
 
-Result<std::shared_ptr<const hbone::TlsContext>> TlsContexts::make(const identity::Credentials& credentials,
-                                                                   hbone::TlsRole role) {
-  const auto& certificate = *credentials.certificate;
-  std::vector<X509*> intermediates, roots;
-  for (const auto& each : certificate.intermediates()) intermediates.push_back(each.get());
-  for (const auto& each : credentials.trust->roots()) roots.push_back(each.get());
-  hbone::TlsOptions options = settings_.tls;
-  options.verified_peers = verified_peers_;
+Result<std::shared_ptr<const hbone::TlsContext>> TlsContexts::bind(Entry& entry, hbone::TlsRole role) {
+  auto& shared = entry.shared[static_cast<size_t>(role)];
+  ZT_ASSIGN(shared, settings_.shared_contexts->get(entry.credentials, role, settings_.tls));
   // Whoever keeps chains does so for revocation.
-  if (options.keep_peer_chain) {
-    options.chain_check = [this, role](std::span<const identity::X509Ptr> chain) { return check_revocation(chain, role); };
+  hbone::ChainCheck check;
+  if (settings_.tls.keep_peer_chain) {
+    check = [this, role](std::span<const identity::X509Ptr> chain) { return check_revocation(chain, role); };
   }
-  auto made = hbone::TlsContext::make(
-      role, {.leaf = certificate.leaf(), .intermediates = intermediates, .key = certificate.private_key(), .roots = roots},
-      options);
-  if (!made) return fail(Reason::kIdentityUnavailable, "identity error: " + made.error().text);
-  return std::move(*made);
+  return shared->bound_to(std::move(check), verified_peers_);
 }
 
 Result<> TlsContexts::check_revocation(std::span<const identity::X509Ptr> chain, hbone::TlsRole role) {
@@ -70,6 +63,7 @@ Result<> TlsContexts::check_revocation(std::span<const identity::X509Ptr> chain,
 }
 
 void TlsContexts::update(const identity::SpiffeId& id, const identity::Credentials& credentials) {
+  thread_.check();
   if (!credentials.certificate) {
     const auto known = entries_.find(id);
     if (known == entries_.end()) return;
@@ -85,7 +79,9 @@ void TlsContexts::update(const identity::SpiffeId& id, const identity::Credentia
   entry.credentials = credentials;
   entry.error.reset();
   // Connections that are open keep theirs.
-  for (auto& context : entry.contexts) context.reset();
+  for (auto* contexts : {&entry.shared, &entry.contexts}) {
+    for (auto& context : *contexts) context.reset();
+  }
 }
 
 }  // namespace zt::ztunnel

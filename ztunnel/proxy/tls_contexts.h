@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "base/task.h"
+#include "base/thread_checker.h"
 #include "base/ticket.h"
 #include "hbone/tls/context.h"
 #include "identity/revocation.h"
@@ -18,7 +19,7 @@ namespace zt::ztunnel {
 // Asks the control thread for certificates. Thread-safe: get() posts there, `done` comes on the control thread.
 using CertificateRequest = std::function<void(const identity::SpiffeId& id, identity::SecretManager::Waiter done)>;
 
-// SSL_CTXs of one worker, by identity; made when a certificate changes, not per connection. Worker's thread.
+// The TLS contexts of one worker, by identity; made when a certificate changes, not per connection. Worker's thread.
 class TlsContexts {
  public:
   TlsContexts(EventLoop& loop, const WorkerSettings& settings, Metrics& metrics, CertificateRequest request)
@@ -38,12 +39,13 @@ class TlsContexts {
  private:
   struct Entry {
     identity::Credentials credentials;
-    std::shared_ptr<const hbone::TlsContext> contexts[2];  // by role, made on first use
-    std::optional<Error> error;                            // of the request in flight when it ended
-    std::shared_ptr<Event> waiting;                        // set when the request in flight ends
+    std::shared_ptr<const hbone::TlsContext> shared[2], contexts[2];  // by role, made on first use
+    std::optional<Error> error;                                       // of the request in flight when it ended
+    std::shared_ptr<Event> waiting;                                   // set when the request in flight ends
   };
-  Result<std::shared_ptr<const hbone::TlsContext>> make(const identity::Credentials& credentials, hbone::TlsRole role);
+  Result<std::shared_ptr<const hbone::TlsContext>> bind(Entry& entry, hbone::TlsRole role);
 
+  [[no_unique_address]] ThreadChecker thread_;
   EventLoop& loop_;
   const WorkerSettings& settings_;
   Metrics& metrics_;

@@ -1,10 +1,20 @@
 #include "ztunnel/proxy/worker.h"
 
 #include <pthread.h>
+#include <sys/random.h>
 
 #include <string>
 
 namespace zt::ztunnel {
+
+namespace {
+// Else every node, after every start, would begin with the same endpoints.
+uint64_t random_seed() {
+  uint64_t seed = 0;
+  if (getrandom(&seed, sizeof seed, 0) != sizeof seed) seed = static_cast<uint64_t>(Clock::now().time_since_epoch().count());
+  return seed;
+}
+}  // namespace
 
 Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,
                LookupRequest lookups)
@@ -14,7 +24,10 @@ Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, C
       io_(loop_, *settings.memory),
       state_(loop_),
       tls_(loop_, settings, metrics, std::move(certificates)),
-      lookups_(std::move(lookups)) {}
+      lookups_(std::move(lookups)),
+      admission_(loop_, settings.handshakes, metrics.limit_reached),
+      handshake_turns_(loop_),
+      round_robin_(random_seed()) {}
 
 Worker::~Worker() { stop(); }
 

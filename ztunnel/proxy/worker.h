@@ -4,7 +4,10 @@
 #include <thread>
 
 #include "base/event_loop.h"
+#include "base/turn_queue.h"
 #include "hbone/worker_io.h"
+#include "ztunnel/decide/route.h"
+#include "ztunnel/proxy/handshake_admission.h"
 #include "ztunnel/proxy/lookups.h"
 #include "ztunnel/proxy/state_view.h"
 #include "ztunnel/proxy/tls_contexts.h"
@@ -41,8 +44,21 @@ class Worker {
   // Families by label take a lock: for what is rare (handshakes, refusals), never for bytes.
   [[nodiscard]] Metrics& metrics() { return metrics_; }
 
-  // Connections that live here; read by whoever accepts, to find the least loaded.
-  std::atomic<uint32_t> connections{0};
+  // Who may begin a handshake at the listeners that are served here.
+  [[nodiscard]] HandshakeAdmission& admission() { return admission_; }
+  // Steps of handshakes, one a turn.
+  [[nodiscard]] TurnQueue& handshake_turns() { return handshake_turns_; }
+  // Which of equal endpoints is next, for all pods of this worker: one count for each pod would send each pod's first connection to
+  // the same endpoint.
+  [[nodiscard]] const NumberFor& turns() const { return numbers_; }
+
+  // Connections that live here, and those that were given to this worker and are on their way into a table.
+  std::atomic<uint32_t> connections{0}, arriving{0};
+  // Read by whoever accepts, to find the least loaded. Any thread.
+  [[nodiscard]] uint32_t load() const {
+    return connections.load(std::memory_order_relaxed) + arriving.load(std::memory_order_relaxed) +
+           io_.server_tunnels.load(std::memory_order_relaxed);
+  }
   [[nodiscard]] size_t index() const { return index_; }
 
  private:
@@ -54,6 +70,10 @@ class Worker {
   StateView state_;
   TlsContexts tls_;
   const LookupRequest lookups_;
+  HandshakeAdmission admission_;
+  TurnQueue handshake_turns_;
+  RoundRobin round_robin_;
+  const NumberFor numbers_{std::ref(round_robin_)};
   std::thread thread_;
 };
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,8 @@
 #include "hbone/tls/context.h"
 #include "hbone/tunnel_pool.h"
 #include "ztunnel/decide/authorize.h"
+#include "ztunnel/proxy/handshake_admission.h"
+#include "ztunnel/proxy/shared_tls_contexts.h"
 #include "ztunnel/proxy/sockets.h"
 
 namespace zt::ztunnel {
@@ -18,6 +21,7 @@ struct WorkerSettings {
   hbone::TunnelConfig tunnel;
   hbone::TunnelPoolConfig pool;
   hbone::TlsOptions tls;
+  std::shared_ptr<SharedTlsContexts> shared_contexts = std::make_shared<SharedTlsContexts>();  // of all workers
   Clock::duration handshake_timeout;
   Clock::duration connect_answer_timeout;
   Clock::duration certificate_timeout;
@@ -29,6 +33,9 @@ struct WorkerSettings {
   bool policy_info_logging = false;
   std::string network;
   std::vector<uint16_t> illegal_ports;
+  HandshakeLimits handshakes;
+  uint32_t tunnels_per_pod = 10'000;
+  uint32_t connections_per_pod = 100'000;
   MemoryLimit* memory = nullptr;  // what all workers together may hold for others; outlives them
   Transparency transparency = Transparency::kBestEffort;
 };

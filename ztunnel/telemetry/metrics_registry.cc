@@ -109,6 +109,8 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
           {"zt_dns_forwarded", "DNS queries over UDP that the mesh does not answer, by what became of them.", "", {"result"}}),
       dns_dropped(
           {"zt_dns_dropped", "DNS packets that were no proper query or answer, and queries beyond a limit.", "", {"reason"}}),
+      limit_reached(
+          {"zt_limit_reached", "Connections and tunnels that were refused or ended because of a limit.", "", {"limit"}}),
       ca_duration({"zt_ca_request_duration_seconds",
                    "Time until the certificate authority had answered a request.",
                    "seconds",
@@ -149,6 +151,7 @@ std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
                                 &accept_errors,
                                 &dns_forwarded,
                                 &dns_dropped,
+                                &limit_reached,
                                 &ca_duration};
   for (const Family* family : rest) family->render(out);
   append_gauge(out, "zt_metrics_series", "Label sets of traffic metrics, counted per worker.", traffic.series_count());

@@ -49,6 +49,9 @@ class Metrics {
   CounterFamily accept_errors;  // `listener`
   CounterFamily dns_forwarded;  // UDP queries for an upstream. `result`: cached, shared (with one that was under way), asked
   CounterFamily dns_dropped;    // `reason`
+  // `limit`: handshakes, handshakes_per_source, handshakes_per_pod, tunnels_per_pod, connections_per_pod: how often somebody
+  // was refused, or somebody silent ended, because of it.
+  CounterFamily limit_reached;
   HistogramFamily ca_duration;  // `result`: ok, failed
 
   DenialLog denial_log;  // what early_denials counts, as far as it fits a second

@@ -42,6 +42,8 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead) : metrics_(me
     emit({"client"}, static_cast<double>(sample.client_tunnels));
     emit({"server"}, static_cast<double>(sample.server_tunnels));
   });
+  add_one("zt_handshakes_in_flight", "Connections of peers that have not ended their handshake.", Type::kGauge,
+          [](const Sample& sample) { return sample.handshakes; });
   add({"zt_memory_held_bytes",
        "Bytes held for peers and applications that do not take them; zt_memory_budget_bytes is the limit.",
        "bytes",

@@ -26,6 +26,7 @@ struct RuntimeSample {
   std::optional<workload_api::XdsStats> xds;      // none: no control plane
   std::vector<uint32_t> worker_connections;       // now, by worker
   size_t client_tunnels = 0, server_tunnels = 0;  // now
+  size_t handshakes = 0;                          // now, in flight
   size_t memory_held = 0;                         // now, bytes held for peers and applications
   size_t memory_promised = 0;                     // now, bytes that peers may send beyond what each may
   size_t memory_limit = 0;                        // now, bytes

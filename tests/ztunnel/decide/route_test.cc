@@ -3,7 +3,9 @@
 
 #include <catch2/catch.hpp>
 
+#include <functional>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
@@ -387,6 +389,36 @@ services:
       ++counts[std::get<Plain>(way).to.workload->uid.str()];
     }
   CHECK(counts == std::map<std::string, int>{{"a1", 50}, {"a2", 50}, {"b1", 50}, {"b2", 50}});
+}
+
+TEST_CASE("Five hundred pods with one connection each hit the endpoints of a service evenly") {
+  std::string text = R"(
+services:
+- {hostname: a, namespace: shop, vips: [/10.1.0.1], ports: {80: 80}}
+workloads:
+)";
+  for (int i = 0; i < 5; ++i) {
+    text += "- {uid: e" + std::to_string(i) + ", namespace: shop, workloadIps: [10.0.1." + std::to_string(i + 1) +
+            "], services: {shop/a: {}}}\n";
+  }
+  for (int i = 0; i < 500; ++i) {
+    text += "- {uid: c" + std::to_string(i) + ", namespace: shop, workloadIps: [10.2." + std::to_string(i / 250) + "." +
+            std::to_string(i % 250 + 1) + "]}\n";
+  }
+  const auto snapshot = mesh(text.c_str());
+  // As on a node with two workers: one count for each, shared by all of its pods.
+  std::vector<std::unique_ptr<RoundRobin>> turns;
+  for (const uint64_t seed : {11, 12}) turns.push_back(std::make_unique<RoundRobin>(seed));
+  std::map<std::string, int> hits;
+  for (int i = 0; i < 500; ++i) {
+    const NumberFor number = std::ref(*turns[static_cast<size_t>(i % 2)]);
+    const Workload& client = *snapshot->workload(("c" + std::to_string(i)).c_str());
+    const Route way =
+        route(*snapshot, {client, client.addresses.front(), *SocketAddress::parse("10.1.0.1:80"), "", kIllegal, number});
+    ++hits[std::get<Plain>(way).to.workload->uid.str()];
+  }
+  REQUIRE(hits.size() == 5);
+  for (const auto& [endpoint, count] : hits) CHECK(count == 100);
 }
 
 TEST_CASE("On demand, what the way needs and nobody knows is named as the control plane knows it") {

@@ -9,6 +9,7 @@
 
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <future>
 #include <set>
 #include <thread>
 
@@ -397,9 +398,65 @@ TEST_CASE("ending while a connection waits for a certificate of a CA that is awa
   sockaddr_storage storage;
   const socklen_t length = listen.inbound.to_sockaddr(storage);
   REQUIRE(connect(peer.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+  REQUIRE(::send(peer.get(), "x", 1, 0) == 1);  // whoever says nothing is not worth a certificate
   REQUIRE(loop.run_until([&] { return asked; }, 20s));
   data_plane.reset();
   secrets.reset();  // answers those who wait
   ca.reset();
   loop.run_once(0s);
+}
+
+TEST_CASE("a burst of connections that is accepted in one turn is spread over the workers") {
+  Mesh mesh;
+  constexpr size_t kBurst = 40;
+  // Both workers are busy until all of them wait in the listener's queue.
+  std::atomic<bool> go{false};
+  for (const auto& worker : mesh.client->data_plane->workers()) {
+    worker->post([&] { go.wait(false); });
+  }
+  std::vector<UniqueFd> burst;
+  for (size_t i = 0; i < kBurst; ++i) burst.push_back(mesh.dial());
+  go = true;
+  go.notify_all();
+  for (const auto& fd : burst) {
+    REQUIRE(fd);
+    CHECK(echo(fd.get(), 100) == 100);
+  }
+  for (const auto& worker : mesh.client->data_plane->workers()) {
+    INFO("worker " << worker->index());
+    CHECK(worker->connections >= kBurst / 2 - 8);
+    CHECK(worker->connections <= kBurst / 2 + 8);
+  }
+}
+
+TEST_CASE("the admin dump and a shutdown pass over many connections in pieces, and miss none") {
+  Mesh mesh;
+  constexpr size_t kOpen = 160;  // more than a piece for each worker
+  std::vector<UniqueFd> open;
+  for (size_t i = 0; i < kOpen; ++i) {
+    open.push_back(mesh.dial());
+    REQUIRE(open.back());
+    if (i % 50 == 49) {
+      CHECK(echo(open.back().get(), 10) == 10);
+    }
+  }
+  for (const auto& fd : open) CHECK(echo(fd.get(), 1) == 1);
+  std::promise<size_t> lines;
+  mesh.client->loop.post([&] {
+    mesh.client->data_plane->collect_connections([&](const std::map<std::string, PodConnections>& pods) {
+      size_t count = 0;
+      for (const auto& [uid, connections] : pods) count += connections.outbound.size();
+      lines.set_value(count);
+    });
+  });
+  auto counted = lines.get_future();
+  REQUIRE(counted.wait_for(20s) == std::future_status::ready);
+  CHECK(counted.get() == kOpen);
+
+  std::promise<void> ended;
+  mesh.client->loop.post([&] { mesh.client->data_plane->shutdown(0s, [&] { ended.set_value(); }); });
+  REQUIRE(ended.get_future().wait_for(20s) == std::future_status::ready);
+  size_t left = 0;
+  for (const auto& worker : mesh.client->data_plane->workers()) left += worker->connections;
+  CHECK(left == 0);
 }

@@ -37,7 +37,8 @@ struct Fixture {
 
   Fixture() {
     know("");
-    pod = std::make_unique<PodWorker>(worker, "uid-1", PodName{"client", "shop", "client"}, SocketOptions{});
+    pod = std::make_unique<PodWorker>(worker, "uid-1", PodName{"client", "shop", "client"}, SocketOptions{},
+                                      std::make_shared<PodCounts>(std::make_shared<std::atomic<size_t>>(0)));
   }
   ~Fixture() { pod.reset(); }
 
@@ -64,7 +65,10 @@ struct Fixture {
     REQUIRE(::connect(application.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
     UniqueFd accepted(::accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
     REQUIRE(accepted);
-    pod->outbound().open(std::move(accepted), local_address(application.get()), *SocketAddress::parse(destination));
+    Arrival arrival;
+    arrival.fd = std::move(accepted);
+    arrival.client = local_address(application.get());
+    pod->outbound().open(std::move(arrival), *SocketAddress::parse(destination));
   }
   bool run_until(const std::function<bool()>& done) { return worker.loop().run_until(done, 20s); }
   [[nodiscard]] size_t denied(const std::string& reason) {

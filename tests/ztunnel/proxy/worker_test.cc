@@ -6,6 +6,7 @@
 #include <catch2/catch.hpp>
 #include <future>
 #include <optional>
+#include <set>
 
 using namespace zt;
 using namespace zt::ztunnel;
@@ -134,4 +135,15 @@ TEST_CASE("A pod that goes while a snapshot is being worked off is not asked any
   REQUIRE(done.wait_for(kLongEnough) == std::future_status::ready);
   running.worker.stop();
   CHECK(gone_asked < 10);
+}
+
+TEST_CASE("Which of equal endpoints a worker begins with differs from worker to worker and from start to start") {
+  workload_api::Service service{};
+  service.key = workload_api::Str("shop/a.example");
+  std::set<uint64_t> first;
+  for (int i = 0; i < 8; ++i) {
+    const RunningWorker running;
+    first.insert(running.worker.turns()(service));
+  }
+  CHECK(first.size() > 1);
 }
