@@ -138,7 +138,7 @@ TEST_CASE("A pod that goes while a snapshot is being worked off is not asked any
 }
 
 TEST_CASE("Which of equal endpoints a worker begins with differs from worker to worker and from start to start") {
-  workload_api::Service service{};
+  workload_api::Service service;
   service.key = workload_api::Str("shop/a.example");
   std::set<uint64_t> first;
   for (int i = 0; i < 8; ++i) {
