@@ -2,7 +2,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <memory>
+#include <boost/json/serialize.hpp>
+#include <boost/json/value.hpp>
+#include <map>
 
 #include "base/json_writer.h"
 #include "ztunnel/config/config.h"
@@ -13,30 +15,28 @@
 namespace zt::ztunnel {
 namespace {
 
-struct Value;
-using Member = std::pair<std::string, Value>;
-using Members = std::vector<Member>;
-using Elements = std::vector<Value>;
+namespace json = boost::json;
+using Value = json::value;
+using Members = json::object;  // keeps the order of its members
+using Elements = json::array;
 
-struct Null {};
-// One of several alternatives: `!Name value` in YAML, {"Name": value} in JSON.
-struct Tagged {
-  std::string tag;
-  std::shared_ptr<Value> value;
-};
-
-struct Value {
-  std::variant<Null, bool, uint64_t, std::string, Elements, Members, Tagged> data;
-};
-
-Value null() { return {Null{}}; }
-Value flag(bool value) { return {value}; }
-Value count(uint64_t value) { return {value}; }
-Value text(std::string value) { return {std::move(value)}; }
-Value list(Elements elements) { return {std::move(elements)}; }
-Value object(Members members) { return {std::move(members)}; }
-Value tagged(std::string tag, Value value) { return {Tagged{std::move(tag), std::make_shared<Value>(std::move(value))}}; }
+Value null() { return nullptr; }
+Value flag(bool value) { return value; }
+Value count(uint64_t value) { return value; }
+Value text(std::string_view value) { return json::string(value); }
+Value list(Elements elements) { return elements; }
+Value object(Members members) { return members; }
 Value optional_text(const std::optional<std::string>& value) { return value ? text(*value) : null(); }
+
+// One of several alternatives: `!Name value` in YAML, {"Name": value} in JSON.
+constexpr char kTagMark = '!';
+Value tagged(std::string_view tag, Value value) { return Members{{fmt::format("{}{}", kTagMark, tag), std::move(value)}}; }
+// The tag, with its mark, if it is such.
+std::string_view tag_of(const Value& value) {
+  const auto* members = value.if_object();
+  if (members == nullptr || members->size() != 1 || !members->begin()->key().starts_with(kTagMark)) return {};
+  return members->begin()->key();
+}
 
 Value duration(std::chrono::nanoseconds value) {
   const auto seconds = std::chrono::floor<std::chrono::seconds>(value);
@@ -74,7 +74,7 @@ Value header_names(const HeaderList& headers) {
 
 Value strings(const std::map<std::string, std::string>& map) {
   Members members;
-  for (const auto& [key, value] : map) members.emplace_back(key, text(value));
+  for (const auto& [key, value] : map) members.emplace(key, text(value));
   return object(std::move(members));
 }
 
@@ -197,7 +197,7 @@ Members tree_of(const Config& config) {
   };
 }
 
-// ---- YAML
+// ---- YAML, by hand: libraries' emitters quote and indent in other ways, and this is the peer's text byte for byte
 
 // Would a reader take this plain scalar for anything but the string it is, or not at all?
 bool needs_quotes(std::string_view scalar) {
@@ -241,77 +241,62 @@ void append_yaml_members(std::string& out, const Members& members, size_t depth,
   }
 }
 
-struct YamlPrinter {
-  std::string& out;
-  size_t depth;
-
-  void line(std::string_view text) const { out.append(" ").append(text).append("\n"); }
-  void operator()(Null) const { line("null"); }
-  void operator()(bool value) const { line(value ? "true" : "false"); }
-  void operator()(uint64_t value) const { line(fmt::format_int(value).c_str()); }
-  void operator()(const std::string& value) const {
-    out += ' ';
-    append_yaml_string(out, value);
-    out += '\n';
-  }
-  void operator()(const Elements& elements) const {
-    if (elements.empty()) return line("[]");
-    out += '\n';
-    for (const auto& element : elements) {
-      out.append(depth, ' ').append("-");
-      if (const auto* members = std::get_if<Members>(&element.data); members != nullptr && !members->empty()) {
-        out += ' ';
-        append_yaml_members(out, *members, depth + 2, true);
-      } else {
-        append_yaml(out, element, depth + 2);
-      }
+void append_yaml_elements(std::string& out, const Elements& elements, size_t depth) {
+  for (const Value& element : elements) {
+    out.append(depth, ' ').append("-");
+    if (const auto* members = element.if_object(); members != nullptr && !members->empty() && tag_of(element).empty()) {
+      out += ' ';
+      append_yaml_members(out, *members, depth + 2, true);
+    } else {
+      append_yaml(out, element, depth + 2);
     }
   }
-  void operator()(const Members& members) const {
-    if (members.empty()) return line("{}");
-    out += '\n';
-    append_yaml_members(out, members, depth + 2, false);
-  }
-  void operator()(const Tagged& value) const {
-    out.append(" !").append(value.tag);
-    append_yaml(out, *value.value, depth);
-  }
-};
+}
 
-void append_yaml(std::string& out, const Value& value, size_t depth) { std::visit(YamlPrinter{out, depth}, value.data); }
+void append_yaml(std::string& out, const Value& value, size_t depth) {
+  if (const std::string_view tag = tag_of(value); !tag.empty()) {
+    out.append(" ").append(tag);
+    return append_yaml(out, value.get_object().begin()->value(), depth);
+  }
+  if (const auto* members = value.if_object(); members != nullptr && !members->empty()) {
+    out += '\n';
+    return append_yaml_members(out, *members, depth + 2, false);
+  }
+  if (const auto* elements = value.if_array(); elements != nullptr && !elements->empty()) {
+    out += '\n';
+    return append_yaml_elements(out, *elements, depth);
+  }
+  out += ' ';
+  if (const auto* string = value.if_string()) {
+    append_yaml_string(out, *string);
+  } else {
+    out += json::serialize(value);  // null, true, 7, [] and {} are the same
+  }
+  out += '\n';
+}
 
 // ---- JSON
 
-struct JsonPrinter {
-  JsonWriter& json;
-
-  void operator()(Null) const { json.null(); }
-  void operator()(bool value) const { json.boolean(value); }
-  void operator()(uint64_t value) const { json.unsigned_number(value); }
-  void operator()(const std::string& value) const { json.string(value); }
-  void operator()(const Elements& elements) const {
-    json.begin_array();
-    for (const auto& element : elements) std::visit(*this, element.data);
-    json.end_array();
-  }
-  void operator()(const Members& members) const {
-    std::vector<const Member*> sorted;
-    for (const auto& member : members) sorted.push_back(&member);
-    std::ranges::sort(sorted, {}, [](const Member* member) -> const std::string& { return member->first; });
-    json.begin_object();
-    for (const Member* member : sorted) {
-      json.key(member->first);
-      std::visit(*this, member->second.data);
+void write_json(JsonWriter& out, const Value& value) {
+  switch (value.kind()) {
+    case json::kind::object: {
+      std::map<std::string_view, const Value*> sorted;
+      for (const auto& [key, member] : value.get_object()) sorted.emplace(key, &member);
+      out.begin_object();
+      for (const auto& [key, member] : sorted) {
+        out.key(key.starts_with(kTagMark) ? key.substr(1) : key);
+        write_json(out, *member);
+      }
+      return out.end_object();
     }
-    json.end_object();
+    case json::kind::array:
+      out.begin_array();
+      for (const Value& element : value.get_array()) write_json(out, element);
+      return out.end_array();
+    case json::kind::string: return out.string(value.get_string());
+    default: return out.raw(json::serialize(value));
   }
-  void operator()(const Tagged& value) const {
-    json.begin_object();
-    json.key(value.tag);
-    std::visit(*this, value.value->data);
-    json.end_object();
-  }
-};
+}
 
 }  // namespace
 
@@ -321,6 +306,6 @@ std::string config_yaml(const Config& config) {
   return out;
 }
 
-void write_config_json(JsonWriter& json, const Config& config) { JsonPrinter{json}(tree_of(config)); }
+void write_config_json(JsonWriter& json, const Config& config) { write_json(json, tree_of(config)); }
 
 }  // namespace zt::ztunnel
