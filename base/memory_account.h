@@ -148,7 +148,8 @@ class MemoryAccount : public detail::AccountHook {
 };
 
 // What we have allowed a peer to send beyond what everybody may: it is not held yet, and may be at any time. A promise grows only
-// while all promises together fit into the limit, so that peers which keep to what they were promised are never cut. Any thread.
+// while all promises together fit into the limit, so that peers which keep to what they were promised are not cut as long as what each may
+// send at first, which is promised unasked, fits as well. Any thread.
 class MemoryPromise {
  public:
   explicit MemoryPromise(MemoryLimit& limit) : limit_(&limit) {}

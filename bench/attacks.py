@@ -19,6 +19,7 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "../tests/node"))
 
+from harness.hbone import client_hello  # noqa: E402
 from harness.hbone_frames import ACK, DATA, END_HEADERS, HEADERS, PING, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE, connect, frame  # noqa: E402
 
 PRIORITY, UNKNOWN = 2, 0x42
@@ -101,22 +102,6 @@ def hold(attack, first):
                 held -= 1
                 attack.add("ended by the proxy")
     attack.count["held at the end"] = held
-
-
-def client_hello():
-    """A real one, from OpenSSL."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    tls = context.wrap_bio(incoming, outgoing)
-    try:
-        tls.do_handshake()
-    except ssl.SSLWantReadError:
-        pass
-    return outgoing.read()
 
 
 def silent(attack):

@@ -19,10 +19,8 @@ TEST_CASE("receivers that stop are not cut as long as what each may be sent at f
   // Fast until they have taken so much, then they stop. Without a word of what all of them may be sent, each window would have grown.
   pair.server.on_new = [](MemoryUser& user) { user.take_limit = kFast; };
   std::vector<std::unique_ptr<MemoryUser>> users;
-  for (size_t i = 0; i < kStreams; ++i) {
-    users.push_back(pair.open_answered());
-    users.back()->send(std::string(kSent, 'x'));
-  }
+  for (size_t i = 0; i < kStreams; ++i) users.push_back(pair.open_answered());
+  for (const auto& user : users) user->send(std::string(kSent, 'x'));
   const auto sent = [&] {
     size_t bytes = 0;
     for (const auto& user : users) bytes += kSent - user->to_send.size();

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from harness import apps, dedicated, istiod as control
+from harness.hbone import client_hello
 from harness.istiod import ControlledMesh
 from harness.mesh import CAPTURE_PORTS, write_file
 from harness.process import eventually
@@ -422,8 +423,9 @@ def test_a_dedicated_proxy_asks_for_its_certificate_on_nobodys_behalf(shop):
     start_dedicated(shop)
     shop.node.wait_ready()
     with shop.node.netns.entered():
-        sock = socket.create_connection(("127.0.0.1", 15008))  # whoever knocks makes it need its certificate
+        sock = socket.create_connection(("127.0.0.1", 15008))
     with sock:
+        sock.sendall(client_hello())  # who begins a handshake makes it need its certificate
         eventually(lambda: certificate(shop, shop.web)["state"] == "Available", "its certificate")
     assert shop.istiod.say("certificates") == [""]
 

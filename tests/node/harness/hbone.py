@@ -43,6 +43,22 @@ def tls_context(ca_folder, leaf=None, key=None, server=False):
     return context
 
 
+def client_hello():
+    """The first bytes of a TLS client, from OpenSSL."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    tls = context.wrap_bio(incoming, outgoing)
+    try:
+        tls.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()
+
+
 class Tunnel:
     """One TLS connection to port 15008 of a pod."""
 

@@ -109,6 +109,7 @@ TEST_CASE("answers are the peer's: status, type and body") {
 }
 
 TEST_CASE("istioctl's colon form changes the level, which the peer refuses") {
+  REQUIRE(log::set_filter(kDefaultLogFilter));
   Ports ports;
   const auto answer = request(ports.admin, "POST", "/logging?level=access:debug,xds:warn");
   CHECK(answer.status == 200);

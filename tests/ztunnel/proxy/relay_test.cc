@@ -221,7 +221,7 @@ TEST_CASE("killing a relay resets the application") {
 
 TEST_CASE("a receiver that was fast and stops costs us no more than one that never read") {
   Chain chain(true);
-  const std::string sent = pattern(24 << 20);
+  const std::string sent = pattern(64 << 20);
   chain.client.to_write = sent;
   REQUIRE(chain.run([&] { return chain.server.read.size() >= 16 << 20; }));
   chain.server.reading = false;
