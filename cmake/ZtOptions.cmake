@@ -21,7 +21,7 @@ if(ZT_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
   add_link_options(-fsanitize=fuzzer-no-link)
 endif()
-# What it costs, and the command that measured it: SECURITY.md. Not with sanitizers, which look at the same things themselves.
+# SECURITY.md says what is known of its cost. Not with sanitizers, which look at the same things themselves.
 if(ZT_HARDEN AND NOT ZT_SANITIZE)
   add_compile_options(-fstack-protector-strong -ftrivial-auto-var-init=zero -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3)
   add_compile_definitions(_GLIBCXX_ASSERTIONS)
