@@ -212,7 +212,7 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   }
   int error = 0;
   socklen_t size = sizeof error;
-  getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &size) != 0) error = errno;
   if (error != 0) co_return failed(error);
   co_return fd;
 }

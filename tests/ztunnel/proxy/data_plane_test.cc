@@ -15,12 +15,14 @@
 
 #include "identity/embedded_ca.h"
 #include "identity/loop_scheduler.h"
+#include "tests/support/failing_calls/failing_calls.h"
 #include "workload_api/store/store.h"
 #include "workload_api/yaml/yaml_source.h"
 
 using namespace zt;
 using namespace zt::ztunnel;
 using namespace std::chrono_literals;
+using zt::testing::OwnCalls;
 
 namespace {
 
@@ -44,10 +46,12 @@ class EchoServer {
     REQUIRE(bind(listener_.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
     REQUIRE(listen(listener_.get(), 64) == 0);
     acceptor_ = std::thread([this] {
+      const OwnCalls own;
       for (;;) {
         UniqueFd fd(accept(listener_.get(), nullptr, nullptr));
         if (!fd) return;
         handlers_.emplace_back([fd = std::move(fd)] {
+          const OwnCalls mine;
           char buffer[16384];
           for (ssize_t n; (n = recv(fd.get(), buffer, sizeof buffer, 0)) > 0;) {
             if (send(fd.get(), buffer, static_cast<size_t>(n), MSG_NOSIGNAL) != n) return;
@@ -84,7 +88,8 @@ struct Node {
   std::thread thread;
 
   Node(const std::string& ip, const std::filesystem::path& ca_folder, uint16_t outbound_port, LookupRequest lookups = {},
-       Clock::duration source_wait = {}) {
+       Clock::duration source_wait = {}, std::optional<std::chrono::milliseconds> idle_release = {}) {
+    if (idle_release) settings.pool.idle_release = *idle_release;
     listen.outbound = at(ip, outbound_port);
     listen.inbound_plaintext = at(ip, 15006);
     listen.inbound = at(ip, 15008);
@@ -148,11 +153,14 @@ struct Mesh {
   bool server_knows_client;  // of the server's control thread
 
   // `lookups`: the server's, which is on demand then, and does not know the client at first.
-  explicit Mesh(LookupRequest lookups = {}, Clock::duration source_wait = {}) : server_knows_client(lookups == nullptr) {
+  explicit Mesh(LookupRequest lookups = {}, Clock::duration source_wait = {},
+                std::optional<std::chrono::milliseconds> idle_release = {})
+      : server_knows_client(lookups == nullptr) {
     std::filesystem::remove_all(folder);
     std::filesystem::create_directory(folder);
     app = std::make_unique<EchoServer>(at(server_ip, kAppPort));
-    client = std::make_unique<Node>(vip, folder / "ca", kVipPort);  // captures what goes to the VIP by being there
+    client = std::make_unique<Node>(vip, folder / "ca", kVipPort, LookupRequest{}, Clock::duration{},
+                                    idle_release);  // captures what goes to the VIP by being there
     server = std::make_unique<Node>(server_ip, folder / "ca", 15001, std::move(lookups), source_wait);
     apply("");
     client->run({"client", "shop", "client"});
@@ -459,4 +467,62 @@ TEST_CASE("the admin dump and a shutdown pass over many connections in pieces, a
   size_t left = 0;
   for (const auto& worker : mesh.client->data_plane->workers()) left += worker->connections;
   CHECK(left == 0);
+}
+
+namespace {
+
+// A call of an application through both proxies, with a tunnel of its own. True: it got its bytes back. False: it saw an error or
+// an end instead, in time.
+bool one_call(const Mesh& mesh) {
+  const OwnCalls own;
+  const UniqueFd fd = mesh.dial();
+  if (!fd) return false;
+  const std::string sent(20'000, 'c');
+  if (send(fd.get(), sent.data(), sent.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(sent.size())) return false;
+  std::string got(sent.size(), '\0');
+  for (size_t have = 0; have < got.size();) {
+    const ssize_t n = recv(fd.get(), got.data() + have, got.size() - have, 0);
+    if (n < 0 && errno == EAGAIN) FAIL_CHECK("the call hangs");
+    if (n <= 0) return false;
+    have += static_cast<size_t>(n);
+  }
+  return got == sent;
+}
+
+// Until nothing is left of a call: relays and tunnels are closed when both proxies have come to it.
+bool settles(size_t descriptors) {
+  const OwnCalls own;
+  for (const auto limit = Clock::now() + 20s; zt::testing::count_descriptors() != descriptors;) {
+    if (Clock::now() > limit) return false;
+    std::this_thread::sleep_for(1ms);
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("whatever call of a proxy fails, the application's call ends in time, the next one works and no descriptor is lost") {
+  const bool interrupted = GENERATE(false, true);
+  const auto calls = interrupted ? zt::testing::interrupted_calls() : zt::testing::every_call();
+  Mesh mesh({}, {}, 1ms);
+  const size_t idle = zt::testing::count_descriptors();
+  REQUIRE(one_call(mesh));  // with certificates and what else is made once
+  REQUIRE(settles(idle));
+  size_t nth = 1;
+  for (std::string failed = "-"; !failed.empty(); ++nth) {
+    bool well;
+    {
+      const zt::testing::FailNth fail(calls, nth);
+      well = one_call(mesh);
+      const bool settled = settles(idle);
+      failed = fail.failed();
+      INFO(failed);
+      CHECK(settled);
+    }
+    INFO(failed);
+    if (failed.empty() || interrupted) CHECK(well);
+    CHECK(one_call(mesh));
+    CHECK(settles(idle));
+  }
+  CHECK(nth > 50);
 }
