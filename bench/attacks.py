@@ -80,12 +80,12 @@ def hold(attack, first):
         if held < MOST_CONNECTIONS:
             try:
                 sock = attack.dial(blocking=False)
+                if first:
+                    sock.send(first)
             except OSError:
                 attack.add("refused")
                 time.sleep(0.01)
                 continue
-            if first:
-                sock.send(first)
             selector.register(sock, selectors.EVENT_READ)
             held += 1
             wait = 0
