@@ -15,6 +15,7 @@ of each agent. Files are written as JSON, which is YAML.
 
 import http.client
 import json
+import mmap
 import os
 import socket
 import tempfile
@@ -33,6 +34,12 @@ def program(name):
     if not os.path.exists(path):
         raise RuntimeError(f"{path} is missing: ./dev build makes it (ZT_BIN names another folder)")
     return path
+
+
+def sanitized():
+    """Whether the programs under test are built with a sanitizer."""
+    with open(program("ztunnel"), "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
+        return image.find(b"__asan_init") >= 0
 
 
 def write_file(path, text):
