@@ -36,7 +36,7 @@ Result<std::chrono::milliseconds> parse_limit(std::string_view text) {
 ParsedOptions parse_agent_options(int argc, const char* const* argv) {
   AgentOptions options;
   std::string verify_interval = "10s", leave_limit = "30s", format = "plain";
-  bool ipv6 = true, dns = false;
+  bool ipv6 = true, dns = true;
 
   CLI::App app(kDescription, "ztunnel-agent");
   app.set_version_flag("--version", "ztunnel-agent " ZT_VERSION);
@@ -64,7 +64,8 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
       ->type_name("DURATION")
       ->capture_default_str();
   app.add_option("--ipv6", ipv6, "capture IPv6 as well")->envname("AMBIENT_IPV6")->capture_default_str();
-  app.add_option("--dns", dns, "capture DNS of pods whose entry does not say; needs a proxy that serves it")
+  app.add_option("--dns", dns,
+                 "capture DNS of pods whose entry does not say; off where the proxy has ISTIO_META_DNS_CAPTURE=false")
       ->envname("AMBIENT_DNS_CAPTURE")
       ->capture_default_str();
   app.add_flag("--cleanup", options.cleanup, "un-enrol all pods when the agent is ended by SIGTERM or SIGINT")

@@ -107,6 +107,20 @@ WorkerSettings worker_settings(const Config& config, MemoryLimit& memory) {
   return settings;
 }
 
+std::optional<dns::Settings> dns_settings(const Config& config) {
+  if (!config.general.dns_proxy) return std::nullopt;
+  dns::Settings settings;
+  settings.listen = config.listen.dns;
+  settings.cluster_domain = config.general.cluster_domain;
+  settings.network = config.general.network;
+  settings.preferred_ns = config.general.preferred_service_namespace;
+  settings.ipv6 = config.listen.ipv6;
+  if (config.general.mode == ProxyMode::kDedicated) settings.search = config.resolver.search;
+  settings.upstreams = config.resolver.name_servers;
+  settings.forward.rounds = config.resolver.attempts;
+  return settings;
+}
+
 std::optional<identity::SpiffeId> spiffe(std::string_view text) {
   auto id = identity::SpiffeId::parse(text);
   if (!id) return std::nullopt;
@@ -123,6 +137,7 @@ struct App::Impl {
         container(CgroupMemory::find()),
         memory(memory_budget(config.tunnel, container.limit())),
         settings(worker_settings(config, memory)),
+        dns(dns_settings(config)),
         signals([this](int number) { on_signal(number); }),
         metrics(config.general.worker_threads,
                 {.series = config.telemetry.series_limit,
@@ -138,6 +153,7 @@ struct App::Impl {
   const CgroupMemory container;
   MemoryLimit memory;
   const WorkerSettings settings;
+  const std::optional<dns::Settings> dns;  // none: queries are not answered
   Signals signals;
   EventLoop loop;
   Readiness readiness;
@@ -235,7 +251,7 @@ Result<> App::Impl::start_certificates() {
       [this](const identity::SpiffeId& id, identity::SecretManager::Waiter done) {
         loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
       },
-      std::move(lookups));
+      std::move(lookups), dns ? &*dns : nullptr);
   secrets->subscribe([this](const identity::SpiffeId& id, const identity::Credentials& credentials) {
     data_plane->certificate_changed(id, credentials);
   });

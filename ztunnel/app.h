@@ -10,7 +10,7 @@ namespace zt::ztunnel {
 inline constexpr BuildFeatures kBuildFeatures{.xds = true,
                                               .ca_client = true,
                                               .on_demand = true,
-                                              .dns_proxy = false,
+                                              .dns_proxy = true,
                                               .socks5 = false,
                                               .crl = true,
                                               .tls12 = false,

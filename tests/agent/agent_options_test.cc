@@ -35,23 +35,23 @@ TEST_CASE("the agent's defaults") {
   CHECK(parsed.options->agent.zds_path == "/var/run/ztunnel/ztunnel.sock");
   CHECK(parsed.options->agent.verify_interval == 10s);
   CHECK(parsed.options->agent.leave_limit == 30s);
-  CHECK(parsed.options->agent.defaults == redirection::RedirectionOptions{});
+  CHECK(parsed.options->agent.defaults == redirection::RedirectionOptions{.dns = true});
   CHECK_FALSE(parsed.options->cleanup);
 }
 
 TEST_CASE("environment variables stand behind the command line") {
   const Environment pods("ZTUNNEL_AGENT_PODS", "env.yaml"), socket("ZTUNNEL_UDS_ADDRESS", "/env.sock");
-  const Environment dns("AMBIENT_DNS_CAPTURE", "true"), ipv6("AMBIENT_IPV6", "false"), cleanup("ZTUNNEL_AGENT_CLEANUP", "true");
+  const Environment dns("AMBIENT_DNS_CAPTURE", "false"), ipv6("AMBIENT_IPV6", "false"), cleanup("ZTUNNEL_AGENT_CLEANUP", "true");
   auto parsed = parse({});
   REQUIRE(parsed.options);
   CHECK(parsed.options->agent.pods_file == "env.yaml");
   CHECK(parsed.options->agent.zds_path == "/env.sock");
-  CHECK(parsed.options->agent.defaults.dns);
+  CHECK_FALSE(parsed.options->agent.defaults.dns);
   CHECK_FALSE(parsed.options->agent.defaults.ipv6);
   CHECK(parsed.options->cleanup);
-  parsed = parse({"--pods", "line.yaml", "--dns", "false"});
+  parsed = parse({"--pods", "line.yaml", "--dns", "true"});
   CHECK(parsed.options->agent.pods_file == "line.yaml");
-  CHECK_FALSE(parsed.options->agent.defaults.dns);
+  CHECK(parsed.options->agent.defaults.dns);
 }
 
 TEST_CASE("subcommands") {

@@ -245,7 +245,7 @@ def test_a_broken_entry_leaves_its_pod_as_it_is(shop):
 
 
 def test_a_pod_whose_redirection_cannot_be_removed_is_tried_again_until_it_can(shop):
-    shop.start()
+    shop.start(agent={"AMBIENT_DNS_CAPTURE": "false"})  # so that there is no such table yet
     node, web = shop.nodes[1], shop.web
     # A table that belongs to a process: whoever else touches it is refused, while that process lives.
     owner = subprocess.Popen([*web.netns.prefix(), "nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)

@@ -24,14 +24,23 @@ constexpr std::chrono::microseconds kSweepTurn{200};
 // Turns in which no connection has ended, after which those that are left are not ending.
 constexpr int kEndPatience = 8;
 
+dns::SocketOptions dns_options(const SocketOptions& sockets) {
+  return {
+      .netns = sockets.netns, .mark = sockets.mark, .mark_listeners = sockets.mark_listeners, .reuse_port = sockets.reuse_port};
+}
+
 }  // namespace
 
 DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
-                     Metrics& metrics, CertificateRequest certificates, LookupRequest lookups)
-    : settings_(settings), listen_(listen), shutdown_timer_(control), ticket_(control) {
+                     Metrics& metrics, CertificateRequest certificates, LookupRequest lookups, const dns::Settings* dns)
+    : settings_(settings), listen_(listen), dns_(dns), shutdown_timer_(control), ticket_(control) {
   for (size_t i = 0; i < workers; ++i) {
     workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates, lookups));
     worker_pods_.push_back(std::make_unique<WorkerPods>());
+    if (dns_ == nullptr) continue;
+    worker_pods_.back()->dns_share = std::make_unique<dns::WorkerShare>(
+        workers_.back()->loop(), *dns_, metrics,
+        [worker = workers_.back().get()]() -> const workload_api::SnapshotPtr& { return worker->snapshot(); });
   }
   for (auto& worker : workers_) worker->start();
 }
@@ -39,7 +48,10 @@ DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const L
 DataPlane::~DataPlane() {
   // Pods go on their own threads, before the threads end.
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->post([pods = worker_pods_[i].get()] { pods->pods.clear(); });
+    workers_[i]->post([pods = worker_pods_[i].get()] {
+      pods->pods.clear();
+      pods->dns.clear();
+    });
   }
   for (auto& worker : workers_) worker->stop();
 }
@@ -94,13 +106,16 @@ void DataPlane::start(const std::string& uid, const zds::WorkloadInfo& info, std
 
 Result<DataPlane::BoundPod> DataPlane::bind(const std::string& uid, PodName workload, SocketOptions sockets,
                                             Transparency transparency, bool tunnel_only) const {
-  BoundPod pod{.uid = uid, .workload = std::move(workload), .sockets = std::move(sockets), .listeners = {}};
+  BoundPod pod{.uid = uid, .workload = std::move(workload), .sockets = std::move(sockets), .listeners = {}, .dns = {}};
   for (const auto& [kind, address, local_leg] : {std::tuple{ListenerKind::kOutbound, listen_.outbound, true},
                                                  std::tuple{ListenerKind::kInboundPlain, listen_.inbound_plaintext, false},
                                                  std::tuple{ListenerKind::kInboundTunnel, listen_.inbound, false}}) {
     if (tunnel_only && kind != ListenerKind::kInboundTunnel) continue;
     ZT_ASSIGN(auto socket, listen_tcp(pod.sockets, address, transparency, local_leg));
     pod.listeners.push_back({kind, std::move(socket)});
+  }
+  if (dns_ != nullptr && !tunnel_only) {
+    ZT_ASSIGN(pod.dns, dns::bind_listeners(dns_options(pod.sockets), dns_->listen, dns_->ipv6));
   }
   return pod;
 }
@@ -117,9 +132,11 @@ void DataPlane::serve(BoundPod pod) {
       worker_pods_[i]->pods[uid] = std::make_unique<PodWorker>(*workers_[i], uid, workload, sockets, counts);
     });
   }
-  workers_[acceptor]->post([this, acceptor, uid = pod.uid, counts, listeners = std::move(pod.listeners)]() mutable {
+  workers_[acceptor]->post([this, acceptor, uid = pod.uid, workload = pod.workload, sockets = pod.sockets, counts,
+                            listeners = std::move(pod.listeners), dns = std::move(pod.dns)]() mutable {
     const auto found = worker_pods_[acceptor]->pods.find(uid);
     if (found == worker_pods_[acceptor]->pods.end()) return;
+    serve_dns(acceptor, uid, std::move(workload), sockets, std::move(dns));
     for (auto& [kind, listener] : listeners) {
       auto served = found->second->serve(kind, std::move(listener), [this, acceptor, uid, counts](Arrival arrival) {
         // The least loaded worker gets it, once and for all. What it has been given counts at once, not when it looks at it: else all
@@ -143,11 +160,26 @@ void DataPlane::serve(BoundPod pod) {
   });
 }
 
+void DataPlane::serve_dns(size_t worker, const std::string& uid, PodName workload, const SocketOptions& sockets,
+                          dns::Listeners listeners) {
+  WorkerPods& mine = *worker_pods_[worker];
+  if (!mine.dns_share || listeners.udp.empty()) return;
+  auto server =
+      std::make_unique<dns::PodServer>(*mine.dns_share, std::move(workload), dns_options(sockets), std::move(listeners));
+  if (auto started = server->start(); !started) {
+    ZT_LOG(kLog, kError, "cannot serve DNS", Field::string("error", started.error().text));
+  }
+  mine.dns[uid] = std::move(server);
+}
+
 void DataPlane::stop(const std::string& uid) {
   if (pods_.erase(uid) == 0) return;
   ++stopped_;
   for (size_t i = 0; i < workers_.size(); ++i) {
-    workers_[i]->post([this, i, uid] { worker_pods_[i]->pods.erase(uid); });
+    workers_[i]->post([this, i, uid] {
+      worker_pods_[i]->pods.erase(uid);
+      worker_pods_[i]->dns.erase(uid);
+    });
   }
   ZT_LOG(kLog, kInfo, "pod stopped", Field::string("uid", uid));
 }
@@ -156,6 +188,7 @@ void DataPlane::drain_all() {
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i] {
       for (auto& [uid, pod] : worker_pods_[i]->pods) pod->drain();
+      for (auto& [uid, dns] : worker_pods_[i]->dns) dns->drain(steer_to_second);
     });
   }
 }
@@ -180,6 +213,7 @@ void DataPlane::count_left(std::function<void(Left)> done) {
         count->connections += pod->connection_count();
         count->unfinished += pod->unfinished();
       }
+      for (const auto& [uid, dns] : worker_pods_[i]->dns) count->unfinished += dns->unfinished();
       if (count->missing.fetch_sub(1) == 1) all();
     });
   }

@@ -9,6 +9,7 @@
 #include "base/event_loop.h"
 #include "base/ticket.h"
 #include "zds/zds_session.h"
+#include "ztunnel/dns/pod_server.h"
 #include "ztunnel/proxy/acceptor.h"
 #include "ztunnel/proxy/pod_worker.h"
 #include "ztunnel/proxy/worker.h"
@@ -18,9 +19,10 @@ namespace zt::ztunnel {
 // The workers and the pods they serve. Control thread; everything that concerns a worker goes to it by post.
 class DataPlane final : public zds::PodManager {
  public:
-  // `listen`: addresses of the three listeners. Workers are made and started here.
+  // `listen`: addresses of the three listeners. `dns`: null if queries are not answered; outlives this. Workers are made and
+  // started here.
   DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers, Metrics& metrics,
-            CertificateRequest certificates, LookupRequest lookups = {});
+            CertificateRequest certificates, LookupRequest lookups = {}, const dns::Settings* dns = nullptr);
   ~DataPlane();
 
   void publish(const workload_api::SnapshotPtr& snapshot);
@@ -39,6 +41,7 @@ class DataPlane final : public zds::PodManager {
     PodName workload;
     SocketOptions sockets;  // of its connections
     std::vector<Listener> listeners;
+    dns::Listeners dns;
   };
   // Dedicated mode: one workload in our own network namespace, known as `uid`. The error names the address that is taken.
   [[nodiscard]] Result<BoundPod> bind_dedicated(const std::string& uid, const PodName& workload) const;
@@ -74,7 +77,11 @@ class DataPlane final : public zds::PodManager {
   // Per worker, touched on its thread only.
   struct WorkerPods {
     std::unordered_map<std::string, std::unique_ptr<PodWorker>> pods;
+    // Of the pods whose listeners are this worker's.
+    std::unique_ptr<dns::WorkerShare> dns_share;  // null: DNS is not served
+    std::unordered_map<std::string, std::unique_ptr<dns::PodServer>> dns;
   };
+  void serve_dns(size_t worker, const std::string& uid, PodName workload, const SocketOptions& sockets, dns::Listeners listeners);
 
   [[nodiscard]] Result<BoundPod> bind(const std::string& uid, PodName workload, SocketOptions sockets, Transparency transparency,
                                       bool tunnel_only = false) const;
@@ -98,6 +105,7 @@ class DataPlane final : public zds::PodManager {
   const WorkerSettings& settings_;
   const ListenConfig& listen_;
   const std::shared_ptr<std::atomic<size_t>> handshakes_ = std::make_shared<std::atomic<size_t>>(0);
+  const dns::Settings* const dns_;
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::unique_ptr<WorkerPods>> worker_pods_;
   std::map<std::string, PodEntry> pods_;

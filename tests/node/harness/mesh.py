@@ -153,9 +153,9 @@ class Node:
         env.update(changes)
         return {k: v for k, v in env.items() if v is not None}
 
-    def start_agent(self):
+    def start_agent(self, **changes):
         self.agent = Process(f"ztunnel-agent of {self.name}", [program("ztunnel-agent"), "--pods", self.pods_file],
-                             {"ZTUNNEL_UDS_ADDRESS": self.zds_socket, "ZTUNNEL_AGENT_VERIFY_INTERVAL": "1s"}, self.netns)
+                             {"ZTUNNEL_UDS_ADDRESS": self.zds_socket, "ZTUNNEL_AGENT_VERIFY_INTERVAL": "1s", **changes}, self.netns)
         self.mesh.processes.append(self.agent)
 
     def start_ztunnel(self, **changes):
@@ -254,12 +254,12 @@ class Mesh:
     def write(self):
         write_file(self.file, self.text())
 
-    def start(self, **proxy_changes):
-        """Everything up: files, agents, proxies, pods captured."""
+    def start(self, agent=None, **proxy_changes):
+        """Everything up: files, agents, proxies, pods captured. `agent`: of the agents' environment."""
         self.write()
         for node in self.nodes:
             node.write_pods()
-            node.start_agent()
+            node.start_agent(**(agent or {}))
             node.start_ztunnel(**proxy_changes)
         for node in self.nodes:
             node.wait_ready()
