@@ -69,8 +69,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   if (!answers(answer, message, query.id())) return 0;
   (void)says_nothing(answer);
+  MemoryLimit limit(1 << 16);
+  MemoryAccount memory(limit);
   CacheAccount account(1 << 16);
-  PodCache cache(account);
+  PodCache cache(account, memory);
   const auto key = exchange_key({*IpAddress::parse("10.96.0.10"), 53}, query);
   cache.put(key, answer, {});
   if (cache.find(key, query, {}, out)) require(out.size() == answer.size());

@@ -153,6 +153,7 @@ def test_answers_of_anybody_else_are_not_taken(shop):
     assert len({port for _, _, port in server.queries}) > 15, "each query has a port of its own"
     ids = {message[:2] for _, message, _ in server.queries}
     assert len(ids) > 15 and ids != {b"\x12\x34"}
+    assert metric(shop.nodes[0], "zt_dns_dropped_total", reason="not an answer") >= 60
 
 
 def test_what_does_not_fit_a_packet_is_fetched_over_tcp(shop):

@@ -138,7 +138,11 @@ Result<PodName> parse_workload_info(std::string_view text) {
 
 Result<ListenAddress> parse_dns_address(std::string_view text) {
   constexpr std::string_view kLocalhost = "localhost:";
-  if (text.starts_with(kLocalhost)) {
+  if (text.find("://") != std::string_view::npos) {
+    return refuse(
+        "expected localhost:port or ip:port; Kubernetes sets such a value for a service of that name (enableServiceLinks)");
+  }
+  if (equals_ignoring_case(text.substr(0, kLocalhost.size()), kLocalhost)) {
     ZT_ASSIGN(const uint64_t port, parse_unsigned(text.substr(kLocalhost.size()), 1, 65535));
     return LocalhostPort{static_cast<uint16_t>(port)};
   }

@@ -44,11 +44,11 @@ size_t PodCache::Entry::bytes() const {
   return key.capacity() + response.capacity() + life.ttl_offsets.capacity() * sizeof(uint16_t) + kEntryOverhead;
 }
 
-PodCache::PodCache(CacheAccount& account) : account_(account) { account_.pods_.insert(this); }
+PodCache::PodCache(CacheAccount& account, MemoryAccount& memory) : Claim(memory), worker_(account) { worker_.pods_.insert(this); }
 
 PodCache::~PodCache() {
-  account_.used_ -= bytes_;
-  account_.pods_.erase(this);
+  worker_.used_ -= bytes_;
+  worker_.pods_.erase(this);
 }
 
 bool PodCache::find(const std::string& key, const Query& query, Clock::time_point now, Bytes& out) {
@@ -79,19 +79,27 @@ void PodCache::put(const std::string& key, View response, Clock::time_point now)
   if (const auto old = by_key_.find(key); old != by_key_.end()) remove(old->second);
   Entry entry{.key = key, .response = Bytes(response.begin(), response.end()), .life = std::move(*life), .since = now};
   const size_t bytes = entry.bytes();
-  account_.make_room(bytes);
+  worker_.make_room(bytes);
   entries_.push_front(std::move(entry));
   by_key_.emplace(entries_.front().key, entries_.begin());
   bytes_ += bytes;
-  account_.used_ += bytes;
+  worker_.used_ += bytes;
+  if (!account().update(*this, bytes_, true)) revoke();
 }
 
 void PodCache::remove(Entries::iterator entry) {
   const size_t bytes = entry->bytes();
   bytes_ -= bytes;
-  account_.used_ -= bytes;
+  worker_.used_ -= bytes;
   by_key_.erase(entry->key);
   entries_.erase(entry);
+  // Less always fits. Nothing, if this entry was not charged yet.
+  if (bytes_ < Claim::bytes()) (void)account().update(*this, bytes_, false);
+}
+
+void PodCache::revoke() noexcept {
+  const size_t keep = bytes_ / 2;
+  while (bytes_ > keep && !entries_.empty()) remove(std::prev(entries_.end()));
 }
 
 }  // namespace zt::ztunnel::dns

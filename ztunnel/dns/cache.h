@@ -10,11 +10,12 @@
 
 #include "base/address.h"
 #include "base/event_loop.h"
+#include "base/memory_account.h"
 #include "ztunnel/dns/message.h"
 
 // Answers of upstreams, kept for as long as they say. One thread.
 //
-// The memory is one account a worker; what is in it is a pod's own. A pod may forge packets in its own namespace (Docker and
+// The memory is one account a worker, and each pod's part is charged to that pod; what is in it is a pod's own. A pod may forge packets in its own namespace (Docker and
 // Kubernetes let containers have CAP_NET_RAW), the answers to our queries among them: what one pod was told is never told to
 // another.
 namespace zt::ztunnel::dns {
@@ -45,9 +46,10 @@ class CacheAccount {
 // but for the id.
 void adapt(Bytes& response, const Query& query);
 
-class PodCache {
+class PodCache final : private MemoryAccount::Claim {
  public:
-  explicit PodCache(CacheAccount& account);
+  // `memory`: the pod's. When others need it, the older half goes.
+  PodCache(CacheAccount& account, MemoryAccount& memory);
   ~PodCache();
   PodCache(const PodCache&) = delete;
 
@@ -70,8 +72,9 @@ class PodCache {
   };
   using Entries = std::list<Entry>;
   void remove(Entries::iterator entry);
+  void revoke() noexcept override;
 
-  CacheAccount& account_;
+  CacheAccount& worker_;
   Entries entries_;  // the one used last in front
   std::unordered_map<std::string_view, Entries::iterator> by_key_;
   size_t bytes_ = 0;

@@ -12,6 +12,9 @@ namespace zt::ztunnel::dns {
 namespace {
 // Packets on one socket that are no answer, before the attempt counts as failed.
 constexpr int kMostStrange = 32;
+// What an exchange costs beside its query: itself, the kernel's sockets. What one who waits costs beside a copy of query and key.
+constexpr size_t kExchangeBytes = 4096;
+constexpr size_t kAskerBytes = 256;
 }  // namespace
 
 // One query on its way to one upstream.
@@ -39,9 +42,16 @@ class Forwarder::Attempt final : private Watcher {
   int strange_ = 0;
 };
 
-struct Forwarder::Exchange {
-  Exchange(EventLoop& loop, uint64_t which) : number(which), timer(loop) {}
+struct Forwarder::Exchange final : MemoryAccount::Claim {
+  Exchange(Forwarder& owner, uint64_t which) : Claim(owner.memory_), forwarder(owner), number(which), timer(owner.loop_) {}
+  // False: there is no memory for so many.
+  [[nodiscard]] bool charge(size_t waiting) {
+    const size_t each = kAskerBytes + query.size() + key.size();
+    return account().update(*this, kExchangeBytes + each * (waiting + 1), false);
+  }
+  void revoke() noexcept override { forwarder.finish(*this, Outcome::kBusy, {}); }
 
+  Forwarder& forwarder;
   const uint64_t number;
   Bytes query;
   std::vector<SocketAddress> upstreams;
@@ -77,13 +87,14 @@ void Forwarder::Attempt::on_ready(uint32_t) noexcept {
     }
     const View response(buffer.data(), static_cast<size_t>(n));
     if (answers(response, exchange_.query, id_)) return forwarder_.on_answer(exchange_, response);
-    ++forwarder_.strange_;
+    forwarder_.strange_.add();
     ++strange_;
   }
 }
 
-Forwarder::Forwarder(EventLoop& loop, const SocketOptions& options, const ForwardLimits& limits)
-    : loop_(loop), options_(options), limits_(limits) {}
+Forwarder::Forwarder(EventLoop& loop, const SocketOptions& options, const ForwardLimits& limits, MemoryAccount& memory,
+                     Counter& strange)
+    : loop_(loop), options_(options), limits_(limits), memory_(memory), strange_(strange) {}
 
 Forwarder::~Forwarder() = default;
 
@@ -91,15 +102,16 @@ bool Forwarder::ask(View query, std::vector<SocketAddress> upstreams, std::strin
   const auto now = Clock::now();
   if (!key.empty()) {
     if (const auto same = by_key_.find(key); same != by_key_.end()) {
-      if (same->second->askers.size() < limits_.askers) {
-        same->second->askers.emplace_back(std::move(done), now);
+      Exchange& exchange = *same->second;
+      if (exchange.askers.size() < limits_.askers && exchange.charge(exchange.askers.size() + 1)) {
+        exchange.askers.emplace_back(std::move(done), now);
         return true;
       }
       key.clear();
       upstreams.clear();  // nobody waits for so many: this one is told at once
     }
   }
-  auto made = std::make_unique<Exchange>(loop_, ++last_number_);
+  auto made = std::make_unique<Exchange>(*this, ++last_number_);
   Exchange& exchange = *made;
   exchanges_.emplace(exchange.number, std::move(made));
   exchange.query.assign(query.begin(), query.end());
@@ -108,7 +120,7 @@ bool Forwarder::ask(View query, std::vector<SocketAddress> upstreams, std::strin
   exchange.key = std::move(key);
   exchange.askers.emplace_back(std::move(done), now);
   exchange.deadline = now + limits_.total;
-  const bool busy = exchanges_.size() > limits_.exchanges;
+  const bool busy = exchanges_.size() > limits_.exchanges || !exchange.charge(1);
   // Answers are never given from within the question.
   exchange.timer.start_after({}, [this, &exchange, busy] {
     if (busy) return finish(exchange, Outcome::kBusy, {});

@@ -11,9 +11,11 @@
 
 #include "base/address.h"
 #include "base/event_loop.h"
+#include "base/memory_account.h"
 #include "base/unique_fd.h"
 #include "ztunnel/dns/message.h"
 #include "ztunnel/dns/sockets.h"
+#include "ztunnel/telemetry/metrics_families.h"
 
 namespace zt::ztunnel::dns {
 
@@ -36,13 +38,14 @@ class Forwarder {
     kAnswered,
     kTimedOut,     // no upstream answered in time
     kUnreachable,  // every upstream refused, or there is none
-    kBusy,         // one of the limits
+    kBusy,         // one of the limits, or others needed the memory
   };
   // `response`: of the upstream, with its id; empty unless answered. Called once, and not after the forwarder is gone.
   using Done = std::function<void(Outcome outcome, View response, Clock::duration took)>;
 
-  // `options` and `limits` outlive the forwarder.
-  Forwarder(EventLoop& loop, const SocketOptions& options, const ForwardLimits& limits);
+  // `options`, `limits`, `memory` (the pod's) and `strange` outlive the forwarder. `strange` counts packets that came to one of our
+  // sockets and were no answer to what it had asked.
+  Forwarder(EventLoop& loop, const SocketOptions& options, const ForwardLimits& limits, MemoryAccount& memory, Counter& strange);
   ~Forwarder();
   Forwarder(const Forwarder&) = delete;
 
@@ -52,8 +55,6 @@ class Forwarder {
   bool ask(View query, std::vector<SocketAddress> upstreams, std::string key, Done done);
 
   [[nodiscard]] size_t exchanges() const { return exchanges_.size(); }
-  // Packets that came to one of our sockets and were no answer to what it had asked.
-  [[nodiscard]] uint64_t strange_packets() const { return strange_; }
 
  private:
   class Attempt;
@@ -65,11 +66,12 @@ class Forwarder {
   EventLoop& loop_;
   const SocketOptions& options_;
   const ForwardLimits& limits_;
+  MemoryAccount& memory_;
+  Counter& strange_;
   std::random_device random_;
   std::unordered_map<uint64_t, std::unique_ptr<Exchange>> exchanges_;
   std::unordered_map<std::string, Exchange*> by_key_;
   uint64_t last_number_ = 0;
-  uint64_t strange_ = 0;
 };
 
 }  // namespace zt::ztunnel::dns

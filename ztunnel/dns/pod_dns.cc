@@ -100,7 +100,8 @@ void PodDns::finish(const Query& query, Transport transport, std::optional<Found
     const bool failed = !answered || (read16(response, 2) & flag::kRcode) != 0 || says_nothing(response);
     if (failed) once(share_.metrics.dns_upstream_failures, counted.upstream_failures, query, transport).add();
   }
-  if (answered && fallback && says_nothing(response)) {
+  if (outcome == Forwarder::Outcome::kBusy) note_limit("dns_queries_per_pod");
+  if (fallback && (!answered || says_nothing(response))) {
     log(query, "success", fallback->services.size());
     write_answer(query, std::move(*fallback), ++order_, transport == Transport::kUdp ? query.udp_limit() : kMaxMessageBytes, out);
     return;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/memory_account.h"
 #include "workload_api/store/snapshot.h"
 #include "ztunnel/config/config.h"
 #include "ztunnel/dns/cache.h"
@@ -35,14 +36,16 @@ struct Settings {
 
 // What the pods of one worker share; the worker's thread.
 struct WorkerShare {
-  WorkerShare(EventLoop& event_loop, const Settings& common, Metrics& all_metrics,
+  WorkerShare(EventLoop& event_loop, MemoryAccount& all_memory, const Settings& common, Metrics& all_metrics,
               std::function<const workload_api::SnapshotPtr&()> current)
       : loop(event_loop),
+        memory(all_memory),
         settings(common),
         metrics(all_metrics),
         snapshot(std::move(current)),
         cache(common.cache_bytes_per_worker) {}
   EventLoop& loop;
+  MemoryAccount& memory;  // the worker's
   const Settings& settings;
   Metrics& metrics;
   std::function<const workload_api::SnapshotPtr&()> snapshot;
@@ -77,6 +80,7 @@ class PodDns {
 
   void note_upstream(const Query& query, Transport transport);  // it is being asked
   void note_dropped(std::string_view why) { share_.metrics.dns_dropped.get({why}).add(); }
+  void note_limit(std::string_view which) { share_.metrics.limit_reached.get({which}).add(); }
   // Of queries for an upstream: answered from the cache; or asked with, or without, somebody else's.
   void note_cached() { cached_.add(); }
   void note_asked(bool shared) { (shared ? shared_ : asked_).add(); }

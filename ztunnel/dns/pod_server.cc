@@ -54,10 +54,11 @@ class PodServer::TcpListener final : private Watcher {
 PodServer::PodServer(WorkerShare& share, PodName pod, SocketOptions sockets, Listeners listeners)
     : share_(share),
       sockets_(std::move(sockets)),
+      memory_(share.memory, pod.ns + "/" + pod.name + "/dns"),
       dns_(share, std::move(pod)),
-      cache_(share.cache),
+      cache_(share.cache, memory_),
       original_(sockets_),
-      forwarder_(share.loop, sockets_, share.settings.forward),
+      forwarder_(share.loop, sockets_, share.settings.forward, memory_, share.metrics.dns_dropped.get({"not an answer"})),
       linger_(share.loop) {
   for (auto& fd : listeners.udp) {
     udp_.push_back(std::make_unique<UdpListener>(share.loop, std::move(fd), dns_, cache_, forwarder_, original_, share.batch));
@@ -100,11 +101,12 @@ void PodServer::on_turn_end() noexcept {
 }
 
 void PodServer::accept(UniqueFd fd) {
-  if (sessions_.size() >= share_.settings.tcp_sessions_per_pod) return dns_.note_dropped("too many connections");
-  sessions_.push_back(std::make_unique<TcpSession>(share_.loop, std::move(fd), sockets_, dns_, [this](TcpSession& session) {
+  if (sessions_.size() >= share_.settings.tcp_sessions_per_pod) return dns_.note_limit("dns_connections_per_pod");
+  const auto closed = [this](TcpSession& session) {
     ended_.push_back(&session);
     share_.loop.defer(*this);
-  }));
+  };
+  sessions_.push_back(std::make_unique<TcpSession>(share_.loop, std::move(fd), sockets_, dns_, memory_, closed));
   sessions_.back()->start();
 }
 

@@ -36,6 +36,7 @@ class PodServer final : private Deferred {
 
   WorkerShare& share_;
   const SocketOptions sockets_;
+  MemoryAccount memory_;  // what the pod's clients and their name servers make us hold
   PodDns dns_;
   PodCache cache_;
   OriginalServer original_;

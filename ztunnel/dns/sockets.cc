@@ -167,8 +167,11 @@ Result<Listeners> bind_listeners(const SocketOptions& options, const ListenAddre
   if (const auto* localhost = std::get_if<LocalhostPort>(&address)) {
     addresses.push_back({*IpAddress::parse("127.0.0.1"), localhost->port});
     if (ipv6) addresses.push_back({*IpAddress::parse("::1"), localhost->port});
+  } else if (const auto& exact = std::get<SocketAddress>(address); exact.ip.is_unspecified()) {
+    addresses.push_back({*IpAddress::parse("127.0.0.1"), exact.port});
+    if (exact.ip.is_v6() && ipv6) addresses.push_back({*IpAddress::parse("::1"), exact.port});
   } else {
-    addresses.push_back(std::get<SocketAddress>(address));
+    addresses.push_back(exact);
   }
   Listeners listeners;
   for (const auto& each : addresses) {

@@ -25,7 +25,8 @@ struct Listeners {
   std::vector<UniqueFd> udp, tcp;
 };
 
-// An IPv6 loopback address that the pod's lo does not have is left out. The error names the address that is taken.
+// An IPv6 loopback address that the pod's lo does not have is left out. An unspecified address means the loopback ones: captured
+// queries come there, and nobody else shall be served. The error names the address that is taken.
 [[nodiscard]] Result<Listeners> bind_listeners(const SocketOptions& options, const ListenAddress& address, bool ipv6);
 
 // A socket towards an upstream, in the pod's namespace, non-blocking, with a port of the kernel's random choice. UDP: connected,

@@ -68,16 +68,16 @@ bool FramedSocket::flush() {
   return true;
 }
 
-TcpSession::TcpSession(EventLoop& loop, UniqueFd client, const SocketOptions& options, PodDns& pod,
+TcpSession::TcpSession(EventLoop& loop, UniqueFd client, const SocketOptions& options, PodDns& pod, MemoryAccount& memory,
                        std::function<void(TcpSession&)> closed)
-    : loop_(loop), options_(options), pod_(pod), closed_(std::move(closed)), timer_(loop) {
+    : Claim(memory), loop_(loop), options_(options), pod_(pod), closed_(std::move(closed)), timer_(loop) {
   upstreams_ = pod_.upstreams(OriginalServer::of_tcp(client.get()));
   client_.open(std::move(client));
 }
 
 TcpSession::~TcpSession() {
   loop_.cancel_deferred(*this);
-  if (client_.is_open()) loop_.unwatch(client_.fd(), client_side_);
+  close_client();
   close_upstream();
 }
 
@@ -103,6 +103,14 @@ void TcpSession::step() {
   if (done_) return;
   if (!client_.flush()) return close();
   if (client_ended_ && !busy()) return close();
+  const bool moved = steps > 0;
+  if (moved && !account().update(*this, held_bytes(), true)) close();
+}
+
+size_t TcpSession::held_bytes() const {
+  size_t bytes = sizeof *this + client_.held_bytes() + upstream_.held_bytes() + waiting_.capacity() * sizeof(Waiting);
+  for (const auto& each : waiting_) bytes += each.query.capacity();
+  return bytes;
 }
 
 bool TcpSession::step_client() {
@@ -204,14 +212,16 @@ void TcpSession::on_answer(View message) {
   set_timer();
 }
 
+bool TcpSession::harmless() const {
+  return std::ranges::all_of(waiting_, [](const Waiting& each) { return Query(each.query).kind() == Query::Kind::kQuestion; });
+}
+
 // It is asked again elsewhere, or anew where it only closed an idle connection; but not what may be done twice.
 void TcpSession::lose_upstream() {
   const bool was_connected = connected_;
   close_upstream();
   if (waiting_.empty()) return;
-  const bool harmless =
-      std::ranges::all_of(waiting_, [](const Waiting& each) { return Query(each.query).kind() == Query::Kind::kQuestion; });
-  if (was_connected && !harmless) return close();
+  if (was_connected && !harmless()) return close();
   if (was_connected && !std::exchange(asked_anew_, true)) tries_ = 0;
   connect();
 }
@@ -227,7 +237,17 @@ void TcpSession::fail_waiting(Forwarder::Outcome outcome) {
 void TcpSession::close() {
   if (std::exchange(done_, true)) return;
   timer_.cancel();
+  close_client();
+  close_upstream();
+  waiting_ = {};
+  release();
   closed_(*this);
+}
+
+void TcpSession::close_client() {
+  if (!client_.is_open()) return;
+  loop_.unwatch(client_.fd(), client_side_);
+  client_.close();
 }
 
 void TcpSession::close_upstream() {
@@ -238,13 +258,14 @@ void TcpSession::close_upstream() {
 }
 
 void TcpSession::set_timer() {
-  const auto limit = waiting_.empty() ? limits_.idle : upstream_.is_open() && !connected_ ? limits_.connect : limits_.answer;
+  const bool impatient = upstream_.is_open() && (!connected_ || (tries_ < upstreams_.size() && harmless()));
+  const auto limit = waiting_.empty() ? limits_.idle : impatient ? limits_.attempt : limits_.answer;
   timer_.start_after(limit, [this] { on_timer(); });
 }
 
 void TcpSession::on_timer() {
   if (waiting_.empty()) return close();
-  const bool next = upstream_.is_open() && !connected_ && tries_ < upstreams_.size();
+  const bool next = upstream_.is_open() && tries_ < upstreams_.size() && (!connected_ || harmless());
   const auto outcome = Forwarder::Outcome::kTimedOut;
   close_upstream();
   next ? connect() : fail_waiting(outcome);

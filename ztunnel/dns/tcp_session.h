@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/memory_account.h"
 #include "base/unique_fd.h"
 #include "ztunnel/dns/pod_dns.h"
 #include "ztunnel/dns/sockets.h"
@@ -31,6 +32,7 @@ class FramedSocket {
   void write(View message);    // adds the length
   [[nodiscard]] bool flush();  // false: the connection is broken
   [[nodiscard]] size_t unsent() const { return out_.size() - sent_; }
+  [[nodiscard]] size_t held_bytes() const { return in_.capacity() + out_.capacity(); }
 
  private:
   UniqueFd fd_;
@@ -44,17 +46,18 @@ class FramedSocket {
 // A client's TCP connection, and the one to an upstream that is made when a query needs it. What the mesh knows is answered; all
 // else goes to the upstream and comes back as it is, ids included, so a zone transfer or an update is none of our business.
 // Worker's thread; destroyed by its owner after `closed` was called.
-class TcpSession final : private Deferred {
+class TcpSession final : private Deferred, private MemoryAccount::Claim {
  public:
   struct Limits {
-    std::chrono::milliseconds idle{5000};     // with no query under way
-    std::chrono::milliseconds connect{2500};  // to one upstream; then the next is tried
-    std::chrono::milliseconds answer{10'000};
-    size_t queries = 32;               // under way
-    size_t unsent_bytes = 128 * 1024;  // in either direction: then nobody is read from
+    std::chrono::milliseconds idle{5000};      // with no query under way
+    std::chrono::milliseconds attempt{2500};   // at one upstream, to connect and to answer; then the next is tried
+    std::chrono::milliseconds answer{10'000};  // of the last one
+    size_t queries = 32;                       // under way
+    size_t unsent_bytes = 128 * 1024;          // in either direction: then nobody is read from
   };
 
-  TcpSession(EventLoop& loop, UniqueFd client, const SocketOptions& options, PodDns& pod,
+  // `memory`: the pod's. When others need it, the connection goes.
+  TcpSession(EventLoop& loop, UniqueFd client, const SocketOptions& options, PodDns& pod, MemoryAccount& memory,
              std::function<void(TcpSession&)> closed);
   ~TcpSession();
   TcpSession(const TcpSession&) = delete;
@@ -75,15 +78,20 @@ class TcpSession final : private Deferred {
     Clock::time_point since;
   };
   void on_turn_end() noexcept override { step(); }
+  void revoke() noexcept override { close(); }
   void step();
+  [[nodiscard]] size_t held_bytes() const;
   [[nodiscard]] bool step_client();
   [[nodiscard]] bool step_upstream();
   void serve(View message);
   void on_answer(View message);
   void connect();
   void lose_upstream();
+  // Whether what waits may be asked again elsewhere.
+  [[nodiscard]] bool harmless() const;
   void fail_waiting(Forwarder::Outcome outcome);
   void close();
+  void close_client();
   void close_upstream();
   void set_timer();
   void on_timer();

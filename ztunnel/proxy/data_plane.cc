@@ -39,7 +39,7 @@ DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const L
     worker_pods_.push_back(std::make_unique<WorkerPods>());
     if (dns_ == nullptr) continue;
     worker_pods_.back()->dns_share = std::make_unique<dns::WorkerShare>(
-        workers_.back()->loop(), *dns_, metrics,
+        workers_.back()->loop(), workers_.back()->io().budget, *dns_, metrics,
         [worker = workers_.back().get()]() -> const workload_api::SnapshotPtr& { return worker->snapshot(); });
   }
   for (auto& worker : workers_) worker->start();

@@ -107,10 +107,11 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
       accept_errors({"zt_accept_errors", "Failures to accept a connection.", "", {"listener"}}),
       dns_forwarded(
           {"zt_dns_forwarded", "DNS queries over UDP that the mesh does not answer, by what became of them.", "", {"result"}}),
-      dns_dropped(
-          {"zt_dns_dropped", "DNS packets that were no proper query or answer, and queries beyond a limit.", "", {"reason"}}),
-      limit_reached(
-          {"zt_limit_reached", "Connections and tunnels that were refused or ended because of a limit.", "", {"limit"}}),
+      dns_dropped({"zt_dns_dropped", "DNS packets that were no proper query or answer.", "", {"reason"}}),
+      limit_reached({"zt_limit_reached",
+                     "Connections, tunnels and DNS queries that were refused or ended because of a limit.",
+                     "",
+                     {"limit"}}),
       ca_duration({"zt_ca_request_duration_seconds",
                    "Time until the certificate authority had answered a request.",
                    "seconds",

@@ -28,7 +28,7 @@ def redirect(netns):
 def environment(mesh_file, ca_folder, workload):
     """PACKET_MARK makes the rules see the proxy."""
     return {"PROXY_MODE": "dedicated", "PROXY_WORKLOAD_INFO": workload, "LOCAL_XDS_PATH": mesh_file, "XDS_ADDRESS": "",
-            "PACKET_MARK": "1337", "EMBEDDED_CA_DIR": ca_folder, "ISTIO_META_DNS_CAPTURE": "false"}
+            "PACKET_MARK": "1337", "EMBEDDED_CA_DIR": ca_folder}
 
 
 def start(pod, mesh):

@@ -87,7 +87,10 @@ class NameServer:
                 return
             self.queries.append(("udp", message, sender[1]))
             for out in self.answer(message, "udp"):
-                self._udp.sendto(out, sender)
+                try:
+                    self._udp.sendto(out, sender)
+                except OSError:
+                    return
 
     def _serve_tcp(self):
         while True:

@@ -201,6 +201,11 @@ TEST_CASE("bad values stop the start with name, value and reason") {
       Row{"XDS_ADDRESS", "http://istiod:15010", "expected https://host:port: the control plane is reached over TLS only"},
       Row{"CA_ADDRESS", "https://istiod:0", "expected host:port"},
       Row{"ISTIO_META_DNS_PROXY_ADDR", "bad", "expected localhost:port or ip:port"},
+      Row{"ISTIO_META_DNS_PROXY_ADDR", "localhost", "expected localhost:port or ip:port"},
+      Row{"ISTIO_META_DNS_PROXY_ADDR", "localhost:0", "expected a whole number from 1 to 65535"},
+      Row{"ISTIO_META_DNS_PROXY_ADDR", "::1:15053:x", "expected localhost:port or ip:port"},
+      Row{"ISTIO_META_DNS_PROXY_ADDR", "tcp://10.96.0.10:53",
+          "expected localhost:port or ip:port; Kubernetes sets such a value for a service of that name (enableServiceLinks)"},
       Row{"ISTIO_METAJSON_LABELS", "{\"a\":}", "not valid JSON at byte 5"},
       Row{"ZTUNNEL_WORKER_THREADS", "many", "expected a number of threads, 0, or a percentage such as 50%"},
       Row{"ZTUNNEL_RESOURCE_CPU_LIMIT", "2 cores", "expected a quantity such as 2, 1.5, 500m or 256Mi"},
@@ -431,7 +436,9 @@ TEST_CASE("listeners follow IPv6, metadata and SOCKS5") {
   CHECK(parse({}).listen.inbound.to_string() == "[::]:15008");
   CHECK(parse({{"IPV6_ENABLED", "false"}}).listen.inbound.to_string() == "0.0.0.0:15008");
   CHECK(std::get<LocalhostPort>(parse({{"ISTIO_META_DNS_PROXY_ADDR", "localhost:5353"}}).listen.dns).port == 5353);
+  CHECK(std::get<LocalhostPort>(parse({{"ISTIO_META_DNS_PROXY_ADDR", "LocalHost:5353"}}).listen.dns).port == 5353);
   CHECK(std::get<SocketAddress>(parse({{"ISTIO_META_DNS_PROXY_ADDR", "127.0.0.5:53"}}).listen.dns).to_string() == "127.0.0.5:53");
+  CHECK(std::get<SocketAddress>(parse({{"ISTIO_META_DNS_PROXY_ADDR", "[::]:53"}}).listen.dns).to_string() == "[::]:53");
   const auto socks = parse({{"UNSTABLE_ENABLE_SOCKS5", "true"}});
   CHECK(socks.listen.socks5->to_string() == "127.0.0.1:15080");
   CHECK(socks.listen.illegal_ports.back() == 15080);

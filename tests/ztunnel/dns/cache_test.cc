@@ -22,8 +22,11 @@ Bytes respond(View query, std::string_view records = kA77) {
 }
 
 struct Fixture {
+  MemoryLimit limit{1 << 20};
+  MemoryAccount memory{limit};
+  MemoryAccount pod{memory, "shop/client/dns"};
   CacheAccount account{64 * 1024};
-  PodCache cache{account};
+  PodCache cache{account, pod};
   Clock::time_point now = Clock::now();
 
   void keep(View message, const SocketAddress& server = kServer) {
@@ -63,14 +66,14 @@ TEST_CASE_METHOD(Fixture, "Another question, flag, option or name server has ano
 
 TEST_CASE_METHOD(Fixture, "What one pod was told is not told to another") {
   keep(ask("www.example.com"));
-  PodCache other(account);
+  PodCache other(account, pod);
   const Bytes message = ask("www.example.com");
   Bytes out;
   CHECK_FALSE(other.find(exchange_key(kServer, Query(message)), Query(message), now, out));
 }
 
 TEST_CASE_METHOD(Fixture, "The caches of a worker stay within their account, at the cost of the pod that holds the most") {
-  PodCache modest(account);
+  PodCache modest(account, pod);
   const Bytes kept = ask("kept.example.com");
   modest.put(exchange_key(kServer, Query(kept)), respond(kept), now);
   for (int i = 0; i < 1000; ++i) {
@@ -85,14 +88,41 @@ TEST_CASE_METHOD(Fixture, "The caches of a worker stay within their account, at 
 }
 
 TEST_CASE("What a pod held is given back when it goes") {
+  MemoryLimit limit(1 << 20);
+  MemoryAccount pod(limit);
   CacheAccount account(1 << 20);
   {
-    PodCache cache(account);
+    PodCache cache(account, pod);
     const Bytes message = ask("www.example.com");
     cache.put(exchange_key(kServer, Query(message)), respond(message), Clock::now());
     CHECK(account.used() > 0);
+    CHECK(pod.used() == account.used());
   }
   CHECK(account.used() == 0);
+  CHECK(pod.used() == 0);
+}
+
+TEST_CASE_METHOD(Fixture, "A cache is charged to its pod, and gives up what is oldest when others need the memory") {
+  limit.set(16 * 1024);
+  for (int i = 0; i < 1000; ++i) {
+    keep(ask("n" + std::to_string(i) + ".example.com"));
+    REQUIRE(pod.used() == cache.bytes());
+    REQUIRE(cache.bytes() <= 16 * 1024);
+  }
+  CHECK(find(ask("n0.example.com")) == "");
+  CHECK(cache.size() > 5);
+  const auto newest = cache.size();
+  // Somebody else in another pod holds less than this one.
+  struct Other final : MemoryAccount::Claim {
+    using Claim::Claim;
+    void revoke() noexcept override { release(); }
+  };
+  MemoryAccount neighbour(memory, "shop/web");
+  Other other(neighbour);
+  CHECK(neighbour.update(other, 8 * 1024, true));
+  CHECK(other.bytes() == 8 * 1024);
+  CHECK(cache.size() < newest);
+  CHECK(pod.used() == cache.bytes());
 }
 
 }  // namespace

@@ -54,7 +54,10 @@ struct Fixture {
   EventLoop loop;
   SocketOptions options;
   ForwardLimits limits{.attempt = 50ms, .total = 2000ms};
-  Forwarder forwarder{loop, options, limits};
+  MemoryLimit limit{1 << 20};
+  MemoryAccount memory{limit};
+  Counter strange;
+  Forwarder forwarder{loop, options, limits, memory, strange};
   std::vector<std::pair<Outcome, Bytes>> outcomes;
 
   bool send(View query, std::vector<SocketAddress> upstreams, std::string key) {
@@ -116,7 +119,7 @@ TEST_CASE_METHOD(Fixture, "Each query has a port and an id of its own, and only 
   }
   CHECK(ids.size() > 15);
   CHECK(upstream.ports() > 15);
-  CHECK(forwarder.strange_packets() == 60);
+  CHECK(strange.value() == 60);
 }
 
 TEST_CASE_METHOD(Fixture, "Where somebody guesses at answers the query is asked anew, from another port") {
@@ -206,14 +209,33 @@ TEST_CASE_METHOD(Fixture, "Queries under way are limited, and so are those who w
   await_outcomes(6);
 }
 
+TEST_CASE_METHOD(Fixture, "Who waits for an answer is charged for it, and told at once when the memory is needed elsewhere") {
+  Upstream silent;
+  send(query_for_www(), {silent.address()}, "a");
+  const size_t one = memory.used();
+  CHECK(one > query_for_www().size());
+  send(query_for_www(), {silent.address()}, "a");
+  CHECK(memory.used() > one);
+  limit.set(64 * 1024);
+  for (int i = 0; i < 100; ++i) send(query_for_www(), {silent.address()}, "n" + std::to_string(i));
+  CHECK(memory.used() <= 64 * 1024);
+  CHECK(forwarder.exchanges() < 100);
+  await_outcomes(102);
+  CHECK(std::ranges::count(outcomes, Outcome::kBusy, &std::pair<Outcome, Bytes>::first) > 50);
+  CHECK(memory.used() == 0);
+}
+
 TEST_CASE("A forwarder that ends tells nobody any more") {
   EventLoop loop;
   const SocketOptions options;
   const ForwardLimits limits;
+  MemoryLimit limit(1 << 20);
+  MemoryAccount memory(limit);
+  Counter strange;
   Upstream upstream;
   bool told = false;
   {
-    Forwarder forwarder(loop, options, limits);
+    Forwarder forwarder(loop, options, limits, memory, strange);
     forwarder.ask(query_for_www(), {upstream.address()}, "k", [&](Outcome, View, Clock::duration) { told = true; });
     loop.run_until([&] { return upstream.receive().has_value(); }, 5s);
   }
