@@ -3,6 +3,8 @@
 #include <nghttp2/nghttp2.h>
 
 #include <algorithm>
+#include <cassert>
+#include <utility>
 
 namespace zt::hbone {
 
@@ -12,8 +14,32 @@ constexpr size_t kSmall = 64;
 }  // namespace
 
 FrameCursor::Head FrameCursor::parse(const uint8_t* bytes) {
-  return {.length = size_t{bytes[0]} << 16 | size_t{bytes[1]} << 8 | bytes[2], .type = bytes[3], .flags = bytes[4]};
+  const uint32_t stream = (bytes[5] & 0x7fu) << 24 | uint32_t{bytes[6]} << 16 | uint32_t{bytes[7]} << 8 | bytes[8];
+  return {.length = size_t{bytes[0]} << 16 | size_t{bytes[1]} << 8 | bytes[2],
+          .type = bytes[3],
+          .flags = bytes[4],
+          .stream = static_cast<int32_t>(stream)};
 }
+
+FrameCursor::FrameCursor(State state, size_t max_frame)
+    : held_(std::move(state.held)),
+      preface_left_(0),
+      max_frame_(max_frame),
+      data_left_(state.data_left),
+      data_stream_(state.data_stream),
+      largest_stream_(state.largest_stream),
+      data_flags_(state.data_flags) {}
+
+FrameCursor::State FrameCursor::export_state() const {
+  assert(at_edge() && given_ == 0);
+  return {.held = held_,
+          .data_left = static_cast<uint32_t>(data_left_),
+          .data_stream = data_stream_,
+          .data_flags = data_flags_,
+          .largest_stream = largest_stream_};
+}
+
+bool FrameCursor::inside_padding() const { return data_left_ > 0 && (data_flags_ & NGHTTP2_FLAG_PADDED) != 0; }
 
 void FrameCursor::count(const Head& head, FrameTally& tally) {
   if (head.type == NGHTTP2_DATA && head.length > 0) {
@@ -67,17 +93,21 @@ size_t FrameCursor::run(std::span<const uint8_t> data, FrameTally& tally) {
     if (head.type == NGHTTP2_DATA) {
       count(head, tally);
       data_left_ = head.length;
+      data_stream_ = head.stream;
+      data_flags_ = head.flags;
       at += kFrameHeader;
     } else if (in_long_block_ || size == 0) {
       count(head, tally);
       const bool block = head.type == NGHTTP2_HEADERS || head.type == NGHTTP2_PUSH_PROMISE || head.type == NGHTTP2_CONTINUATION;
       in_long_block_ = block && (head.flags & NGHTTP2_FLAG_END_HEADERS) == 0;
+      if (head.type == NGHTTP2_HEADERS) largest_stream_ = std::max(largest_stream_, head.stream);
       pass_left_ = head.length;
       at += kFrameHeader;
     } else {
       for (size_t next = at, end = at + size; next < end;) {
         const Head part = parse(data.data() + next);
         count(part, tally);
+        if (part.type == NGHTTP2_HEADERS) largest_stream_ = std::max(largest_stream_, part.stream);
         next += kFrameHeader + part.length;
       }
       at += size;

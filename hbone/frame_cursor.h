@@ -28,6 +28,18 @@ class FrameCursor {
   // at once is not waited for.
   FrameCursor(size_t preface, size_t max_frame) : preface_left_(preface), max_frame_(max_frame) {}
 
+  // Where it is between two turns.
+  struct State {
+    std::vector<uint8_t> held;
+    uint32_t data_left = 0;  // of the DATA frame that the session is in …
+    int32_t data_stream = 0;
+    uint8_t data_flags = 0;
+    int32_t largest_stream = 0;  // of the HEADERS that the session has been given
+  };
+  // At an edge: at_edge().
+  [[nodiscard]] State export_state() const;
+  FrameCursor(State state, size_t max_frame);
+
   // The next piece for the session, in `data` or in what is held; empty when all of `data` has been taken in. Takes what it
   // uses off the front of `data`; a piece is valid until the next call.
   [[nodiscard]] std::span<const uint8_t> next(std::span<const uint8_t>& data, FrameTally& tally);
@@ -37,12 +49,16 @@ class FrameCursor {
   // The session stands at a frame's edge or inside DATA of which we know how much is left.
   [[nodiscard]] bool at_edge() const { return preface_left_ == 0 && pass_left_ == 0 && !in_long_block_; }
   [[nodiscard]] size_t data_left() const { return data_left_; }
+  [[nodiscard]] bool inside_preface() const { return preface_left_ > 0; }
+  // Inside a DATA frame that has padding.
+  [[nodiscard]] bool inside_padding() const;
 
  private:
   struct Head {
     size_t length;
     uint8_t type;
     uint8_t flags;
+    int32_t stream;
   };
   static Head parse(const uint8_t* bytes);
   static void count(const Head& head, FrameTally& tally);
@@ -60,6 +76,10 @@ class FrameCursor {
   size_t max_frame_;
   size_t data_left_ = 0;  // of the DATA frame that the session is in
   size_t pass_left_ = 0;  // of another frame that was too long to hold
+  // Nothing here needs these; whoever goes on in the middle does.
+  int32_t data_stream_ = 0;
+  int32_t largest_stream_ = 0;
+  uint8_t data_flags_ = 0;
 };
 
 }  // namespace zt::hbone

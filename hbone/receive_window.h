@@ -32,6 +32,24 @@ class PathRtt {
 class ReceiveWindow {
  public:
   ReceiveWindow(uint32_t bytes, MemoryLimit& limit) : bytes_(bytes), promise_(limit) { promise_.set(bytes); }
+
+  struct State {
+    uint32_t bytes = 0;
+    uint32_t taken = 0;
+    uint32_t withheld = 0;
+    bool stopped = false;
+  };
+  [[nodiscard]] State export_state() const {
+    return {.bytes = bytes_, .taken = taken_, .withheld = withheld_, .stopped = stopped_};
+  }
+  // What the peer was promised elsewhere is promised here unasked.
+  void resume(const State& state) {
+    bytes_ = state.bytes;
+    taken_ = state.taken;
+    withheld_ = state.withheld;
+    stopped_ = state.stopped;
+    promise_.set(bytes_);
+  }
   [[nodiscard]] uint32_t bytes() const { return bytes_; }
 
   // What the sink did with what it was offered.

@@ -234,7 +234,7 @@ bool RecordLink::on_writable() {
 }
 
 // The rest of a batch that the transport does not take, in memory of its own size.
-void RecordLink::settle() {
+void RecordLink::keep_unsent() {
   if (out_begin_ < out_end_) {
     unsent_.assign(out_.data() + out_begin_, out_.data() + out_end_);
     unsent_.shrink_to_fit();
@@ -242,6 +242,10 @@ void RecordLink::settle() {
   }
   out_begin_ = out_end_ = 0;
   if (!in_batch_) out_.release();
+}
+
+void RecordLink::settle() {
+  keep_unsent();
   blocked_timer_.start(std::max(last_taken_ + send_timeout_, io_.loop.now()), [this] { on_blocked_timer(); });
   if (!charge(held_elsewhere_)) user_.on_link_lost(Reason::kResourceLimit, "memory is short");
 }

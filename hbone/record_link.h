@@ -11,6 +11,7 @@
 #include "hbone/receive_turn.h"
 #include "hbone/tls/record_layer.h"
 #include "hbone/transport.h"
+#include "hbone/tunnel_state.h"
 #include "hbone/worker_io.h"
 
 namespace zt::hbone {
@@ -83,6 +84,17 @@ class RecordLink {
   // Bytes of this peer that are held elsewhere; charged with what is held here. False: memory is short.
   [[nodiscard]] bool charge(size_t more);
 
+  // --- Hand-over (record_link_handover.cc), between batches
+  // Seals content behind all that the transport has not taken yet, and gives it what it takes. False: lost (user told).
+  bool seal_behind(std::span<const uint8_t> content);
+  // From here on the transport is left alone and nothing is sealed.
+  void freeze();
+  // Keys, sequence numbers, and the bytes between the two sides and the transport.
+  void export_to(TunnelState& state) const;
+  // Before thaw(), in a link that was made with the state's keys and `partial` as early records.
+  void resume(const TunnelState& state);
+  Result<> thaw(TransportUser& user);
+
  private:
   static constexpr std::chrono::milliseconds kSettleAfter{20};
   // As many blocked links keep their buffers for that long; beyond, each copies its rest at once.
@@ -98,6 +110,7 @@ class RecordLink {
   [[nodiscard]] Reason lost(int error) const;
   bool write(const uint8_t* data, size_t& begin, size_t end);
   void settle();
+  void keep_unsent();
   void on_blocked_timer();
 
   WorkerIo& io_;

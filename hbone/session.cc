@@ -1,5 +1,6 @@
 #include "hbone/session.h"
 
+#include <algorithm>
 #include <array>
 #include <cassert>
 #include <utility>
@@ -61,7 +62,7 @@ Session::~Session() {
 bool Session::tunnel_over() const { return tunnel_.closed(); }
 void Session::wake() { tunnel_.wake(); }
 
-Result<> Session::begin() {
+Result<> Session::make(const TunnelState* resumed) {
   // The session copies what it needs.
   const auto options = session_options(role_, config_);
   nghttp2_mem allocator = memory_.allocator();
@@ -70,17 +71,27 @@ Result<> Session::begin() {
                        : nghttp2_session_server_new3(&session_, session_callbacks(), this, options.get(), &allocator);
   if (made != 0) return fail(Reason::kH2Failed, nghttp2_strerror(made));
 
-  std::array<nghttp2_settings_entry, 4> settings{};
+  // Rebuilding takes one more than there are.
+  const auto streams = resumed == nullptr
+                           ? announced_.max_concurrent_streams
+                           : std::max(announced_.max_concurrent_streams, static_cast<uint32_t>(resumed->streams.size() + 1));
+  std::array<nghttp2_settings_entry, 5> settings{};
   size_t count = 0;
-  settings[count++] = role_ == TunnelRole::kClient
-                          ? nghttp2_settings_entry{NGHTTP2_SETTINGS_ENABLE_PUSH, 0}
-                          : nghttp2_settings_entry{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, announced_.max_concurrent_streams};
+  // A session that was handed over keeps no table of headers: nobody could rebuild it.
+  if (resumed != nullptr) settings[count++] = {NGHTTP2_SETTINGS_HEADER_TABLE_SIZE, 0};
+  settings[count++] = role_ == TunnelRole::kClient ? nghttp2_settings_entry{NGHTTP2_SETTINGS_ENABLE_PUSH, 0}
+                                                   : nghttp2_settings_entry{NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, streams};
   settings[count++] = {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, announced_.stream_window};
   settings[count++] = {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, announced_.max_frame_bytes};
   settings[count++] = {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, announced_.max_header_bytes};
   if (const int rv = nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings.data(), count); rv != 0) {
     return fail(Reason::kH2Failed, nghttp2_strerror(rv));
   }
+  return {};
+}
+
+Result<> Session::begin() {
+  ZT_TRY(make(nullptr));
   if (const int rv = nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0,
                                                            static_cast<int32_t>(announced_.connection_window));
       rv != 0) {
@@ -193,6 +204,7 @@ void Stream::readable() {
 void Stream::resume_delivery() {
   if (session_ == nullptr) return deliver_detached();
   if (session_->tunnel_over()) return;  // offered when the tunnel's streams are told
+  if (session_->frozen_) return;        // offered when it thaws, here or elsewhere
   if (kept_ == nullptr && !end_received_ && !closed_) return;
   session_->deliver(*this, nullptr);
 }

@@ -14,6 +14,7 @@
 #include "hbone/session_memory.h"
 #include "hbone/stream.h"
 #include "hbone/tunnel_config.h"
+#include "hbone/tunnel_state.h"
 
 namespace zt::hbone {
 
@@ -24,15 +25,6 @@ inline constexpr size_t kMaxOurFrameBytes = 1024 * 1024;  // of DATA that we sen
 inline constexpr size_t kMaxQueuedFrames = 1000;
 // What one of them costs nghttp2 and its allocator, about.
 inline constexpr size_t kQueuedFrameBytes = 256;
-
-// Our SETTINGS as the peer knows them, and the connection's window.
-struct AnnouncedSettings {
-  uint32_t stream_window = 0;
-  uint32_t connection_window = 0;
-  uint32_t max_frame_bytes = 0;
-  uint32_t max_header_bytes = 0;
-  uint32_t max_concurrent_streams = 0;  // server role
-};
 
 // The HTTP/2 connection of one tunnel (nghttp2) and the streams on it. Frames come in from the records of a ReceiveTurn and go out
 // through the RecordLink; it has no timer and never acts by itself. Owned by its Tunnel, which it asks for a turn when there is something to
@@ -81,6 +73,21 @@ class Session {
   // The last batch: what is queued, and close_notify, as far as the transport takes it.
   void drain_last();
 
+  // --- Hand-over (session_handover.cc, session_rebuild.cc); see Tunnel, which does these in order
+  // Announces that we keep no table of headers.
+  void announce_no_table();
+  // What is queued goes, and streams that end by it are told. False: the tunnel is over.
+  bool settle();
+  [[nodiscard]] std::optional<Unmovable> unmovable() const;
+  // From here on nothing is offered to a handler, and memory is not accounted for.
+  void freeze();
+  void export_to(TunnelState& state) const;
+  void thaw();
+  // Streams go without a word.
+  void forget_streams();
+  // Instead of begin(): a session that has come to `state`. Nothing of it is sent yet.
+  Result<> rebuild(const TunnelState& state, const AttachStream& attach);
+
   // --- The connection
   void ping();
   void notice_shutdown();
@@ -98,6 +105,7 @@ class Session {
  private:
   friend class Stream;
   friend struct SessionCallbacks;
+  friend class SessionRebuild;
 
   using AllList = boost::intrusive::list<Stream, boost::intrusive::member_hook<Stream, Stream::Hook, &Stream::all_hook_>,
                                          boost::intrusive::constant_time_size<false>>;
@@ -123,6 +131,7 @@ class Session {
   };
   enum class Drained : uint8_t { kAll, kBatchFull, kOver };
 
+  Result<> make(const TunnelState* resumed);
   [[nodiscard]] bool tunnel_over() const;
   void wake();
   Stream& add_stream(int32_t id);
@@ -174,15 +183,22 @@ class Session {
   int32_t last_pulled_ = -1;             // the stream that had the last turn, and how many it had in a row before that
   uint32_t pulls_in_a_row_ = 0;
 
-  std::string error_;              // what nghttp2 found wrong with the peer
-  const char* flooded_ = nullptr;  // what there was too much of
-  bool inside_ = false;            // an nghttp2 call
-  uint32_t calls_ = 0;             // of handlers, that have not returned
+  std::string error_;                      // what nghttp2 found wrong with the peer
+  const char* flooded_ = nullptr;          // what there was too much of
+  std::vector<uint8_t>* aside_ = nullptr;  // takes control frames instead of the link
+  bool rebuilding_ = false;                // callbacks do nothing: what is fed and sent is not real
+  bool frozen_ = false;
+  bool inside_ = false;  // an nghttp2 call
+  uint32_t calls_ = 0;   // of handlers, that have not returned
   bool batch_full_ = false;
   bool streams_changed_ = false;
   bool ping_outstanding_ = false;
   bool goaway_heard_ = false;
   bool goaway_received_ = false;
+  bool peer_took_credit_ = false;  // made its initial window smaller
+  uint32_t peer_window_ = NGHTTP2_INITIAL_WINDOW_SIZE;
+  int32_t goaway_last_stream_ = 0;  // of the peer's
+  uint32_t goaway_code_ = 0;
 };
 
 }  // namespace zt::hbone

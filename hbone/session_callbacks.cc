@@ -43,7 +43,7 @@ struct SessionCallbacks {
 
   static int begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user_data) {
     auto& our = self(user_data);
-    if (frame->hd.type != NGHTTP2_HEADERS) return 0;
+    if (our.rebuilding_ || frame->hd.type != NGHTTP2_HEADERS) return 0;
     Stream* found = stream(session, frame->hd.stream_id);
     if (found == nullptr) {
       if (our.role_ != TunnelRole::kServer) return 0;
@@ -58,6 +58,7 @@ struct SessionCallbacks {
   static int header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name, size_t name_length,
                     const uint8_t* value, size_t value_length, uint8_t, void* user_data) {
     auto& our = self(user_data);
+    if (our.rebuilding_) return 0;
     Stream* found = stream(session, frame->hd.stream_id);
     if (found == nullptr) return 0;
     // RFC 9113 §10.5.1: name + value + 32 each. What exceeds the advertised list size costs the sender its stream.
@@ -71,6 +72,7 @@ struct SessionCallbacks {
 
   static int frame_received(nghttp2_session* session, const nghttp2_frame* frame, void* user_data) {
     auto& our = self(user_data);
+    if (our.rebuilding_) return 0;
     Stream* found = frame->hd.stream_id > 0 ? stream(session, frame->hd.stream_id) : nullptr;
     switch (frame->hd.type) {
       case NGHTTP2_HEADERS:
@@ -107,6 +109,8 @@ struct SessionCallbacks {
         if ((frame->hd.flags & NGHTTP2_FLAG_ACK) == 0) {
           our.unblock_streams();
           our.streams_changed_ = true;
+          const uint32_t window = nghttp2_session_get_remote_settings(session, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE);
+          if (std::exchange(our.peer_window_, window) > window && our.stream_count_ > 0) our.peer_took_credit_ = true;
         }
         break;
       case NGHTTP2_PING:
@@ -118,6 +122,8 @@ struct SessionCallbacks {
         break;
       case NGHTTP2_GOAWAY:
         our.goaway_received_ = true;
+        our.goaway_last_stream_ = frame->goaway.last_stream_id;
+        our.goaway_code_ = frame->goaway.error_code;
         our.streams_changed_ = true;
         our.wake();
         break;
@@ -129,6 +135,7 @@ struct SessionCallbacks {
   static int data_chunk(nghttp2_session* session, uint8_t, int32_t stream_id, const uint8_t* data, size_t length,
                         void* user_data) {
     auto& our = self(user_data);
+    if (our.rebuilding_) return 0;
     Stream* found = stream(session, stream_id);
     if (found == nullptr) {
       // Reset by us a moment ago: the bytes are lost, their credit is not.
@@ -142,6 +149,7 @@ struct SessionCallbacks {
 
   static int stream_closed(nghttp2_session* session, int32_t stream_id, uint32_t error_code, void* user_data) {
     auto& our = self(user_data);
+    if (our.rebuilding_) return 0;
     Stream* found = stream(session, stream_id);
     if (found == nullptr) return 0;
     nghttp2_session_set_stream_user_data(session, stream_id, nullptr);
@@ -158,6 +166,7 @@ struct SessionCallbacks {
   }
 
   static int frame_sent(nghttp2_session* session, const nghttp2_frame* frame, void* user_data) {
+    if (self(user_data).rebuilding_) return 0;
     if (frame->hd.type == NGHTTP2_RST_STREAM) {
       const Stream* found = stream(session, frame->hd.stream_id);
       if (found == nullptr || !found->reset_by_us_) self(user_data).fault("frames that have to be answered with a reset");
@@ -213,6 +222,7 @@ struct SessionCallbacks {
 int SessionCallbacks::send_data(nghttp2_session*, nghttp2_frame*, const uint8_t* header, size_t length, nghttp2_data_source*,
                                 void* user_data) {
   auto& our = self(user_data);
+  if (our.rebuilding_) return 0;
   // The payload is in its slots already: put the frame header in its gap and seal record by record.
   std::memcpy(our.data_.payload - kFrameHeader, header, kFrameHeader);
   size_t left = length + kFrameHeader;

@@ -184,6 +184,10 @@ void Session::emit_data(Stream& stream, size_t quantum) {
 
 // What nghttp2 has to send but DATA, whose payload is in its place already.
 size_t Session::append_control(std::span<const uint8_t> bytes) {
+  if (aside_ != nullptr) {
+    aside_->insert(aside_->end(), bytes.begin(), bytes.end());
+    return bytes.size();
+  }
   if (data_.stream != nullptr && data_.bytes > 0) {
     // The places behind belong to the payload of this pull until its last frame is sealed.
     late_control_.insert(late_control_.end(), bytes.begin(), bytes.end());

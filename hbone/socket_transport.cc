@@ -3,11 +3,16 @@
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <utility>
 
 namespace zt::hbone {
 
-SocketTransport::~SocketTransport() {
-  if (user_ != nullptr) loop_.unwatch(fd_.get(), *this);
+SocketTransport::~SocketTransport() { detach(); }
+
+// The loop must forget the socket, not only we: the connection may live on in another process, and then its events would come here
+// though our descriptor is closed.
+void SocketTransport::detach() {
+  if (std::exchange(user_, nullptr) != nullptr) loop_.unwatch(fd_.get(), *this);
 }
 
 Result<> SocketTransport::attach(TransportUser& user) {

@@ -12,6 +12,7 @@ class SocketTransport final : public Transport, private Watcher {
   ~SocketTransport() override;
 
   Result<> attach(TransportUser& user) override;
+  void detach() override;
   Transfer read(std::span<uint8_t> room) override;
   Transfer write(std::span<const uint8_t> bytes) override;
   [[nodiscard]] int socket() const override { return fd_.get(); }

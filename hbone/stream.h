@@ -104,6 +104,7 @@ class Stream {
 
  private:
   friend class Session;
+  friend class SessionRebuild;
   friend struct SessionCallbacks;
 
   using Hook = boost::intrusive::list_member_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
@@ -112,6 +113,7 @@ class Stream {
   struct Kept final : MemoryBudget::Claim {
     Kept(Stream& owner, MemoryBudget& budget) : Claim(budget), stream(owner) {}
     void revoke() noexcept override { stream.lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm); }
+    using Claim::release;
 
     Stream& stream;
     KeptBytes held;

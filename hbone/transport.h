@@ -43,6 +43,8 @@ class Transport {
   virtual ~Transport() = default;
   // From here on `user` is told, never from inside read() or write().
   virtual Result<> attach(TransportUser& user) = 0;
+  // Tells nobody any more; it may be attached again, and what is possible by then is told as an edge.
+  virtual void detach() = 0;
   virtual Transfer read(std::span<uint8_t> room) = 0;
   virtual Transfer write(std::span<const uint8_t> bytes) = 0;
   // The TCP socket, for what the kernel knows of the path; -1 if there is none.

@@ -9,7 +9,7 @@
 namespace zt::hbone {
 
 // What exists once for each peer, measured; nghttp2's session comes on top.
-static_assert(sizeof(Tunnel) <= 1304);
+static_assert(sizeof(Tunnel) <= 1376);
 
 Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, MemoryBudget& account, Role role, UniqueFd fd, TlsEstablished tls,
                                               std::vector<uint8_t> early, const TunnelConfig& config, TunnelOwner& owner) {
@@ -49,6 +49,7 @@ Tunnel::Tunnel(WorkerIo& io, MemoryBudget& account, Role role, std::unique_ptr<T
 std::atomic<uint32_t>& Tunnel::open_count() { return role_ == Role::kClient ? io_.client_tunnels : io_.server_tunnels; }
 
 Tunnel::~Tunnel() {
+  if (frozen_ != nullptr) discard();  // it may go on elsewhere
   if (!closed_) close(Reason::kDrained);
   session_.end_streams(closed_->reason);
   io_.loop.cancel_deferred(*this);
@@ -63,21 +64,36 @@ Result<Stream*> Tunnel::open(const Headers& headers, StreamHandler& handler) {
 size_t Tunnel::free_streams() const { return closed_ || draining_ ? 0 : session_.free_streams(); }
 
 void Tunnel::drain() {
+  if (frozen_ != nullptr) {
+    frozen_->drain = true;
+    return;
+  }
   if (closed_ || std::exchange(draining_, true)) return;
   if (role_ == Role::kServer) {
     session_.notice_shutdown();
     goaway_unheard_ = true;
-    goaway_timer_.start_after(config_.goaway_grace, [this] {
-      goaway_unheard_ = false;
-      wake();
-    });
+    start_goaway_timer(io_.loop.now() + config_.goaway_grace);
   }
   session_.streams_changed();
   wake();
 }
 
+// The grace for what is on its way: for what the peer asked before it read our GOAWAY, or for what we asked before we read its.
+void Tunnel::start_goaway_timer(Clock::time_point until) {
+  goaway_until_ = until;
+  goaway_timer_.start(until, [this] {
+    if (role_ == Role::kClient) return session_.give_up_unanswered();
+    goaway_unheard_ = false;
+    wake();
+  });
+}
+
 void Tunnel::close(Reason reason, H2Error code) {
   if (closed_) return;
+  if (frozen_ != nullptr) {
+    if (!frozen_->close) frozen_->close = {reason, code};
+    return;
+  }
   assert(!session_.inside());
   // Best effort: what the transport takes now. The peer learns the rest from the end of the connection.
   session_.terminate(code);
@@ -160,7 +176,7 @@ void Tunnel::on_turn_end() noexcept {
   if (session_.goaway_heard()) goaway_unheard_ = false;
   if (session_.goaway_received() && !std::exchange(goaway_seen_, true)) {
     draining_ = true;
-    if (role_ == Role::kClient) goaway_timer_.start_after(config_.goaway_grace, [this] { session_.give_up_unanswered(); });
+    if (role_ == Role::kClient) start_goaway_timer(io_.loop.now() + config_.goaway_grace);
   }
   if (draining_ && !goaway_unheard_ && session_.streams() == 0 && !link_.blocked()) {
     // RFC 9113 §6.8: nothing is in flight any more, so the connection may go.

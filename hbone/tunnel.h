@@ -13,6 +13,7 @@
 #include "hbone/tls/handshake.h"
 #include "hbone/transport.h"
 #include "hbone/tunnel_config.h"
+#include "hbone/tunnel_state.h"
 #include "hbone/worker_io.h"
 #include "identity/spiffe_id.h"
 
@@ -67,6 +68,36 @@ class Tunnel final : private TransportUser, private RecordLinkUser, private Defe
   // Closes now: GOAWAY(code), close_notify, streams are told `reason`.
   void close(Reason reason, H2Error code = H2Error::kNoError);
 
+  // --- Hand-over to another process (tunnel_handover.cc). On the worker's thread, outside of every call to a handler or owner and of the
+  // loop's end of a turn; the state is never that of the middle of a turn. One who leaves: prepare_handover(), then as often as it
+  // takes settle() and unmovable(), freeze(), and thaw() or discard(). One who comes: resume(), thaw() or discard().
+  //
+  // Whoever has a frozen tunnel seals nothing with its keys, so the two must agree on who thaws: if both do, records are sealed
+  // twice with one sequence number, which gives the peer's bytes away.
+
+  // Tells the peer to compress its headers without memory. It costs a few bytes a request for the rest of the tunnel's life, so it is
+  // not said before a hand-over comes up.
+  void prepare_handover();
+  // What is queued is sealed, and sent as far as the transport takes it; streams that end by that are told.
+  void settle();
+  // After settle(), in the same turn.
+  [[nodiscard]] std::optional<Unmovable> unmovable() const;
+  // Only a movable one. From here on the tunnel does nothing by itself: nothing is read, written or offered, and what it is asked for (close(), drain(),
+  // a reset) waits for thaw(). Owners freeze what their streams move likewise.
+  [[nodiscard]] TunnelState freeze();
+  // Goes on. Kept bytes are offered again when their sinks ask for it (Stream::resume_delivery()).
+  void thaw();
+  // It goes on elsewhere. Nobody is told anything, neither peer nor streams; destroy it then. Owners have let go of its streams before
+  // without touching them.
+  void discard();
+  // The tunnel as another process froze it, over the same connection; frozen. Touches no socket. `attach` is called once for each
+  // stream. Errors (kInternal, kH2Failed): such a state cannot be; streams that were attached are gone, untold.
+  static Result<std::unique_ptr<Tunnel>> resume(WorkerIo& io, MemoryBudget& account, std::unique_ptr<Transport> transport,
+                                                const TunnelState& state, const TunnelConfig& config, TunnelOwner& owner,
+                                                const AttachStream& attach);
+  [[nodiscard]] bool frozen() const { return frozen_ != nullptr; }
+  [[nodiscard]] int socket() const { return link_.socket(); }
+
   [[nodiscard]] size_t streams() const { return session_.streams(); }
   // Streams that may still be opened now; 0 when draining or closed.
   [[nodiscard]] size_t free_streams() const;
@@ -95,7 +126,9 @@ class Tunnel final : private TransportUser, private RecordLinkUser, private Defe
   void on_turn_end() noexcept override;
 
   // From the session
-  void wake() { io_.loop.defer(*this); }
+  void wake() {
+    if (frozen_ == nullptr) io_.loop.defer(*this);
+  }
   void request(Stream& stream, Headers headers) { owner_.on_request(stream, std::move(headers)); }
   void fail(Reason reason, std::string text);
   // A fault of the peer's: GOAWAY(code) as far as the transport takes it.
@@ -104,6 +137,7 @@ class Tunnel final : private TransportUser, private RecordLinkUser, private Defe
 
   void read_input();
   void keepalive();
+  void start_goaway_timer(Clock::time_point until);
 
   WorkerIo& io_;
   const TunnelConfig& config_;
@@ -116,13 +150,21 @@ class Tunnel final : private TransportUser, private RecordLinkUser, private Defe
 
   Timer ping_timer_;
   Timer goaway_timer_;
+  Clock::time_point goaway_until_;
   Clock::time_point last_received_;
 
+  // What was asked for meanwhile.
+  struct Frozen {
+    std::optional<std::pair<Reason, H2Error>> close;
+    bool drain = false;
+  };
+  std::unique_ptr<Frozen> frozen_;
   std::optional<Error> closed_;
   bool draining_ = false;
   bool goaway_unheard_ = false;  // server: the peer may not have read our first GOAWAY yet
   bool goaway_seen_ = false;     // the peer's
   bool owner_told_ = false;
+  bool prepared_ = false;  // for a hand-over
 };
 
 }  // namespace zt::hbone

@@ -42,30 +42,19 @@ struct TestWorker {
   WorkerIo io{loop, memory};
 };
 
-// A server tunnel and, at the other end of its socket, this test with the right keys and the wrong manners.
-struct Hostile {
+// One end of a tunnel's connection, with the right keys and hand-made frames.
+struct HandMade {
   std::shared_ptr<TestWorker> worker;
   EventLoop& loop;
   WorkerIo& io;
-  TunnelConfig config;
-  ServerEnd server;
   UniqueFd fd;
   TlsEstablished tls;
   std::vector<uint8_t> raw;
   std::string received;  // decrypted
   bool ended = false;
 
-  explicit Hostile(TunnelConfig settings) : Hostile(0, std::make_shared<TestWorker>(), settings) {}
-  explicit Hostile(uint64_t records = 0, std::shared_ptr<TestWorker> on = std::make_shared<TestWorker>(),
-                   TunnelConfig settings = {})
-      : worker(std::move(on)), loop(worker->loop), io(worker->io), config(settings), tls(established(false, records)) {
-    auto [a, b] = tcp_pair();
-    fd = std::move(a);
-    auto started =
-        Tunnel::start(io, io.budget, Tunnel::Role::kServer, std::move(b), established(true, records), {}, config, server);
-    REQUIRE(started);
-    server.tunnel = std::move(*started);
-  }
+  HandMade(std::shared_ptr<TestWorker> on, TlsEstablished keys)
+      : worker(std::move(on)), loop(worker->loop), io(worker->io), tls(std::move(keys)) {}
   void write_raw(std::string_view bytes) {
     while (!bytes.empty()) {
       const ssize_t n = ::send(fd.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
@@ -92,7 +81,6 @@ struct Hostile {
     }
     return sealed;
   }
-  void hello() { write(std::string(kPreface) + frame(kSettings, 0, 0, "")); }
   void drain() {
     uint8_t buffer[65536];
     for (;;) {
@@ -139,6 +127,25 @@ struct Hostile {
     }
     return found;
   }
+};
+
+// A server tunnel and, at the other end of its socket, this test with the right keys and the wrong manners.
+struct Hostile : HandMade {
+  TunnelConfig config;
+  ServerEnd server;
+
+  explicit Hostile(TunnelConfig settings) : Hostile(0, std::make_shared<TestWorker>(), settings) {}
+  explicit Hostile(uint64_t records = 0, std::shared_ptr<TestWorker> on = std::make_shared<TestWorker>(),
+                   TunnelConfig settings = {})
+      : HandMade(std::move(on), established(false, records)), config(settings) {
+    auto [a, b] = tcp_pair();
+    fd = std::move(a);
+    auto started =
+        Tunnel::start(io, io.budget, Tunnel::Role::kServer, std::move(b), established(true, records), {}, config, server);
+    REQUIRE(started);
+    server.tunnel = std::move(*started);
+  }
+  void hello() { write(std::string(kPreface) + frame(kSettings, 0, 0, "")); }
 };
 
 }  // namespace zt::hbone::testing

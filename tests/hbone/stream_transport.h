@@ -26,6 +26,7 @@ class StreamTransport final : public Transport, public StreamHandler {
     user_ = &user;
     return {};
   }
+  void detach() override { user_ = nullptr; }
   Transfer read(std::span<uint8_t> room) override {
     moved_ = 0;
     if (!incoming_.empty()) {

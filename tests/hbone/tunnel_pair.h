@@ -167,8 +167,8 @@ struct Pair {
   ServerEnd server;
   ClientEnd client;
 
-  explicit Pair(TunnelConfig settings = {}) : config(settings) {
-    auto [a, b] = tcp_pair();
+  explicit Pair(TunnelConfig settings = {}, std::pair<UniqueFd, UniqueFd> sockets = tcp_pair()) : config(settings) {
+    auto& [a, b] = sockets;
     auto c = Tunnel::start(io, io.budget, Tunnel::Role::kClient, std::move(a), established(false), {}, config, client);
     auto s = Tunnel::start(io, io.budget, Tunnel::Role::kServer, std::move(b), established(true), {}, config, server);
     REQUIRE(c);
