@@ -13,7 +13,6 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <string>
 #include <string_view>
@@ -129,18 +128,20 @@ Result<bool> has_rule(NetlinkSocket& netlink, const Family& family) {
   fib_rule_hdr header{};
   header.family = family.number;
   const auto on_rule = [&](const nlmsghdr& message) {
-    if (message.nlmsg_type != RTM_NEWRULE || message.nlmsg_len < NLMSG_LENGTH(sizeof header)) return;
-    fib_rule_hdr rule{};
-    std::memcpy(&rule, NLMSG_DATA(&message), sizeof rule);
-    uint32_t mark = 0, mask = 0, priority = 0, table = rule.table;
-    for_each_attribute(message, sizeof rule, [&](uint16_t type, std::span<const std::byte> bytes) {
-      if (type == FRA_FWMARK) mark = as_u32(bytes);
-      if (type == FRA_FWMASK) mask = as_u32(bytes);
-      if (type == FRA_PRIORITY) priority = as_u32(bytes);
-      if (type == FRA_TABLE) table = as_u32(bytes);
+    const auto* rule = body_of<fib_rule_hdr>(message);
+    if (message.nlmsg_type != RTM_NEWRULE || rule == nullptr) return;
+    uint32_t mark = 0, mask = 0, priority = 0, table = rule->table;
+    for_each_attribute(message, sizeof *rule, [&](const nlattr& attribute) {
+      switch (::mnl_attr_get_type(&attribute)) {
+        case FRA_FWMARK: mark = as_u32(attribute); break;
+        case FRA_FWMASK: mask = as_u32(attribute); break;
+        case FRA_PRIORITY: priority = as_u32(attribute); break;
+        case FRA_TABLE: table = as_u32(attribute); break;
+        default: break;
+      }
     });
-    const bool plain = rule.src_len == 0 && rule.dst_len == 0 && (rule.flags & FIB_RULE_INVERT) == 0;
-    found |= rule.family == family.number && rule.action == FR_ACT_TO_TBL && plain && mark == kLoopMark && mask == kMarkMask &&
+    const bool plain = rule->src_len == 0 && rule->dst_len == 0 && (rule->flags & FIB_RULE_INVERT) == 0;
+    found |= rule->family == family.number && rule->action == FR_ACT_TO_TBL && plain && mark == kLoopMark && mask == kMarkMask &&
              priority == kRulePriority && table == kRouteTable;
   };
   ZT_TRY(expect(netlink.dump(NetlinkRequest(RTM_GETRULE, 0, header), on_rule, [&] { found = false; }), {EAFNOSUPPORT, EOPNOTSUPP},
@@ -153,16 +154,15 @@ Result<bool> has_route(NetlinkSocket& netlink, const Family& family, uint32_t lo
   rtmsg header{};
   header.rtm_family = family.number;
   const auto on_route = [&](const nlmsghdr& message) {
-    if (message.nlmsg_type != RTM_NEWROUTE || message.nlmsg_len < NLMSG_LENGTH(sizeof header)) return;
-    rtmsg route{};
-    std::memcpy(&route, NLMSG_DATA(&message), sizeof route);
-    uint32_t table = route.rtm_table, oif = 0;
-    for_each_attribute(message, sizeof route, [&](uint16_t type, std::span<const std::byte> bytes) {
-      if (type == RTA_TABLE) table = as_u32(bytes);
-      if (type == RTA_OIF) oif = as_u32(bytes);
+    const auto* route = body_of<rtmsg>(message);
+    if (message.nlmsg_type != RTM_NEWROUTE || route == nullptr) return;
+    uint32_t table = route->rtm_table, oif = 0;
+    for_each_attribute(message, sizeof *route, [&](const nlattr& attribute) {
+      if (::mnl_attr_get_type(&attribute) == RTA_TABLE) table = as_u32(attribute);
+      if (::mnl_attr_get_type(&attribute) == RTA_OIF) oif = as_u32(attribute);
     });
-    found |= route.rtm_family == family.number && table == kRouteTable && route.rtm_type == RTN_LOCAL && route.rtm_dst_len == 0 &&
-             oif == lo;
+    found |= route->rtm_family == family.number && table == kRouteTable && route->rtm_type == RTN_LOCAL &&
+             route->rtm_dst_len == 0 && oif == lo;
   };
   ZT_TRY(expect(netlink.dump(NetlinkRequest(RTM_GETROUTE, 0, header), on_route, [&] { found = false; }),
                 {EAFNOSUPPORT, EOPNOTSUPP}, fmt::format("cannot list the {} routes", family.name)));
@@ -232,14 +232,13 @@ Result<size_t> count_carried_connections() {
     query.idiag_states = kStates;
     size_t count = 0;
     const auto on_socket = [&](const nlmsghdr& message) {
-      inet_diag_msg socket{};
-      if (message.nlmsg_type != SOCK_DIAG_BY_FAMILY || message.nlmsg_len < NLMSG_LENGTH(sizeof socket)) return;
-      std::memcpy(&socket, NLMSG_DATA(&message), sizeof socket);
+      const auto* socket = body_of<inet_diag_msg>(message);
+      if (message.nlmsg_type != SOCK_DIAG_BY_FAMILY || socket == nullptr) return;
       uint32_t mark = 0;
-      for_each_attribute(message, sizeof socket, [&](uint16_t type, std::span<const std::byte> bytes) {
-        if (type == INET_DIAG_MARK) mark = as_u32(bytes);
+      for_each_attribute(message, sizeof *socket, [&](const nlattr& attribute) {
+        if (::mnl_attr_get_type(&attribute) == INET_DIAG_MARK) mark = as_u32(attribute);
       });
-      const uint16_t local = ntohs(socket.id.idiag_sport), remote = ntohs(socket.id.idiag_dport);
+      const uint16_t local = ntohs(socket->id.idiag_sport), remote = ntohs(socket->id.idiag_dport);
       const bool captured = local == kOutboundPort || local == kInboundPlaintextPort;
       const bool tunnel = local == kInboundHbonePort || remote == kInboundHbonePort;
       count += captured || ((mark & kMarkMask) == kProxyMark && !tunnel) ? 1 : 0;

@@ -2,9 +2,6 @@
 
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
-#include <linux/netfilter_ipv4.h>
-#include <linux/netfilter_ipv6/ip6_tables.h>
-#include <linux/netlink.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -13,10 +10,10 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
-#include <cstring>
-#include <span>
 #include <utility>
 
+#include "base/linux/netlink.h"
+#include "base/linux/sockets.h"
 #include "base/log.h"
 #include "mesh/reason.h"
 
@@ -28,28 +25,12 @@ log::Scope kLog("dns");
 
 constexpr int kListenBacklog = 128;
 
-bool set_int(int fd, int level, int option, int value) { return setsockopt(fd, level, option, &value, sizeof value) == 0; }
-
-Result<UniqueFd> make_socket(const SocketOptions& options, int family, int type) {
-  const auto make = [&]() -> Result<UniqueFd> {
-    UniqueFd fd(::socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!fd) return fail_errno(Reason::kIo, "socket");
-    return fd;
-  };
-  return options.netns ? in_netns(*options.netns, make) : make();
-}
-
-Result<> set_mark(int fd, uint32_t mark) {
-  if (mark == 0 || setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) == 0) return {};
-  return fail_errno(Reason::kIo, "setting SO_MARK");
-}
-
 // Null: the pod has no such address.
 Result<UniqueFd> bind_one(const SocketOptions& options, const SocketAddress& address, int type) {
   const auto failed = [&](const std::string& why) {
     return fail(Reason::kIo, "failed to bind to address " + address.to_string() + ": " + why);
   };
-  auto made = make_socket(options, address.ip.is_v4() ? AF_INET : AF_INET6, type);
+  auto made = make_socket(options.netns.get(), address.ip.is_v4() ? AF_INET : AF_INET6, type);
   if (!made) return errno == EAFNOSUPPORT && address.ip.is_loopback() ? UniqueFd{} : Result<UniqueFd>(failed(made.error().text));
   const int fd = made->get();
   if (options.mark_listeners) {
@@ -74,90 +55,57 @@ Result<UniqueFd> bind_one(const SocketOptions& options, const SocketAddress& add
   return std::move(*made);
 }
 
-// Asks connection tracking for one entry (IPCTNL_MSG_CT_GET). libnetfilter_conntrack cannot ask for an entry by its answer's way.
-class ConntrackRequest {
- public:
-  ConntrackRequest(uint32_t sequence, uint8_t family) {
-    append(nlmsghdr{.nlmsg_len = 0,
-                    .nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET,
-                    .nlmsg_flags = NLM_F_REQUEST,
-                    .nlmsg_seq = sequence,
-                    .nlmsg_pid = 0});
-    append(nfgenmsg{.nfgen_family = family, .version = NFNETLINK_V0, .res_id = 0});
-  }
-  void reply_tuple(const SocketAddress& source, const SocketAddress& destination) {
-    const bool v4 = source.ip.is_v4();
-    nested(CTA_TUPLE_REPLY, [&] {
-      nested(CTA_TUPLE_IP, [&] {
-        attribute(v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC, source.ip.bytes());
-        attribute(v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST, destination.ip.bytes());
-      });
-      nested(CTA_TUPLE_PROTO, [&] {
-        const uint8_t protocol = IPPROTO_UDP;
-        attribute(CTA_PROTO_NUM, std::span(&protocol, 1));
-        port(CTA_PROTO_SRC_PORT, source.port);
-        port(CTA_PROTO_DST_PORT, destination.port);
-      });
+// Asks connection tracking for one entry, by its answer's way. libnetfilter_conntrack cannot ask so.
+NetlinkRequest conntrack_request(const SocketAddress& source, const SocketAddress& destination) {
+  const bool v4 = source.ip.is_v4();
+  NetlinkRequest request(
+      NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET, NLM_F_REQUEST,
+      nfgenmsg{.nfgen_family = static_cast<uint8_t>(v4 ? AF_INET : AF_INET6), .version = NFNETLINK_V0, .res_id = 0});
+  const auto address = [&](uint16_t type, const IpAddress& ip) { request.attribute(type, ip.bytes().data(), ip.bytes().size()); };
+  const auto port = [&](uint16_t type, uint16_t value) {
+    const uint16_t wire = htons(value);
+    request.attribute(type, &wire, sizeof wire);
+  };
+  request.nested(CTA_TUPLE_REPLY, [&] {
+    request.nested(CTA_TUPLE_IP, [&] {
+      address(v4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC, source.ip);
+      address(v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST, destination.ip);
     });
-    set_length(0, nlmsghdr{}.nlmsg_len);
-  }
-  [[nodiscard]] const void* bytes() const { return bytes_.data(); }
-  [[nodiscard]] size_t size() const { return size_; }
-
- private:
-  template <class T>
-  void append(const T& value) {
-    std::memcpy(bytes_.data() + size_, &value, sizeof value);
-    size_ += NLA_ALIGN(sizeof value);
-  }
-  template <class Length>
-  void set_length(size_t at, Length) {
-    const auto length = static_cast<Length>(size_ - at);
-    std::memcpy(bytes_.data() + at, &length, sizeof length);
-  }
-  template <class Fill>
-  void nested(uint16_t type, Fill&& fill) {
-    const size_t at = size_;
-    append(nlattr{.nla_len = 0, .nla_type = static_cast<uint16_t>(type | NLA_F_NESTED)});
-    fill();
-    set_length(at, uint16_t{});
-  }
-  void attribute(uint16_t type, std::span<const uint8_t> data) {
-    append(nlattr{.nla_len = static_cast<uint16_t>(sizeof(nlattr) + data.size()), .nla_type = type});
-    std::memcpy(bytes_.data() + size_, data.data(), data.size());
-    size_ += NLA_ALIGN(data.size());
-  }
-  void port(uint16_t type, uint16_t value) {
-    const uint8_t bytes[2] = {static_cast<uint8_t>(value >> 8), static_cast<uint8_t>(value)};
-    attribute(type, bytes);
-  }
-
-  alignas(nlmsghdr) std::array<uint8_t, 256> bytes_{};
-  size_t size_ = 0;
-};
-
-// The bytes of attribute `type` among `attributes`; empty if it is not there.
-std::span<const uint8_t> find_attribute(std::span<const uint8_t> attributes, uint16_t type) {
-  while (attributes.size() >= sizeof(nlattr)) {
-    nlattr header;
-    std::memcpy(&header, attributes.data(), sizeof header);
-    if (header.nla_len < sizeof header || header.nla_len > attributes.size()) break;
-    if ((header.nla_type & NLA_TYPE_MASK) == type) return attributes.subspan(sizeof header, header.nla_len - sizeof header);
-    attributes = attributes.subspan(std::min<size_t>(NLA_ALIGN(header.nla_len), attributes.size()));
-  }
-  return {};
+    request.nested(CTA_TUPLE_PROTO, [&] {
+      const uint8_t protocol = IPPROTO_UDP;
+      request.attribute(CTA_PROTO_NUM, &protocol, sizeof protocol);
+      port(CTA_PROTO_SRC_PORT, source.port);
+      port(CTA_PROTO_DST_PORT, destination.port);
+    });
+  });
+  return request;
 }
 
 std::optional<SocketAddress> original_destination(const nlmsghdr& message, bool v4) {
-  constexpr size_t kFixed = NLMSG_SPACE(sizeof(nfgenmsg));
-  if (message.nlmsg_len < kFixed) return std::nullopt;
-  const std::span all(reinterpret_cast<const uint8_t*>(&message), message.nlmsg_len);
-  const auto original = find_attribute(all.subspan(kFixed), CTA_TUPLE_ORIG);
-  const auto ip =
-      IpAddress::from_bytes(find_attribute(find_attribute(original, CTA_TUPLE_IP), v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST));
-  const auto port = find_attribute(find_attribute(original, CTA_TUPLE_PROTO), CTA_PROTO_DST_PORT);
-  if (!ip || port.size() != 2) return std::nullopt;
-  return SocketAddress{*ip, static_cast<uint16_t>(port[0] << 8 | port[1])};
+  std::optional<IpAddress> ip;
+  std::optional<uint16_t> port;
+  // Calls `on_inner` for the attributes of this type's.
+  const auto inside = [](uint16_t type, auto on_inner) {
+    return [=](const nlattr& attribute) {
+      if (::mnl_attr_get_type(&attribute) == type) for_each_attribute(attribute, on_inner);
+    };
+  };
+  const auto on_ip = [&](const nlattr& attribute) {
+    if (::mnl_attr_get_type(&attribute) != (v4 ? CTA_IP_V4_DST : CTA_IP_V6_DST)) return;
+    ip = IpAddress::from_bytes(
+        {static_cast<const uint8_t*>(::mnl_attr_get_payload(&attribute)), ::mnl_attr_get_payload_len(&attribute)});
+  };
+  const auto on_protocol = [&](const nlattr& attribute) {
+    if (::mnl_attr_get_type(&attribute) != CTA_PROTO_DST_PORT || ::mnl_attr_validate(&attribute, MNL_TYPE_U16) < 0) return;
+    port = ntohs(::mnl_attr_get_u16(&attribute));
+  };
+  const auto on_tuple = [&](const nlattr& attribute) {
+    inside(CTA_TUPLE_IP, on_ip)(attribute);
+    inside(CTA_TUPLE_PROTO, on_protocol)(attribute);
+  };
+  for_each_attribute(message, sizeof(nfgenmsg), inside(CTA_TUPLE_ORIG, on_tuple));
+  if (!ip || !port) return std::nullopt;
+  return SocketAddress{*ip, *port};
 }
 
 }  // namespace
@@ -188,7 +136,7 @@ Result<Listeners> bind_listeners(const SocketOptions& options, const ListenAddre
 }
 
 Result<UniqueFd> upstream_socket(const SocketOptions& options, int type, const SocketAddress& upstream) {
-  ZT_ASSIGN(auto fd, make_socket(options, upstream.ip.is_v4() ? AF_INET : AF_INET6, type));
+  ZT_ASSIGN(auto fd, make_socket(options.netns.get(), upstream.ip.is_v4() ? AF_INET : AF_INET6, type));
   ZT_TRY(set_mark(fd.get(), options.mark));
   if (type == SOCK_STREAM) set_int(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
   sockaddr_storage storage;
@@ -219,16 +167,17 @@ std::optional<SocketAddress> OriginalServer::of_udp(const SocketAddress& client,
   if (!tried_) open();
   if (!netlink_ || client.ip.is_v4() != listener.ip.is_v4()) return std::nullopt;
   // The answer's way is known: from our listener to the client.
-  ConntrackRequest request(++sequence_, client.ip.is_v4() ? AF_INET : AF_INET6);
-  request.reply_tuple(listener, client);
-  if (::send(netlink_.get(), request.bytes(), request.size(), 0) != static_cast<ssize_t>(request.size())) return std::nullopt;
+  NetlinkRequest request = conntrack_request(listener, client);
+  request.header()->nlmsg_seq = ++sequence_;
+  const size_t size = request.header()->nlmsg_len;
+  if (::send(netlink_.get(), request.header(), size, 0) != static_cast<ssize_t>(size)) return std::nullopt;
   alignas(nlmsghdr) std::array<std::byte, 4096> answer;
   for (;;) {
     const ssize_t n = ::recv(netlink_.get(), answer.data(), answer.size(), 0);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return std::nullopt;
     const auto* header = reinterpret_cast<const nlmsghdr*>(answer.data());
-    if (!NLMSG_OK(header, static_cast<size_t>(n))) return std::nullopt;
+    if (!::mnl_nlmsg_ok(header, static_cast<int>(n))) return std::nullopt;
     if (header->nlmsg_seq != sequence_) continue;  // of a question whose answer came too late
     if (header->nlmsg_type == NLMSG_ERROR) return std::nullopt;
     const auto server = original_destination(*header, client.ip.is_v4());
@@ -237,22 +186,8 @@ std::optional<SocketAddress> OriginalServer::of_udp(const SocketAddress& client,
 }
 
 std::optional<SocketAddress> OriginalServer::of_tcp(int fd) {
-  sockaddr_storage storage{};
-  socklen_t length = sizeof storage;
-  if (getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &storage, &length) != 0) {
-    length = sizeof storage;
-    if (getsockopt(fd, IPPROTO_IPV6, IP6T_SO_ORIGINAL_DST, &storage, &length) != 0) return std::nullopt;
-  }
-  const auto server = SocketAddress::from_sockaddr(storage);
-  if (server == local_address(fd)) return std::nullopt;
-  return server;
-}
-
-SocketAddress local_address(int fd) {
-  sockaddr_storage storage{};
-  socklen_t length = sizeof storage;
-  getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length);
-  return SocketAddress::from_sockaddr(storage);
+  const auto server = redirected_from(fd);
+  return server == local_address(fd) ? std::nullopt : server;
 }
 
 }  // namespace zt::ztunnel::dns

@@ -6,6 +6,7 @@
 
 #include "base/address.h"
 #include "base/linux/netns.h"
+#include "base/linux/sockets.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "ztunnel/config/config.h"
@@ -53,7 +54,5 @@ class OriginalServer {
   bool tried_ = false;
   uint32_t sequence_ = 0;
 };
-
-[[nodiscard]] SocketAddress local_address(int fd);
 
 }  // namespace zt::ztunnel::dns

@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "base/linux/sockets.h"
+
 namespace zt::ztunnel::dns {
 
 namespace {
