@@ -11,8 +11,8 @@ namespace zt {
 // Appends `text` to `out` with JSON's escapes, without the quotes. Bytes that are not UTF-8 become U+FFFD.
 void append_json_escaped(std::string& out, std::string_view text);
 
-// Writes JSON as it goes, indented by two, so that a dump of a million workloads needs no tree. The caller
-// keeps the order of calls right (a key before every value of an object); debug builds assert it.
+// Writes JSON as it goes, indented by two, so that a dump of a million workloads needs no tree. Boost.JSON, which reads JSON for
+// us (json_check.cc) and holds the configuration's tree, writes from a tree only, and in one line. The caller keeps the order of calls right (a key before every value of an object); debug builds assert it.
 class JsonWriter {
  public:
   explicit JsonWriter(std::string& out) : out_(out) {}

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 namespace zt {
@@ -27,6 +28,19 @@ namespace zt {
     return 4;
   }
   return 0;
+}
+
+// The text with `replacement` for each byte that is no part of a valid sequence; of whole characters, what `most` bytes hold.
+[[nodiscard]] inline std::string valid_utf8(std::string_view text, std::string_view replacement, size_t most = SIZE_MAX) {
+  std::string out;
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    const std::string_view next = length == 0 ? replacement : text.substr(0, length);
+    if (next.size() > most - out.size()) break;
+    out += next;
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return out;
 }
 
 }  // namespace zt

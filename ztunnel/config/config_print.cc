@@ -1,12 +1,12 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <boost/json/serialize.hpp>
 #include <boost/json/value.hpp>
 #include <map>
 
 #include "base/json_writer.h"
+#include "base/yaml/writer.h"
 #include "ztunnel/config/config.h"
 
 // The effective configuration as a small tree, printed as YAML (in the order of the members, with the peer's
@@ -197,82 +197,27 @@ Members tree_of(const Config& config) {
   };
 }
 
-// ---- YAML, by hand: libraries' emitters quote and indent in other ways, and this is the peer's text byte for byte
+// ---- YAML
 
-// Would a reader take this plain scalar for anything but the string it is, or not at all?
-bool needs_quotes(std::string_view scalar) {
-  if (scalar.empty() || scalar.front() == ' ' || scalar.back() == ' ') return true;
-  for (const std::string_view word : {"true", "false", "null", "yes", "no", "on", "off", "y", "n", "True", "False", "Null",
-                                      "TRUE", "FALSE", "NULL", "~", ".inf", ".nan"}) {
-    if (scalar == word) return true;
+void write_yaml(yaml::Writer& out, const Value& value, std::string_view tag = {}) {
+  if (const std::string_view own = tag_of(value); !own.empty()) {
+    return write_yaml(out, value.get_object().begin()->value(), own);
   }
-  if (std::string_view("-?:,[]{}#&*!|>'\"%@`=").find(scalar.front()) != std::string_view::npos) return true;
-  const bool number_like =
-      scalar.find_first_not_of("0123456789.+-eExob_") == std::string_view::npos && std::ranges::count(scalar, '.') < 2;
-  if (number_like || scalar.find_first_not_of("0123456789:") == std::string_view::npos) return true;
-  return scalar.find(": ") != std::string_view::npos || scalar.find(" #") != std::string_view::npos || scalar.ends_with(':');
-}
-
-void append_yaml_string(std::string& out, std::string_view value) {
-  const bool printable = std::ranges::all_of(value, [](char c) { return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f; });
-  if (!printable) {  // double-quoted YAML takes JSON's escapes
-    out += '"';
-    append_json_escaped(out, value);
-    out += '"';
-  } else if (needs_quotes(value)) {
-    out += '\'';
-    for (const char c : value) out.append(c == '\'' ? "''" : std::string_view(&c, 1));
-    out += '\'';
-  } else {
-    out += value;
+  switch (value.kind()) {
+    case json::kind::object:
+      out.begin_map(tag);
+      for (const auto& [key, member] : value.get_object()) {
+        out.string(key);
+        write_yaml(out, member);
+      }
+      return out.end_map();
+    case json::kind::array:
+      out.begin_list(tag);
+      for (const Value& element : value.get_array()) write_yaml(out, element);
+      return out.end_list();
+    case json::kind::string: return out.string(value.get_string(), tag);
+    default: return out.plain(json::serialize(value), tag);
   }
-}
-
-// Writes what follows "key:" or "-", ending the line. `depth` is the indentation of a nested block.
-void append_yaml(std::string& out, const Value& value, size_t depth);
-
-void append_yaml_members(std::string& out, const Members& members, size_t depth, bool first_inline) {
-  for (const auto& [key, value] : members) {
-    if (!first_inline) out.append(depth, ' ');
-    first_inline = false;
-    append_yaml_string(out, key);
-    out += ':';
-    append_yaml(out, value, depth);
-  }
-}
-
-void append_yaml_elements(std::string& out, const Elements& elements, size_t depth) {
-  for (const Value& element : elements) {
-    out.append(depth, ' ').append("-");
-    if (const auto* members = element.if_object(); members != nullptr && !members->empty() && tag_of(element).empty()) {
-      out += ' ';
-      append_yaml_members(out, *members, depth + 2, true);
-    } else {
-      append_yaml(out, element, depth + 2);
-    }
-  }
-}
-
-void append_yaml(std::string& out, const Value& value, size_t depth) {
-  if (const std::string_view tag = tag_of(value); !tag.empty()) {
-    out.append(" ").append(tag);
-    return append_yaml(out, value.get_object().begin()->value(), depth);
-  }
-  if (const auto* members = value.if_object(); members != nullptr && !members->empty()) {
-    out += '\n';
-    return append_yaml_members(out, *members, depth + 2, false);
-  }
-  if (const auto* elements = value.if_array(); elements != nullptr && !elements->empty()) {
-    out += '\n';
-    return append_yaml_elements(out, *elements, depth);
-  }
-  out += ' ';
-  if (const auto* string = value.if_string()) {
-    append_yaml_string(out, *string);
-  } else {
-    out += json::serialize(value);  // null, true, 7, [] and {} are the same
-  }
-  out += '\n';
 }
 
 // ---- JSON
@@ -302,7 +247,9 @@ void write_json(JsonWriter& out, const Value& value) {
 
 std::string config_yaml(const Config& config) {
   std::string out;
-  append_yaml_members(out, tree_of(config), 0, false);
+  yaml::Writer writer(out);
+  write_yaml(writer, tree_of(config));
+  writer.finish();
   return out;
 }
 
