@@ -3,7 +3,8 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
-#include <charconv>
+
+#include "base/text.h"
 
 namespace zt {
 
@@ -71,26 +72,17 @@ std::string IpAddress::to_string() const {
   return buffer;
 }
 
-namespace {
-std::optional<uint32_t> parse_number(std::string_view text, uint32_t max) {
-  uint32_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || text.empty() || value > max) return std::nullopt;
-  return value;
-}
-}  // namespace
-
 std::optional<SocketAddress> SocketAddress::parse(std::string_view text) {
   const auto colon = text.rfind(':');
   if (colon == std::string_view::npos) return std::nullopt;
   auto host = text.substr(0, colon);
-  const auto port = parse_number(text.substr(colon + 1), 65535);
+  const auto port = whole_number<uint16_t>(text.substr(colon + 1));
   const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
   if (bracketed) host = host.substr(1, host.size() - 2);
   if (!port || (host.find(':') != std::string_view::npos) != bracketed) return std::nullopt;
   const auto ip = IpAddress::parse(host);
   if (!ip) return std::nullopt;
-  return SocketAddress{*ip, static_cast<uint16_t>(*port)};
+  return SocketAddress{*ip, *port};
 }
 
 SocketAddress SocketAddress::from_sockaddr(const sockaddr_storage& storage) {
@@ -149,7 +141,7 @@ std::optional<Cidr> Cidr::parse(std::string_view text) {
   std::array<uint8_t, 16> storage{};
   const auto bytes = std::span<const uint8_t>(storage).first(bytes_of(text.substr(0, slash), storage));
   if (slash == std::string_view::npos) return from_bytes(bytes, static_cast<uint32_t>(bytes.size() * 8));
-  const auto length = parse_number(text.substr(slash + 1), 128);
+  const auto length = whole_number<uint32_t>(text.substr(slash + 1));
   if (!length) return std::nullopt;
   return from_bytes(bytes, *length);
 }

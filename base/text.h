@@ -1,7 +1,10 @@
 #pragma once
 #include <algorithm>
+#include <charconv>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 // Small things that are done to ASCII text; the locale is not asked.
 namespace zt {
@@ -18,6 +21,14 @@ namespace zt {
 
 [[nodiscard]] constexpr bool equals_ignoring_case(std::string_view a, std::string_view b) {
   return std::ranges::equal(a, b, {}, ascii_lower, ascii_lower);
+}
+
+// The number that the text is, all of it: no blank, no plus, nothing else. Nothing if it is none or does not fit.
+template <class Number>
+[[nodiscard]] std::optional<Number> whole_number(std::string_view text, int base = 10) {
+  Number number{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number, base);
+  return error == std::errc{} && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
 }
 
 // Without blanks and tabs at either end.

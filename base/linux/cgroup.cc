@@ -1,14 +1,11 @@
 #include "base/linux/cgroup.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <charconv>
 #include <sstream>
 #include <string_view>
 
-#include "base/unique_fd.h"
+#include "base/file.h"
 
 namespace zt {
 
@@ -20,16 +17,7 @@ constexpr size_t kMaxDepth = 64;
 constexpr uint64_t kUnlimited = uint64_t{1} << 60;
 
 // Files of the kernel: small, without errors that matter. Empty: not there.
-std::string read_small(const std::string& path) {
-  const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  std::string text;
-  if (!fd) return text;
-  char part[4096];
-  for (ssize_t n; text.size() < kMaxProcFile && (n = ::read(fd.get(), part, sizeof part)) > 0;) {
-    text.append(part, static_cast<size_t>(n));
-  }
-  return text;
-}
+std::string read_small(const std::string& path) { return read_file(path, kMaxProcFile).value_or(std::string()); }
 
 struct Mount {
   std::string root;   // which group is mounted

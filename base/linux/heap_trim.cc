@@ -1,12 +1,11 @@
 #include "base/linux/heap_trim.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 
-#include "base/unique_fd.h"
+#include "base/file.h"
+#include "base/text.h"
 
 namespace zt {
 
@@ -14,6 +13,7 @@ namespace {
 constexpr size_t kWorthwhile = 4u << 20;  // bytes that have come since the last time
 constexpr size_t kStill = 1u << 20;       // bytes a second that are no growth
 constexpr int kCalm = 3;
+constexpr size_t kMaxStatm = 256;  // bytes of /proc/self/statm
 // Of the load that has gone: a quarter, and not just a handful.
 constexpr size_t kLeastFall = 32;
 }  // namespace
@@ -31,14 +31,12 @@ bool HeapTrim::due(size_t resident, size_t load) {
 }
 
 size_t resident_bytes() {
-  const UniqueFd fd(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
-  char text[128];
-  const ssize_t n = fd ? ::read(fd.get(), text, sizeof text - 1) : -1;
-  if (n <= 0) return 0;
-  text[n] = '\0';
-  char* rest = nullptr;
-  std::strtoull(text, &rest, 10);  // size of the address space
-  return std::strtoull(rest, nullptr, 10) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  // The size of the address space, then what of it is resident; in pages.
+  const auto text = read_file("/proc/self/statm", kMaxStatm);
+  if (!text) return 0;
+  const size_t second = text->find(' ') + 1;
+  const auto pages = whole_number<size_t>(std::string_view(*text).substr(second, text->find(' ', second) - second));
+  return pages.value_or(0) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
 }
 
 }  // namespace zt

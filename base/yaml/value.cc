@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cassert>
-#include <charconv>
 #include <span>
 #include <tuple>
 
@@ -41,12 +40,10 @@ bool Value::boolean() const {
 
 uint32_t Value::number(uint32_t max) const {
   const std::string_view given = text();
-  uint32_t number = 0;
-  const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), number);
+  const auto number = whole_number<uint32_t>(given);
   const bool zeros = given.size() > 1 && given.front() == '0';
-  if (error != std::errc{} || end != given.data() + given.size() || given.empty() || zeros || number > max)
-    refuse(fmt::format("\"{}\" is not a number from 0 to {}", given, max));
-  return number;
+  if (!number || zeros || *number > max) refuse(fmt::format("\"{}\" is not a number from 0 to {}", given, max));
+  return *number;
 }
 
 IpAddress Value::ip() const {

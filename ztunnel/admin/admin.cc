@@ -2,9 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
-
 #include "base/log.h"
+#include "base/text.h"
 #include "ztunnel/admin/http_negotiate.h"
 #include "ztunnel/admin/readiness.h"
 #include "ztunnel/telemetry/metrics_registry.h"
@@ -65,10 +64,8 @@ HttpResponse logging(const HttpRequest& request) {
 bool in_range(std::string_view query, std::string_view name, int low, int high) {
   const auto parameter = query_value(query, name);
   if (!parameter.found) return true;
-  int value = 0;
-  const auto* const end = parameter.value.data() + parameter.value.size();
-  const auto [stop, error] = std::from_chars(parameter.value.data(), end, value);
-  return error == std::errc{} && stop == end && value >= low && value <= high;
+  const auto value = whole_number<int>(parameter.value);
+  return value && *value >= low && *value <= high;
 }
 
 // Profilers are not linked in: the answers say what works instead.

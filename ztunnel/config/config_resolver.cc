@@ -1,7 +1,8 @@
 #include "ztunnel/config/config_resolver.h"
 
 #include <algorithm>
-#include <charconv>
+
+#include "base/text.h"
 
 namespace zt::ztunnel {
 namespace {
@@ -20,10 +21,7 @@ std::string_view next_word(std::string_view& text) {
 void parse_option(std::string_view option, ResolverConfig& config) {
   const auto number_of = [&](std::string_view name, uint32_t low, uint32_t high, uint32_t& out) {
     if (!option.starts_with(name)) return;
-    const auto text = option.substr(name.size());
-    uint32_t value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error == std::errc{} && end == text.data() + text.size()) out = std::clamp(value, low, high);
+    if (const auto value = whole_number<uint32_t>(option.substr(name.size()))) out = std::clamp(*value, low, high);
   };
   number_of("ndots:", 0, 15, config.ndots);
   number_of("timeout:", 1, 30, config.timeout_seconds);

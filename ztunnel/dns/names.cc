@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
+
+#include "base/text.h"
 
 namespace zt::ztunnel::dns {
 
@@ -20,12 +21,6 @@ bool take_suffix(std::string_view& name, std::string_view suffix) {
   if (!name.ends_with(suffix)) return false;
   name.remove_suffix(suffix.size());
   return true;
-}
-
-template <class Number>
-bool parse_whole(std::string_view text, Number& number, int base) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number, base);
-  return error == std::errc{} && end == text.data() + text.size();
 }
 
 }  // namespace
@@ -49,7 +44,9 @@ std::optional<IpAddress> reverse_address(std::string_view name) {
     for (uint8_t& byte : bytes) {
       const auto label = take_last_label(name);
       if (label.size() > 1 && label.front() == '0') return std::nullopt;
-      if (!parse_whole(label, byte, 10)) return std::nullopt;
+      const auto number = whole_number<uint8_t>(label);
+      if (!number) return std::nullopt;
+      byte = *number;
     }
     return name.empty() ? std::optional(IpAddress::v4(bytes)) : std::nullopt;
   }
@@ -57,9 +54,9 @@ std::optional<IpAddress> reverse_address(std::string_view name) {
   std::array<uint8_t, 16> bytes{};
   for (size_t digit = 0; digit < 2 * bytes.size(); ++digit) {
     const auto label = take_last_label(name);
-    uint8_t value = 0;
-    if (label.size() != 1 || !parse_whole(label, value, 16)) return std::nullopt;
-    bytes[digit / 2] = static_cast<uint8_t>(bytes[digit / 2] << 4 | value);
+    const auto value = whole_number<uint8_t>(label, 16);
+    if (label.size() != 1 || !value) return std::nullopt;
+    bytes[digit / 2] = static_cast<uint8_t>(bytes[digit / 2] << 4 | *value);
   }
   return name.empty() ? std::optional(IpAddress::v6(bytes)) : std::nullopt;
 }

@@ -1,8 +1,9 @@
 #include "ztunnel/dns/resolve.h"
 
 #include <algorithm>
-#include <charconv>
 #include <random>
+
+#include "base/text.h"
 
 namespace zt::ztunnel::dns {
 
@@ -151,10 +152,8 @@ Resolution resolve_service(const Snapshot& snapshot, const Client& client, const
   std::optional<uint16_t> only;
   if (name.starts_with('_')) {  // _8080._tcp.host; a port's name is not known here
     const auto label = name.substr(1, name.find('.') - 1);
-    uint16_t port = 0;
-    const auto [end, error] = std::from_chars(label.data(), label.data() + label.size(), port);
-    if (error != std::errc{} || end != label.data() + label.size()) return {};
-    only = port;
+    only = whole_number<uint16_t>(label);
+    if (!only) return {};
     name = without_first_label(name);
     if (!name.starts_with("_tcp.")) return {};
     name = without_first_label(name);
