@@ -73,7 +73,7 @@ void Agent::enroll(Pod& pod) {
     pod.pause = {};
     if (!pod.wanted) pod.last_error.clear();
     ZT_LOG(log_agent, kInfo, "pod enrolled", Field::string("uid", pod.spec.uid), Field::string("name", pod.spec.info.name),
-           Field::string("namespace", pod.spec.info.namespace_name), Field::string("netns", pod.spec.netns_path));
+           Field::string("namespace", pod.spec.info.ns), Field::string("netns", pod.spec.netns_path));
   } else {
     pod.state = State::kUnset;
     retry_later(pod, enrolled.error(), "redirect the pod");

@@ -139,7 +139,7 @@ int verify(const AgentOptions& options) {
     } else {
       deviations.push_back(netns.error().text);
     }
-    report(spec.uid, fmt::format("{}/{}", spec.info.namespace_name, spec.info.name), deviations);
+    report(spec.uid, fmt::format("{}/{}", spec.info.ns, spec.info.name), deviations);
   }
   for (const auto& entry : file->bad) report(entry.uid.empty() ? "-" : entry.uid, "-", {entry.text});
   return good ? 0 : 2;

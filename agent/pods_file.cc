@@ -114,7 +114,7 @@ class Parser {
       return error(keys.at("uid"), fmt::format("uid must have 1 to {} printable characters without blanks", kMaxUidBytes));
     }
     ZT_TRY(object_name(node, keys, "name", spec.info.name));
-    ZT_TRY(object_name(node, keys, "namespace", spec.info.namespace_name));
+    ZT_TRY(object_name(node, keys, "namespace", spec.info.ns));
     ZT_TRY(object_name(node, keys, "serviceAccount", spec.info.service_account));
     ZT_TRY(text(node, keys, "netns", spec.netns_path));
     ZT_TRY(flag(keys, "dns", spec.options.dns));
@@ -217,7 +217,7 @@ std::string render_pods(const std::vector<PodSpec>& specs) {
     json.begin_object();
     json.member("uid", spec.uid);
     json.member("name", spec.info.name);
-    json.member("namespace", spec.info.namespace_name);
+    json.member("namespace", spec.info.ns);
     json.member("serviceAccount", spec.info.service_account);
     json.member("netns", spec.netns_path);
     json.member("dns", options.dns);

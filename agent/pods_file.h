@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "mesh/pod_name.h"
 #include "redirection/redirector.h"
 #include "zds/zds.h"
 
@@ -29,7 +30,7 @@ inline constexpr size_t kMaxFilePods = 4096;
 
 struct PodSpec {
   std::string uid;
-  zds::WorkloadInfo info;
+  PodName info;
   std::string netns_path;
   redirection::RedirectionOptions options;
   std::string where;  // "file:line:column" of its netns, for errors found later

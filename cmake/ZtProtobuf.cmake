@@ -2,9 +2,10 @@ find_package(Protobuf REQUIRED)
 
 # zt_protobuf(name PROTOS …): a static library zt_<name> of the messages in the .proto files given (paths from the root of
 # the sources). Users include what is generated under the same path: "workload_api/xds/proto/workload.pb.h". The code is
-# compiled once and without our warnings.
+# compiled once and without our warnings. LITE: they need only libprotobuf-lite, which is a part of libprotobuf and must not be
+# beside it in one program: who links the messages says which (protobuf::libprotobuf-lite or protobuf::libprotobuf).
 function(zt_protobuf name)
-  cmake_parse_arguments(A "" "" "PROTOS" ${ARGN})
+  cmake_parse_arguments(A "LITE" "" "PROTOS" ${ARGN})
   set(out ${CMAKE_BINARY_DIR}/generated)
   set(sources "")
   foreach(proto ${A_PROTOS})
@@ -19,5 +20,9 @@ function(zt_protobuf name)
   endforeach()
   add_library(zt_${name} STATIC ${sources})
   target_include_directories(zt_${name} SYSTEM PUBLIC ${out})
-  target_link_libraries(zt_${name} PUBLIC protobuf::libprotobuf)
+  if(A_LITE)
+    target_include_directories(zt_${name} SYSTEM PUBLIC ${Protobuf_INCLUDE_DIRS})
+  else()
+    target_link_libraries(zt_${name} PUBLIC protobuf::libprotobuf)
+  endif()
 endfunction()

@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "base/result.h"
+#include "mesh/pod_name.h"
 
 // ZDS, the messages between the node agent (server) and the node proxy (client): one bare protobuf message
 // per packet of an AF_UNIX SOCK_SEQPACKET socket, and one descriptor (the pod's network namespace) beside an
@@ -26,19 +27,11 @@ struct ZdsHello {
   friend bool operator==(const ZdsHello&, const ZdsHello&) = default;
 };
 
-// Who a pod is, for the proxy's first look-up of its own workload.
-struct WorkloadInfo {
-  std::string name;
-  std::string namespace_name;
-  std::string service_account;
-  friend bool operator==(const WorkloadInfo&, const WorkloadInfo&) = default;
-};
-
 // `uid` is the Kubernetes pod UID (or the YAML file's) and names a pod for ever: a recreated pod has another
 // one.
 struct AddWorkload {
   std::string uid;
-  std::optional<WorkloadInfo> info;  // optional on the wire only; without it the request is a protocol error
+  std::optional<PodName> info;  // optional on the wire only; without it the request is a protocol error
   friend bool operator==(const AddWorkload&, const AddWorkload&) = default;
 };
 struct KeepWorkload {
@@ -65,8 +58,8 @@ struct WorkloadAck {
 // Cuts the text at kMaxAckText bytes, on a UTF-8 boundary.
 [[nodiscard]] std::string encode(const WorkloadAck& ack);
 
-// Unknown fields are skipped. Refused (kInvalidInput): malformed bytes, a known field of the wrong type,
-// strings that are not UTF-8, no payload, more than kMaxZdsMessage bytes, and for a hello any version but 1.
+// Unknown fields are skipped, and to protobuf a known one of the wrong type is one of those. Refused (kInvalidInput): malformed
+// bytes, strings that are not UTF-8, no payload, more than kMaxZdsMessage bytes, and for a hello any version but 1.
 [[nodiscard]] Result<ZdsHello> decode_hello(std::string_view bytes);
 [[nodiscard]] Result<WorkloadRequest> decode_request(std::string_view bytes);
 [[nodiscard]] Result<WorkloadAck> decode_ack(std::string_view bytes);

@@ -17,7 +17,7 @@ namespace zt::zds {
 // A pod as the agent wants proxies to serve it.
 struct ZdsPod {
   std::string uid;
-  WorkloadInfo info;
+  PodName info;
   std::shared_ptr<const Netns> netns;  // nullptr: not known (yet); a proxy that has the pod is told to keep it
 };
 using ZdsPods = std::map<std::string, ZdsPod, std::less<>>;
@@ -70,7 +70,7 @@ class ZdsPeer final : private Watcher, private Deferred {
  private:
   enum class Phase : uint8_t { kHello, kSnapshot, kLive };
   struct Known {
-    WorkloadInfo info;
+    PodName info;
     std::optional<Netns::Id> netns;  // of the last add; a keep has none
     bool accepted = false;
   };

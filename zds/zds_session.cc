@@ -68,7 +68,7 @@ void ZdsSession::on_add(const AddWorkload& add, UniqueFd fd) {
     return answer(fmt::format("failure to start proxy : more than {} pods", kMaxPods));
   }
   ZT_LOG(log_state, kInfo, "pod received, starting proxy", Field::string("uid", add.uid), Field::string("name", add.info->name),
-         Field::string("namespace", add.info->namespace_name));
+         Field::string("namespace", add.info->ns));
   Pod& pod = pods_[add.uid];
   pod.info = *add.info;
   pod.netns = std::make_shared<const Netns>(std::move(*netns));

@@ -28,7 +28,7 @@ class PodManager {
   // before start() returns: success = listeners are up (certificates and xDS data are not awaited); failure =
   // nothing of the pod is left behind, it is called pending and started again every 5 s. Never called for a
   // uid that runs or is being started.
-  virtual void start(const std::string& uid, const WorkloadInfo& info, std::shared_ptr<const Netns> netns, StartDone done) = 0;
+  virtual void start(const std::string& uid, const PodName& info, std::shared_ptr<const Netns> netns, StartDone done) = 0;
   // Stops a pod that was started or is being started, and cuts its connections: the pod is gone (contract
   // §8.4, Del). The uid may be started again at once, in another namespace. A `done` still owed may be called
   // or dropped.
@@ -62,7 +62,7 @@ enum class PodState : uint8_t {
 };
 struct PodStatus {
   std::string uid;
-  WorkloadInfo info;
+  PodName info;
   PodState state = PodState::kStarting;
   std::string error;  // of the last failed start
 };
@@ -110,7 +110,7 @@ class ZdsSession {
 
  private:
   struct Pod {
-    WorkloadInfo info;
+    PodName info;
     std::shared_ptr<const Netns> netns;
     PodState state = PodState::kStarting;
     uint64_t attempt = 0;  // tells a late completion of an earlier start from the current one's

@@ -370,7 +370,7 @@ void App::Impl::dump(const HttpRespond& respond) {
         const bool up = pod.state == zds::PodState::kUp;
         auto& status = pods[pod.uid];
         status.state = up ? "Up" : "Pending";
-        status.info = {pod.info.name, pod.info.namespace_name, pod.info.service_account};
+        status.info = {pod.info.name, pod.info.ns, pod.info.service_account};
         if (up) status.connections = std::move(connections[pod.uid]);
       }
     }

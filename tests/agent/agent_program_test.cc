@@ -134,7 +134,7 @@ TEST_CASE("root: the agent's program from enrolment to leaving") {
   const UniqueFd outbound = [&] {
     proxy.hello();
     REQUIRE(proxy.request() == "add u-1");
-    CHECK(proxy.last_info == zds::WorkloadInfo{"web-0", "shop", "web"});
+    CHECK(proxy.last_info == PodName{"web-0", "shop", "web"});
     // What the proxy does with it: listeners inside.
     const auto netns = Netns::from_fd(std::move(proxy.last_fd));
     REQUIRE(netns);

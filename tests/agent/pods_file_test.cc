@@ -35,7 +35,7 @@ TEST_CASE("a pods file is read, defaults fill what it does not say") {
   CHECK(pods->bad.empty());
   REQUIRE(pods->pods.size() == 2);
   CHECK(pods->pods[0].uid == "0b3f-1");
-  CHECK(pods->pods[0].info == zds::WorkloadInfo{"web-0", "shop", "web"});
+  CHECK(pods->pods[0].info == PodName{"web-0", "shop", "web"});
   CHECK(pods->pods[0].netns_path == "/run/netns/web-0");
   CHECK(pods->pods[0].options == redirection::RedirectionOptions{.ipv6 = false});
   CHECK(pods->pods[0].where == "pods.yaml:6:10");

@@ -17,7 +17,7 @@ namespace {
 
 class Pods final : public PodManager {
  public:
-  void start(const std::string& uid, const WorkloadInfo&, std::shared_ptr<const Netns>, StartDone done) override {
+  void start(const std::string& uid, const PodName&, std::shared_ptr<const Netns>, StartDone done) override {
     calls.push_back("start " + uid);
     if (hold) {
       held.push_back(std::move(done));
@@ -76,7 +76,7 @@ struct Fixture {
     return ack->error;
   }
   void add(Wire& wire, const std::string& uid) {
-    wire.send(encode(WorkloadRequest(AddWorkload{uid, WorkloadInfo{"n", "ns", "sa"}})), netns.fd());
+    wire.send(encode(WorkloadRequest(AddWorkload{uid, PodName{"n", "ns", "sa"}})), netns.fd());
   }
   static void snapshot_sent(Wire& wire) { wire.send(encode(WorkloadRequest(SnapshotSent{}))); }
 };
@@ -130,7 +130,7 @@ TEST_CASE_METHOD(Fixture, "hostile and broken agents are refused, disconnected a
       expected = "without workload_info";
     }
     SECTION("add without descriptor") {
-      agent.send(encode(WorkloadRequest(AddWorkload{"b", WorkloadInfo{}})));
+      agent.send(encode(WorkloadRequest(AddWorkload{"b", PodName{}})));
       expected = "add without the network namespace's descriptor";
     }
     SECTION("del with descriptor") {
@@ -148,7 +148,7 @@ TEST_CASE_METHOD(Fixture, "hostile and broken agents are refused, disconnected a
     }
     SECTION("a file for a namespace") {
       const UniqueFd file(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-      agent.send(encode(WorkloadRequest(AddWorkload{"b", WorkloadInfo{}})), file.get());
+      agent.send(encode(WorkloadRequest(AddWorkload{"b", PodName{}})), file.get());
       expected = "not a namespace";
       drops = false;
     }

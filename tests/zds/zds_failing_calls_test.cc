@@ -18,7 +18,7 @@ namespace {
 
 // Starts pods at once.
 struct Pods final : PodManager {
-  void start(const std::string& uid, const WorkloadInfo&, std::shared_ptr<const Netns> netns, StartDone done) override {
+  void start(const std::string& uid, const PodName&, std::shared_ptr<const Netns> netns, StartDone done) override {
     running[uid] = netns->id();
     done({});
   }

@@ -35,7 +35,7 @@ struct Fixture {
   std::shared_ptr<const Netns> set(const std::string& uid, std::shared_ptr<const Netns> netns = nullptr,
                                    const std::string& account = "sa") {
     if (!netns) netns = std::make_shared<const Netns>(make_netns());
-    REQUIRE(server.set_pod({uid, WorkloadInfo{uid + "-name", "ns", account}, netns}));
+    REQUIRE(server.set_pod({uid, PodName{uid + "-name", "ns", account}, netns}));
     return netns;
   }
   Wire connect() { return Wire::to_agent(loop, path); }
@@ -45,12 +45,12 @@ struct Fixture {
 
 TEST_CASE_METHOD(Fixture, "a proxy gets the pods with their namespaces, then snapshot_sent, one request at a time") {
   const auto a = set("a");
-  REQUIRE(server.set_pod({"b", WorkloadInfo{"b", "ns", "sa"}, nullptr}));
+  REQUIRE(server.set_pod({"b", PodName{"b", "ns", "sa"}, nullptr}));
   Wire proxy = connect();
   CHECK(proxy.silent());  // nothing before its hello
   proxy.hello();
   CHECK(proxy.request() == "add a");
-  CHECK(proxy.last_info == WorkloadInfo{"a-name", "ns", "sa"});
+  CHECK(proxy.last_info == PodName{"a-name", "ns", "sa"});
   CHECK(Netns::from_fd(std::move(proxy.last_fd))->id() == a->id());
   CHECK(proxy.silent());  // nothing before its answer
   CHECK_FALSE(server.is_served("a"));
@@ -277,7 +277,7 @@ TEST_CASE_METHOD(Fixture, "connections are accepted at five a second at most") {
 }
 
 TEST_CASE_METHOD(Fixture, "a pod that would not fit in a message is refused") {
-  const auto result = server.set_pod({std::string(1020, 'u'), WorkloadInfo{"name", "ns", "sa"}, nullptr});
+  const auto result = server.set_pod({std::string(1020, 'u'), PodName{"name", "ns", "sa"}, nullptr});
   REQUIRE_FALSE(result);
   CHECK_THAT(result.error().text, Catch::Contains("the limit is 1024"));
 }
@@ -293,7 +293,7 @@ TEST_CASE("a second agent on the same socket is refused") {
 namespace {
 class PodList final : public PodManager {
  public:
-  void start(const std::string& uid, const WorkloadInfo&, std::shared_ptr<const Netns> netns, StartDone done) override {
+  void start(const std::string& uid, const PodName&, std::shared_ptr<const Netns> netns, StartDone done) override {
     running[uid] = netns->id();
     done({});
   }

@@ -25,7 +25,7 @@ namespace {
 // Starts pods at once and well, unless told to fail, or to keep the completion for later.
 class FakePods final : public PodManager {
  public:
-  void start(const std::string& uid, const WorkloadInfo& info, std::shared_ptr<const Netns> netns, StartDone done) override {
+  void start(const std::string& uid, const PodName& info, std::shared_ptr<const Netns> netns, StartDone done) override {
     calls.push_back("start " + uid);
     last_info = info;
     last_netns = netns;
@@ -44,7 +44,7 @@ class FakePods final : public PodManager {
   bool hold = false;
   std::string failure;
   std::deque<StartDone> held;
-  WorkloadInfo last_info;
+  PodName last_info;
   std::shared_ptr<const Netns> last_netns;
   std::vector<std::string> calls;
 };
@@ -70,7 +70,7 @@ class Fixture {
     return take_answer();
   }
   std::string add(const std::string& uid, const Netns& netns) {
-    return ask(AddWorkload{uid, WorkloadInfo{"name-" + uid, "ns", "sa"}}, &netns);
+    return ask(AddWorkload{uid, PodName{"name-" + uid, "ns", "sa"}}, &netns);
   }
   std::string take_answer() {
     if (channel.answers.empty()) return "(none)";
@@ -110,7 +110,7 @@ TEST_CASE_METHOD(Fixture, "an add starts the pod's proxy and is answered when it
   pods.hold = true;
   CHECK(add("u", netns) == "(none)");
   CHECK(session.unanswered());
-  CHECK(pods.last_info == WorkloadInfo{"name-u", "ns", "sa"});
+  CHECK(pods.last_info == PodName{"name-u", "ns", "sa"});
   CHECK(pods.last_netns->id() == netns.id());
   pods.held.front()({});
   CHECK(take_answer().empty());
@@ -313,8 +313,8 @@ TEST_CASE_METHOD(Fixture, "protocol errors are refused and cost the connection, 
     const char* why;
   };
   const Row row = GENERATE(Row{"add without info", AddWorkload{"x", std::nullopt}, true, false, "without workload_info"},
-                           Row{"add without uid", AddWorkload{"", WorkloadInfo{}}, true, false, "without uid"},
-                           Row{"add without descriptor", AddWorkload{"x", WorkloadInfo{}}, false, false, "add without the"},
+                           Row{"add without uid", AddWorkload{"", PodName{}}, true, false, "without uid"},
+                           Row{"add without descriptor", AddWorkload{"x", PodName{}}, false, false, "add without the"},
                            Row{"del with descriptor", DelWorkload{"u"}, true, false, "del with the"},
                            Row{"snapshot_sent with descriptor", SnapshotSent{}, true, false, "snapshot_sent with the"},
                            Row{"keep after the snapshot", KeepWorkload{"u"}, false, true, "after the snapshot"},
@@ -337,7 +337,7 @@ TEST_CASE_METHOD(Fixture, "a packet that cannot be read is refused and costs the
 }
 
 TEST_CASE_METHOD(Fixture, "a descriptor that is no network namespace is refused, the connection goes on") {
-  session.request(AddWorkload{"u", WorkloadInfo{}}, UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)), now);
+  session.request(AddWorkload{"u", PodName{}}, UniqueFd(::open("/dev/null", O_RDONLY | O_CLOEXEC)), now);
   CHECK_THAT(take_answer(), Catch::Contains("failure to start proxy") && Catch::Contains("not a namespace"));
   CHECK(channel.dropped.empty());
   CHECK(pods.take().empty());

@@ -21,7 +21,7 @@ TEST_CASE("messages encode to the bytes of the contract's appendix") {
   CHECK(hex(encode(WorkloadRequest(SnapshotSent{}))) == "1a00");
   CHECK(hex(encode(WorkloadRequest(DelWorkload{"u"}))) == "1203120175");
   CHECK(hex(encode(WorkloadRequest(KeepWorkload{"u"}))) == "2a030a0175");
-  CHECK(hex(encode(WorkloadRequest(AddWorkload{"u", WorkloadInfo{"a", "b", "c"}}))) ==
+  CHECK(hex(encode(WorkloadRequest(AddWorkload{"u", PodName{"a", "b", "c"}}))) ==
         "0a0e0a01751209"
         "0a01611201621a0163");
 }
@@ -60,16 +60,17 @@ TEST_CASE("requests decode") {
   };
   const Row row = GENERATE(
       Row{"add without info", "0a030a0175", AddWorkload{"u", std::nullopt}},
-      Row{"add with an empty info", "0a050a01751200", AddWorkload{"u", WorkloadInfo{}}},
-      Row{"add with the reserved trust domain field", "0a0a0a0175 1205 0a0161 2200", AddWorkload{"u", WorkloadInfo{"a", "", ""}}},
-      Row{"fields in any order", "0a0a 1205 0a0161 1200 0a0175", AddWorkload{"u", WorkloadInfo{"a", "", ""}}},
+      Row{"add with an empty info", "0a050a01751200", AddWorkload{"u", PodName{}}},
+      Row{"add with the reserved trust domain field", "0a0a0a0175 1205 0a0161 2200", AddWorkload{"u", PodName{"a", "", ""}}},
+      Row{"fields in any order", "0a0a 1205 0a0161 1200 0a0175", AddWorkload{"u", PodName{"a", "", ""}}},
       Row{"del reads field 2, not 1", "1206 0a0178 120175", DelWorkload{"u"}}, Row{"an empty uid", "1200", DelWorkload{""}},
+      Row{"a field of the wrong type is an unknown one", "0a020801", AddWorkload{"", std::nullopt}},
       Row{"unknown number, fixed32, fixed64, bytes fields are skipped",
           "c03e05 cd3e01020304 c93e0102030405060708 ca3e03ffffff 1a00", SnapshotSent{}},
       Row{"unknown fields inside a member are skipped", "2a05 0a0175 1863", KeepWorkload{"u"}},
       Row{"unknown groups are skipped, nested ones too", "c33e 1a00 cb3e d003 7f cc3e c43e 1a00", SnapshotSent{}},
       Row{"the last member of the oneof wins", "1a00 2a030a0175", KeepWorkload{"u"}},
-      Row{"the same member twice is merged", "0a030a0175 0a07 1205 0a0161 1200", AddWorkload{"u", WorkloadInfo{"a", "", ""}}},
+      Row{"the same member twice is merged", "0a030a0175 0a07 1205 0a0161 1200", AddWorkload{"u", PodName{"a", "", ""}}},
       Row{"text may be any UTF-8", "2a0b 0a09 c3a4e282acf0908c82", KeepWorkload{"\xc3\xa4\xe2\x82\xac\xf0\x90\x8c\x82"}});
   INFO(row.name);
   const auto request = decode_request(unhex(row.bytes));
@@ -78,7 +79,7 @@ TEST_CASE("requests decode") {
   CHECK(*request == row.want);
 }
 
-TEST_CASE("malformed requests are refused, and the text says why") {
+TEST_CASE("malformed requests are refused") {
   struct Row {
     const char* name;
     std::string bytes;
@@ -86,28 +87,27 @@ TEST_CASE("malformed requests are refused, and the text says why") {
   };
   const Row row = GENERATE(
       Row{"nothing", "", "without payload"}, Row{"only unknown fields", unhex("2200"), "without payload"},
-      Row{"a tag cut short", unhex("8a"), "truncated number"}, Row{"a length cut short", unhex("0a80"), "truncated number"},
-      Row{"a length past the end", unhex("0a050a0175"), "runs past the end"},
-      Row{"a length of 2^64-1", unhex("0affffffffffffffffff01"), "runs past the end"},
-      Row{"an inner length past its member", unhex("0a030a0475"), "runs past the end"},
-      Row{"a number of 11 bytes", unhex("08ffffffffffffffffffff01"), "longer than 64 bits"},
-      Row{"a number over 64 bits", unhex("08ffffffffffffffffff02"), "longer than 64 bits"},
-      Row{"field number 0", unhex("0200"), "field number out of range"},
-      Row{"field number over 2^29", unhex("8280808010 00"), "field number out of range"},
-      Row{"wire type 6", unhex("0e"), "unknown wire type"}, Row{"wire type 7", unhex("0f"), "unknown wire type"},
-      Row{"add as a number", unhex("0801"), "field add has wire type 0"},
-      Row{"snapshot_sent as fixed32", unhex("1d00000000"), "field snapshot_sent has wire type 5"},
-      Row{"uid as a number", unhex("0a020801"), "field add.uid has wire type 0"},
-      Row{"uid not UTF-8", unhex("0a030a01ff"), "field add.uid is not UTF-8"},
-      Row{"uid with an overlong character", unhex("2a040a02c080"), "field keep.uid is not UTF-8"},
-      Row{"uid with a surrogate", unhex("2a050a03eda080"), "field keep.uid is not UTF-8"},
-      Row{"uid beyond Unicode", unhex("2a060a04f4908080"), "field keep.uid is not UTF-8"},
-      Row{"uid with half a character", unhex("2a030a01c3"), "field keep.uid is not UTF-8"},
-      Row{"garbage inside snapshot_sent", unhex("1a01ff"), "truncated number"},
-      Row{"a group that does not end", unhex("c33e1a00"), "unterminated group"},
-      Row{"a group end without start", unhex("c43e"), "stray end of group"},
-      Row{"a group ended by another number", unhex("c33ecc3e"), "stray end of group"},
-      Row{"17 groups in one another", std::string(17, '\x33'), "nested too deeply"},
+      Row{"a tag cut short", unhex("8a"), "malformed"}, Row{"a length cut short", unhex("0a80"), "malformed"},
+      Row{"a length past the end", unhex("0a050a0175"), "malformed"},
+      Row{"a length of 2^64-1", unhex("0affffffffffffffffff01"), "malformed"},
+      Row{"an inner length past its member", unhex("0a030a0475"), "malformed"},
+      Row{"a number of 11 bytes", unhex("08ffffffffffffffffffff01"), "malformed"},
+      Row{"a number over 64 bits", unhex("08ffffffffffffffffff02"), "without payload"},
+      Row{"field number 0", unhex("0200"), "malformed"}, Row{"field number over 2^29", unhex("8280808010 00"), "malformed"},
+      Row{"wire type 6", unhex("0e"), "malformed"}, Row{"wire type 7", unhex("0f"), "malformed"},
+      Row{"add as a number", unhex("0801"), "without payload"},
+      Row{"snapshot_sent as fixed32", unhex("1d00000000"), "without payload"},
+      Row{"uid not UTF-8", unhex("0a030a01ff"), "malformed"},
+      Row{"uid with an overlong character", unhex("2a040a02c080"), "malformed"},
+      Row{"uid with a surrogate", unhex("2a050a03eda080"), "malformed"},
+      Row{"uid beyond Unicode", unhex("2a060a04f4908080"), "malformed"},
+      Row{"uid with half a character", unhex("2a030a01c3"), "malformed"},
+      Row{"garbage inside snapshot_sent", unhex("1a01ff"), "malformed"},
+      Row{"a group that does not end", unhex("c33e1a00"), "malformed"},
+      Row{"a group end without start", unhex("c43e"), "malformed"},
+      Row{"a group ended by another number", unhex("c33ecc3e"), "malformed"},
+      Row{"a thousand groups in one another", std::string(1000, '\x33') + std::string(1000, '\x34'), "exceeds"},
+      Row{"groups in one another beyond what protobuf bears", std::string(500, '\x33') + std::string(500, '\x34'), "malformed"},
       Row{"1025 bytes", encode(WorkloadRequest(KeepWorkload{std::string(1019, 'u')})), "exceeds the limit of 1024"});
   INFO(row.name);
   const auto request = decode_request(row.bytes);
@@ -119,10 +119,10 @@ TEST_CASE("malformed requests are refused, and the text says why") {
 TEST_CASE("hellos and acks are checked as well") {
   CHECK_THAT(error_text(decode_hello("")), Catch::Contains("version 0 is not supported"));
   CHECK_THAT(error_text(decode_hello(unhex("0802"))), Catch::Contains("version 2 is not supported"));
-  CHECK_THAT(error_text(decode_hello(unhex("0a00"))), Catch::Contains("version is not a number"));
+  CHECK_THAT(error_text(decode_hello(unhex("0a00"))), Catch::Contains("version 0 is not supported"));
   CHECK(decode_hello(unhex("120008011a00")));
   CHECK_THAT(error_text(decode_ack("")), Catch::Contains("without payload"));
-  CHECK_THAT(error_text(decode_ack(unhex("0a010a"))), Catch::Contains("truncated"));
+  CHECK_THAT(error_text(decode_ack(unhex("0a010a"))), Catch::Contains("malformed"));
   CHECK(decode_ack(unhex("0a0210051a00"))->error.empty());
 }
 

@@ -65,7 +65,7 @@ class Wire {
     REQUIRE(check_fd_rule(*decoded, static_cast<bool>(packet.fd)));
     last_fd = std::move(packet.fd);
     if (const auto* add = std::get_if<zds::AddWorkload>(&*decoded)) {
-      last_info = add->info.value_or(zds::WorkloadInfo{});
+      last_info = add->info.value_or(PodName{});
       return "add " + add->uid;
     }
     if (const auto* keep = std::get_if<zds::KeepWorkload>(&*decoded)) return "keep " + keep->uid;
@@ -88,7 +88,7 @@ class Wire {
   [[nodiscard]] bool open() const { return static_cast<bool>(socket_); }
 
   UniqueFd last_fd;
-  zds::WorkloadInfo last_info;
+  PodName last_info;
 
  private:
   EventLoop& loop_;
