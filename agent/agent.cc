@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "mesh/reason.h"
 
@@ -44,12 +45,14 @@ Agent::Agent(EventLoop& loop, redirection::Redirector& redirector, Options optio
 Result<> Agent::start() {
   ZT_ASSIGN(const Netns own, Netns::current());
   own_netns_ = own.id();
-  // First everything that can fail as a whole, so that a mistake touches no pod.
+  // First everything that can fail as a whole, so that a mistake touches no pod. The watch comes before the reading: an edit in
+  // between is seen.
+  const auto watched = watch_.start();
   ZT_ASSIGN(std::string text, read_pods_file(options_.pods_file));
+  ZT_TRY(watched);
   ZT_ASSIGN(PodsFile file, parse_pods(text, options_.pods_file, options_.defaults));
   ZT_TRY(redirector_.probe());
   ZT_TRY(server_.start());
-  ZT_TRY(watch_.start());
   applied_text_ = std::move(text);
   adopt_left_over(file);
   apply(std::move(file));
@@ -159,7 +162,7 @@ void Agent::put(PodSpec spec, std::shared_ptr<const Netns> netns, const Claims& 
   if (!same_netns) pod.netns = std::move(netns);
   pod.spec = std::move(spec);
   pod.wanted.reset();
-  pod.pause = {};
+  pod.failures = 0;
   if (same_rules) {
     pod.due = kNever;
     offer(pod);
@@ -173,7 +176,7 @@ void Agent::put(PodSpec spec, std::shared_ptr<const Netns> netns, const Claims& 
 void Agent::put_waiting(PodSpec spec, const Error& error) {
   Pod& pod = pods_[spec.uid];
   pod.wanted = std::move(spec);
-  pod.pause = {};
+  pod.failures = 0;
   if (!pod.netns) {
     pod.spec = *pod.wanted;
     offer(pod);
@@ -216,7 +219,7 @@ void Agent::begin_leave(Pod& pod) {
   ZT_LOG(log_agent, kInfo, "pod leaves", Field::string("uid", pod.spec.uid));
   if (pod.state == State::kAbsent) return drop(pod);
   pod.state = State::kStopping;
-  pod.pause = {};
+  pod.failures = 0;
   pod.due = Clock::now();
 }
 
@@ -254,7 +257,7 @@ void Agent::save_state(const std::vector<PodSpec>& coming) {
   };
   for (const auto& [uid, pod] : pods_) add(pod);
   for (const auto& pod : former_) add(pod);
-  if (auto written = write_pods_file(options_.state_file, render_pods(specs)); !written) {
+  if (auto written = replace_file(options_.state_file, render_pods(specs), 0600); !written) {
     ZT_LOG(log_agent, kError, "cannot write the agent's state", Field::string("error", written.error().text));
   }
 }
@@ -267,7 +270,7 @@ Agent::Counts Agent::counts() const {
                 .failed_removals = failed_removals_};
   for (const auto& [uid, pod] : pods_) {
     counts.enrolled += pod.state == State::kEnrolled ? 1 : 0;
-    counts.failed += pod.state == State::kUnset && pod.pause.count() > 0 ? 1 : 0;
+    counts.failed += pod.state == State::kUnset && pod.failures > 0 ? 1 : 0;
     counts.waiting += pod.wanted ? 1 : 0;
     counts.leaving += pod.leaves() ? 1 : 0;
   }

@@ -98,8 +98,8 @@ class Agent {
     State state = State::kAbsent;
     // What the file says now, if its namespace cannot be had: looked for at every step. The rest is as it was.
     std::optional<PodSpec> wanted = {};
-    Clock::time_point due = kNever;     // of its next step
-    std::chrono::milliseconds pause{};  // before the last attempt; 0: nothing has failed
+    Clock::time_point due = kNever;  // of its next step
+    uint32_t failures = 0;           // in a row, of that step
     Clock::time_point leave_by{};
     std::string last_error = {};  // logged once, not at every attempt
     [[nodiscard]] bool has(const Netns::Id& id) const { return netns && netns->id() == id; }

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "agent/agent.h"
+#include "base/backoff.h"
 #include "base/log.h"
 #include "mesh/reason.h"
 
@@ -70,7 +71,7 @@ void Agent::enroll(Pod& pod) {
   auto enrolled = redirector_.enroll(pod.target());
   if (enrolled) {
     pod.state = State::kEnrolled;
-    pod.pause = {};
+    pod.failures = 0;
     if (!pod.wanted) pod.last_error.clear();
     ZT_LOG(log_agent, kInfo, "pod enrolled", Field::string("uid", pod.spec.uid), Field::string("name", pod.spec.info.name),
            Field::string("namespace", pod.spec.info.ns), Field::string("netns", pod.spec.netns_path));
@@ -87,7 +88,7 @@ void Agent::stop_capturing(Pod& pod) {
     return retry_later(pod, stopped.error(), "stop capturing");
   }
   pod.state = State::kLeaving;
-  pod.pause = {};
+  pod.failures = 0;
   pod.last_error.clear();
   pod.leave_by = Clock::now() + options_.leave_limit;
   pod.due = Clock::now();
@@ -223,8 +224,7 @@ bool Agent::follow_path(Pod& pod) {
 
 void Agent::retry_later(Pod& pod, const Error& error, std::string_view doing) {
   note_failure(pod, error, doing);
-  pod.pause = std::clamp(pod.pause * 2, kFirstRetry, kMostRetry);
-  pod.due = Clock::now() + pod.pause;
+  pod.due = Clock::now() + Backoff::doubled(kFirstRetry, ++pod.failures, kMostRetry);
 }
 
 void Agent::note_failure(Pod& pod, const Error& error, std::string_view doing) {

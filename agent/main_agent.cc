@@ -1,5 +1,4 @@
 #include <fmt/core.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -7,12 +6,14 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/agent.h"
 #include "agent/agent_options.h"
 #include "agent/leave_pods.h"
 #include "base/event_loop.h"
+#include "base/linux/signals.h"
 #include "base/log.h"
 #include "mesh/reason.h"
 #include "redirection/nftables/nftables.h"
@@ -29,57 +30,23 @@ int complain(const std::string& text) {
   return 1;
 }
 
-// Signals as events of the loop: SIGHUP reads the pods file again, SIGTERM and SIGINT end the agent, a second
-// one at once.
-class Signals final : private Watcher {
- public:
-  explicit Signals(EventLoop& loop) : loop_(loop) {}
-  ~Signals() {
-    if (fd_) loop_.unwatch(fd_.get(), *this);
-  }
-  static sigset_t set() {
-    sigset_t signals;
-    sigemptyset(&signals);
-    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
-    return signals;
-  }
-  Result<> start(Agent& agent, bool cleanup) {
-    agent_ = &agent;
-    cleanup_ = cleanup;
-    const sigset_t signals = set();
-    fd_.reset(::signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC));
-    if (!fd_) return fail_errno(Reason::kIo, "signalfd");
-    return loop_.watch(fd_.get(), *this);
-  }
-
- private:
-  void on_ready(uint32_t) noexcept override {
-    signalfd_siginfo info{};
-    while (::read(fd_.get(), &info, sizeof info) == static_cast<ssize_t>(sizeof info)) {
-      if (info.ssi_signo == SIGHUP) {
-        agent_->reload();
-      } else if (cleanup_ && !std::exchange(ending_, true)) {
-        ZT_LOG(log_main, kInfo, "ending: all pods leave");
-        agent_->leave_all([this] { loop_.stop(); });
-      } else {
-        ZT_LOG(log_main, kInfo, "ending: pods stay redirected");
-        loop_.stop();
-      }
-    }
-  }
-  EventLoop& loop_;
-  Agent* agent_ = nullptr;
-  bool cleanup_ = false;
-  bool ending_ = false;
-  UniqueFd fd_;
-};
-
-int run(const AgentOptions& options) {
+int run(const AgentOptions& options, Signals& signals) {
   EventLoop loop;
   redirection::NftablesRedirector redirector;
   Agent agent(loop, redirector, options.agent);
-  Signals signals(loop);
-  if (auto started = signals.start(agent, options.cleanup); !started) return complain(started.error().text);
+  // SIGHUP reads the pods file again, SIGTERM and SIGINT end the agent, a second one at once.
+  const auto on_signal = [&, ending = false](int number) mutable {
+    if (number == SIGHUP) {
+      agent.reload();
+    } else if (options.cleanup && !std::exchange(ending, true)) {
+      ZT_LOG(log_main, kInfo, "ending: all pods leave");
+      agent.leave_all([&] { loop.stop(); });
+    } else {
+      ZT_LOG(log_main, kInfo, "ending: pods stay redirected");
+      loop.stop();
+    }
+  };
+  if (auto watched = signals.watch(loop, on_signal); !watched) return complain(watched.error().text);
   if (auto started = agent.start(); !started) return complain(started.error().text);
   loop.run();
   log::stop();
@@ -160,12 +127,9 @@ int agent_main(int argc, const char* const* argv) {
     case AgentOptions::Command::kVerify: return verify(options);
     case AgentOptions::Command::kRun: break;
   }
-  // Before there are threads: they inherit the mask, and the signals reach nobody but the loop.
-  const sigset_t signals = Signals::set();
-  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);  // a log reader that goes away is no reason to end
+  Signals signals({SIGTERM, SIGINT, SIGHUP});
   log::start(STDOUT_FILENO, options.log_format);
-  return run(options);
+  return run(options, signals);
 }
 
 }  // namespace

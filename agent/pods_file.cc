@@ -1,19 +1,14 @@
 #include "agent/pods_file.h"
 
-#include <fcntl.h>
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <initializer_list>
 #include <map>
 #include <utility>
 
 #include "base/file.h"
 #include "base/json_writer.h"
-#include "base/unique_fd.h"
 #include "base/yaml/reader.h"
 #include "mesh/reason.h"
 #include "redirection/nftables/nftables_rules.h"
@@ -235,19 +230,5 @@ std::string render_pods(const std::vector<PodSpec>& specs) {
 }
 
 Result<std::string> read_pods_file(const std::string& path) { return read_file(path, kMaxPodsFileBytes, "the pods file"); }
-
-Result<> write_pods_file(const std::string& path, const std::string& text) {
-  const std::string temporary = path + ".new";
-  const UniqueFd file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!file) return fail_errno(Reason::kIo, fmt::format("cannot write {}", temporary));
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = ::write(file.get(), text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return fail_errno(Reason::kIo, fmt::format("cannot write {}", temporary));
-    done += static_cast<size_t>(n);
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) return fail_errno(Reason::kIo, fmt::format("cannot write {}", path));
-  return {};
-}
 
 }  // namespace zt::agent

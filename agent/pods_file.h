@@ -62,7 +62,5 @@ struct PodsFile {
 
 // Reads the file; errors as above, or what the system said about the path.
 [[nodiscard]] Result<std::string> read_pods_file(const std::string& path);
-// Replaces the file as a whole: a reader, or a crash, finds the former one or the new one. kIo.
-Result<> write_pods_file(const std::string& path, const std::string& text);
 
 }  // namespace zt::agent

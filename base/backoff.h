@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <random>
 #include <utility>
@@ -16,18 +17,26 @@ class Backoff {
   using Random = std::function<double()>;
 
   Backoff(Duration first, Duration max, double spread, Random random)
-      : first_(first), max_(max), spread_(spread), next_(first), random_(std::move(random)) {}
+      : first_(first), max_(max), spread_(spread), random_(std::move(random)) {}
+
+  // The whole pause after the `failures`-th failure in a row (1 = the first), without chance.
+  [[nodiscard]] static constexpr Duration doubled(Duration first, uint32_t failures, Duration max) {
+    Duration pause = first;
+    for (uint32_t i = 1; i < failures && pause < max; ++i) pause *= 2;
+    return std::min(pause, max);
+  }
 
   [[nodiscard]] Duration next() {
-    const Duration whole = std::exchange(next_, std::min(next_ * 2, max_));
+    const Duration whole = doubled(first_, ++failures_, max_);
     const auto chance = std::chrono::duration_cast<Duration>(whole * spread_);
     return whole - chance + std::chrono::duration_cast<Duration>(chance * random_());
   }
-  void reset() { next_ = first_; }
+  void reset() { failures_ = 0; }
 
-  // Seeded by the system.
+  // Seeded by the system, one for a thread: whoever has a back-off holds nothing for it.
   static Random any_random() {
-    return [engine = std::mt19937_64(std::random_device{}())]() mutable {
+    return [] {
+      static thread_local std::minstd_rand engine(std::random_device{}());
       return std::uniform_real_distribution<double>(0.0, 1.0)(engine);
     };
   }
@@ -35,7 +44,7 @@ class Backoff {
  private:
   const Duration first_, max_;
   const double spread_;
-  Duration next_;
+  uint32_t failures_ = 0;
   Random random_;
 };
 

@@ -91,4 +91,23 @@ Result<std::string> read_file(const std::string& path, size_t limit, std::string
   }
 }
 
+Result<> write_all(int fd, std::string_view content, const std::string& path) {
+  while (!content.empty()) {
+    const ssize_t written = ::write(fd, content.data(), content.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return file_failure("write", path);
+    content.remove_prefix(static_cast<size_t>(written));
+  }
+  return {};
+}
+
+Result<> replace_file(const std::string& path, std::string_view content, mode_t mode) {
+  const std::string temporary = path + ".new";
+  const UniqueFd file(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode));
+  if (!file) return file_failure("write", temporary);
+  ZT_TRY(write_all(file.get(), content, temporary));
+  if (::rename(temporary.c_str(), path.c_str()) != 0) return file_failure("write", path);
+  return {};
+}
+
 }  // namespace zt

@@ -1,4 +1,6 @@
 #pragma once
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,7 +10,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 
-// Reading files that somebody else writes: configuration, keys, tokens. Nothing here hangs on what is no file, and nothing reads
+// Reading files that somebody else writes (configuration, keys, tokens), and writing small ones. Nothing here hangs on what is no file, and nothing reads
 // more than the caller says. Errors name the path: kNotFound (nothing is there), kIo (the system refuses), kInvalidInput (it is
 // no regular file, or larger than the limit). All functions block on file I/O.
 namespace zt {
@@ -40,6 +42,13 @@ struct OpenFile {
 
 // The whole of a regular file of at most `limit` bytes.
 [[nodiscard]] Result<std::string> read_file(const std::string& path, size_t limit, std::string_view what = {});
+
+// Writes all of it to an open file. `path` is for the error.
+Result<> write_all(int fd, std::string_view content, const std::string& path);
+
+// Replaces the file, or makes it, as a whole: a reader, or a crash of the process, finds the former one or the new one. One
+// writer at a time: the new one is written to PATH.new first. kIo.
+Result<> replace_file(const std::string& path, std::string_view content, mode_t mode);
 
 // "cannot DOING WHAT PATH: what errno says", and what to do about it where that is known. Reads errno.
 [[nodiscard]] std::unexpected<Error> file_failure(std::string_view doing, const std::string& path, std::string_view what = {});

@@ -19,17 +19,6 @@ namespace {
 constexpr mode_t kFileMode = 0600;
 constexpr mode_t kDirectoryMode = 0700;
 
-Result<> write_all(int fd, std::string_view content, const std::string& path) {
-  while (!content.empty()) {
-    const ssize_t written = ::write(fd, content.data(), content.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return file_failure("write", path);
-    content.remove_prefix(static_cast<size_t>(written));
-  }
-  if (::fsync(fd) != 0) return file_failure("write", path);
-  return {};
-}
-
 // Gives `from` the name `to` unless that exists. RENAME_NOREPLACE first, hard links where the file system
 // lacks it (NFS).
 int move_unless_exists(const std::string& from, const std::string& to) {
@@ -84,6 +73,7 @@ Result<Published> publish_private_file(const std::string& directory, const std::
   const Unlinker cleanup{temporary};
   if (::fchmod(fd.get(), kFileMode) != 0) return file_failure("protect", temporary);
   ZT_TRY(write_all(fd.get(), content, path));
+  if (::fsync(fd.get()) != 0) return file_failure("write", path);
 
   Published outcome = Published::kCreated;
   if (move_unless_exists(temporary, path) != 0) {

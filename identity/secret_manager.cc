@@ -1,9 +1,9 @@
 #include "identity/secret_manager.h"
 
 #include <algorithm>
-#include <random>
 #include <utility>
 
+#include "base/backoff.h"
 #include "identity/log_scope.h"
 #include "identity/secret_manager_impl.h"
 #include "identity/secret_schedule.h"
@@ -13,8 +13,7 @@ namespace zt::identity {
 namespace {
 
 SecretManager::Jitter default_jitter() {
-  return [generator = std::mt19937_64(std::random_device{}()),
-          uniform = std::uniform_real_distribution<double>(-1.0, 1.0)]() mutable { return uniform(generator); };
+  return [random = Backoff::any_random()] { return 2 * random() - 1; };
 }
 
 }  // namespace

@@ -3,17 +3,12 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/backoff.h"
+
 namespace zt::identity {
 namespace {
 
 using std::chrono::milliseconds;
-
-// first · 2^(failures - 1), at most `most`; no shift that could overflow.
-milliseconds doubled(milliseconds first, uint32_t failures, milliseconds most) {
-  milliseconds delay = first;
-  for (uint32_t i = 1; i < failures && delay < most; ++i) delay *= 2;
-  return std::min(delay, most);
-}
 
 milliseconds scaled(milliseconds delay, double factor) {
   return milliseconds(std::llround(static_cast<double>(delay.count()) * factor));
@@ -29,12 +24,12 @@ milliseconds refresh_delay(WallTime not_before, WallTime not_after, WallTime now
 }
 
 milliseconds retry_delay(uint32_t failures, double jitter) {
-  const milliseconds delay = doubled(kFirstRetryDelay, failures, kMaxRetryDelay);
+  const milliseconds delay = Backoff::doubled(kFirstRetryDelay, failures, kMaxRetryDelay);
   return std::min(scaled(delay, 1.0 + kRetryJitter * std::clamp(jitter, -1.0, 1.0)), kMaxRetryDelay);
 }
 
 milliseconds real_time_retry_delay(uint32_t failures, milliseconds least, milliseconds most) {
-  return doubled(least, failures, most);
+  return Backoff::doubled(least, failures, most);
 }
 
 }  // namespace zt::identity

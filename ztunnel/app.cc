@@ -138,7 +138,7 @@ struct App::Impl {
         memory(memory_budget(config.tunnel, container.limit())),
         settings(worker_settings(config, memory)),
         dns(dns_settings(config)),
-        signals([this](int number) { on_signal(number); }),
+        signals({SIGTERM, SIGINT}),
         metrics(config.general.worker_threads,
                 {.series = config.telemetry.series_limit,
                  .series_per_identity = config.telemetry.series_per_identity,
@@ -212,7 +212,7 @@ Result<> App::run() {
 Result<> App::Impl::start() {
   raise_descriptor_limit();
   keep_keys_out_of_core_files();
-  ZT_TRY(signals.watch(loop));
+  ZT_TRY(signals.watch(loop, [this](int number) { on_signal(number); }));
   ZT_ASSIGN(const auto backend, hbone::select_aead_backend(config.tls.aead, config.tls.fips));
   ZT_TRY(hbone::check_tls_options(settings.tls));
   if (settings.tls.fips && !hbone::fips_module_active()) {

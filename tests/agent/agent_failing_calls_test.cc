@@ -1,6 +1,8 @@
 // The agent with real rules in a real namespace while its system calls fail, one at a time.
 #include <catch2/catch.hpp>
+
 #include <optional>
+#include "base/file.h"
 
 #include "agent/agent.h"
 #include "redirection/nftables/nftables.h"
@@ -24,7 +26,7 @@ struct Life {
 
   void write(const std::string& pods) {
     const OwnCalls own;
-    REQUIRE(write_pods_file(dir / "pods.yaml", pods));
+    REQUIRE(replace_file(dir / "pods.yaml", pods, 0600));
   }
   bool until(const std::function<bool()>& done) { return loop.run_until(done, 20s); }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "agent/pods_file.h"
+#include "base/file.h"
 #include "mesh/reason.h"
 #include "redirection/constants.h"
 #include "tests/support/netns/test_pod.h"
@@ -71,9 +72,11 @@ struct Fixture : TestPod {
 
   Fixture() { enrol(true); }
   void enrol(bool yes) {
-    REQUIRE(write_pods_file(
-        pods_file, yes ? "pods:\n- {uid: u-1, name: web-0, namespace: shop, serviceAccount: web, netns: " + netns_path + "}\n"
-                       : "pods: []\n"));
+    REQUIRE(
+        replace_file(pods_file,
+                     yes ? "pods:\n- {uid: u-1, name: web-0, namespace: shop, serviceAccount: web, netns: " + netns_path + "}\n"
+                         : "pods: []\n",
+                     0600));
   }
   [[nodiscard]] std::vector<std::string> words(std::vector<std::string> more = {}) const {
     std::vector<std::string> all{"--pods", pods_file, "--zds-socket", socket, "--verify-interval", "100ms"};
@@ -175,7 +178,7 @@ TEST_CASE("root: the agent's program from enrolment to leaving") {
     CHECK(passes(before, before_app));
 
     INFO("a bad edit changes nothing");
-    REQUIRE(write_pods_file(test.pods_file, "pods:\n- {uid: u-1, nonsense: 1}\n"));
+    REQUIRE(replace_file(test.pods_file, "pods:\n- {uid: u-1, nonsense: 1}\n", 0600));
     CHECK(Fixture::until([&] {
       return agent->log().find("pods.yaml:2:14: unknown key 'nonsense'") != std::string::npos ||
              agent->log().find("pods.yaml:2:14: unknown key \\\"nonsense") != std::string::npos;

@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <string>
 
+#include "base/file.h"
 #include "mesh/reason.h"
 #include "tests/support/netns/testing.h"
 
@@ -183,9 +184,9 @@ TEST_CASE("what cannot be read as a file is named") {
   const TempDir dir;
   CHECK_THAT(read_pods_file(dir / "none").error().text, Contains("none: No such file"));
   CHECK_THAT(read_pods_file(dir / "").error().text, Contains("not a regular file"));
-  REQUIRE(write_pods_file(dir / "big", std::string(kMaxPodsFileBytes + 1, '#')));
+  REQUIRE(replace_file(dir / "big", std::string(kMaxPodsFileBytes + 1, '#'), 0600));
   CHECK_THAT(read_pods_file(dir / "big").error().text, Contains("is larger than 1048576 bytes"));
-  REQUIRE(write_pods_file(dir / "big", "pods: []"));
+  REQUIRE(replace_file(dir / "big", "pods: []", 0600));
   CHECK(*read_pods_file(dir / "big") == "pods: []");
-  CHECK_THAT(write_pods_file(dir / "none/file", "").error().text, Contains("cannot write"));
+  CHECK_THAT(replace_file(dir / "none/file", "", 0600).error().text, Contains("cannot write"));
 }

@@ -20,6 +20,15 @@ TEST_CASE("pauses double up to their limit, a part of each is chance, and none i
   CHECK(backoff.next() == 10ms);
 }
 
+TEST_CASE("the pause after so many failures in a row is doubled each time and never more than its limit") {
+  CHECK(Backoff::doubled(1s, 0, 5s) == 1s);
+  CHECK(Backoff::doubled(1s, 1, 5s) == 1s);
+  CHECK(Backoff::doubled(1s, 3, 5s) == 4s);
+  CHECK(Backoff::doubled(1s, 4, 5s) == 5s);
+  CHECK(Backoff::doubled(1s, UINT32_MAX, 5s) == 5s);
+  CHECK(Backoff::doubled(9s, 1, 5s) == 5s);
+}
+
 TEST_CASE("pauses of two that began together differ, within what is chance") {
   Backoff a(20ms, 15'000ms, 0.2, Backoff::any_random()), b(20ms, 15'000ms, 0.2, Backoff::any_random());
   int same = 0;
