@@ -106,6 +106,7 @@ Clock::duration EventLoop::longest_turn() const {
 }
 
 void EventLoop::note_turn(Clock::time_point end) {
+  turn_end_ = end;
   if (end >= longest_turn_until_) {
     // After a long wait more than one part may have passed, but nothing has happened in it.
     longest_turn_until_ = end + kLongestTurnPart;
@@ -119,7 +120,8 @@ void EventLoop::note_turn(Clock::time_point end) {
 void EventLoop::run() {
   thread_ = pthread_self();
   stopped_ = false;
-  while (!stopped_) turn(wait_ms());
+  turn_end_ = Clock::now();
+  while (!stopped_) turn(wait_ms(turn_end_));
   std::lock_guard lock(mutex_);
   stopping_ = false;
 }
@@ -127,7 +129,7 @@ void EventLoop::run() {
 void EventLoop::run_once(Clock::duration max_wait) {
   thread_ = pthread_self();
   const auto limit = std::chrono::ceil<std::chrono::milliseconds>(max_wait).count();
-  const int wait = wait_ms();
+  const int wait = wait_ms(Clock::now());
   turn(wait < 0 ? static_cast<int>(limit) : std::min(wait, static_cast<int>(limit)));
 }
 
@@ -141,10 +143,10 @@ bool EventLoop::run_until(const std::function<bool()>& done, Clock::duration lim
   return true;
 }
 
-int EventLoop::wait_ms() const {
+int EventLoop::wait_ms(Clock::time_point from) const {
   if (!deferred_.empty() || event_index_ < event_count_ || posted_next_ < posted_running_.size()) return 0;
   if (timers_.empty()) return -1;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(timers_.front()->when_ - Clock::now()).count();
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(timers_.front()->when_ - from).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 60'000));
 }
 
@@ -166,7 +168,7 @@ void EventLoop::turn(int timeout_ms) {
     const epoll_event event = events_[event_index_++];
     if (event.data.ptr == nullptr || event.events == 0) continue;
     static_cast<Watcher*>(event.data.ptr)->on_ready(event.events);
-    if (overdue()) break;
+    if (event_index_ < event_count_ && overdue()) break;
   }
   run_timers();
   run_posted();
@@ -191,7 +193,7 @@ void EventLoop::take_posted() {
 void EventLoop::run_posted() {
   while (posted_next_ < posted_running_.size()) {
     posted_running_[posted_next_++]();
-    if (overdue() && !stopped_) break;
+    if (posted_next_ < posted_running_.size() && !stopped_ && overdue()) break;
   }
   if (posted_next_ == posted_running_.size()) {
     posted_running_.clear();
@@ -207,7 +209,7 @@ void EventLoop::run_deferred() {
     if (Deferred* work = deferred_running_[i++]) {
       work->queued_ = false;
       work->on_turn_end();
-      if (overdue()) break;
+      if (i < deferred_running_.size() && overdue()) break;
     }
   }
   if (i < deferred_running_.size()) {

@@ -128,7 +128,7 @@ class EventLoop {
   void run_posted();
   void run_deferred();
   void note_turn(Clock::time_point end);
-  [[nodiscard]] int wait_ms() const;
+  [[nodiscard]] int wait_ms(Clock::time_point from) const;
 
   void timer_add(Timer& timer);
   void timer_remove(Timer& timer);
@@ -142,6 +142,7 @@ class EventLoop {
   int event_count_ = 0;
   int event_index_ = 0;
   Clock::time_point now_ = Clock::now();
+  Clock::time_point turn_end_ = now_;
   size_t ready_ = 0;  // watchers and work that have something to do in this turn
   std::array<std::atomic<Clock::rep>, kLongestTurnParts> longest_turns_{};
   size_t longest_turn_part_ = 0;

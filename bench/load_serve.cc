@@ -61,7 +61,7 @@ class Server {
       auto connection = std::make_unique<Connection>();
       connection->fd = fd;
       epoll_.add(fd, EPOLLIN, connection.get());
-      connection.release();  // owned by the event loop; deleted when turn() says that it is over
+      (void)connection.release();  // owned by the event loop; deleted when turn() says that it is over
     }
   }
 

@@ -100,7 +100,7 @@ size_t StreamRelay::on_data(std::span<const iovec> data) noexcept {
   iovec partial{};
   while (taken < total) {
     // At most IOV_MAX parts a call; a part that went out half is resumed in the middle.
-    iovec parts[64];
+    [[clang::uninitialized]] iovec parts[64];  // or a hardened build would set all of it to zero
     size_t count = 0;
     for (size_t i = first; i < data.size() && count < std::size(parts); ++i) {
       parts[count] = i == first && partial.iov_base != nullptr ? partial : data[i];
