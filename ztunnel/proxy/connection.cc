@@ -148,7 +148,9 @@ void append_line(PodConnections& lines, const ConnectionInfo& info) {
   const bool inbound = info.direction == Direction::kInbound;
   (inbound ? lines.inbound : lines.outbound)
       .push_back({.source = info.source,
-                  .original_destination = inbound ? info.requested_host : info.upstream.to_string(),
+                  .original_destination = !inbound              ? info.upstream.to_string()
+                                          : info.requested_host ? *info.requested_host
+                                                                : "",
                   .actual_destination = inbound ? info.upstream : info.destination,
                   .protocol = info.mutual_tls ? "HBONE" : "TCP"});
 }

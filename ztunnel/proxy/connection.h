@@ -33,10 +33,10 @@ struct ConnectionInfo {
   workload_api::WorkloadPtr destination_workload;  // null if unknown
   workload_api::ServicePtr service;                // null if none
   bool mutual_tls = false;
-  std::shared_ptr<const ProvenPeer> peer;   // inbound: the client
-  std::unique_ptr<hbone::Baggage> baggage;  // inbound: what the client says of itself; telemetry only
-  std::string requested_host;               // inbound: `forwarded` host, for the admin dump
-  SocketAddress upstream;                   // inbound: what policies see as destination
+  std::shared_ptr<const ProvenPeer> peer;             // inbound: the client
+  std::unique_ptr<hbone::Baggage> baggage;            // inbound: what the client says of itself; telemetry only
+  std::unique_ptr<const std::string> requested_host;  // inbound: `forwarded` host, for the admin dump; null if it said none
+  SocketAddress upstream;                             // inbound: what policies see as destination
   Clock::time_point begun;
 };
 

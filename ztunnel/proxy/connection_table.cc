@@ -19,7 +19,7 @@ Connection& ConnectionTable::add(ConnectionInfo info) {
 void ConnectionTable::remove(Connection& connection) {
   thread_.check();
   if (connection.relay) {
-    const RelayEnd& end = connection.relay->end();
+    const RelayEnd end = connection.relay->end();
     connection.record.finish(end.reason, end.text, connection.relay->bytes());
   }
   --count_;

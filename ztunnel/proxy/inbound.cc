@@ -274,7 +274,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
   }
   info.destination_workload = *workload;
   info.service = inbound_service(*snapshot, **workload, *target, request->forwarded_host.value_or(""));
-  info.requested_host = request->forwarded_host.value_or("");
+  if (auto& host = request->forwarded_host) info.requested_host = std::make_unique<const std::string>(std::move(*host));
   info.mutual_tls = true;
   info.peer = identity;
   info.begun = begun;

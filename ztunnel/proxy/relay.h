@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
+#include <string>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -40,12 +40,13 @@ class Relay {
   virtual void kill(Reason reason, std::string text) = 0;
 
   [[nodiscard]] const RelayBytes& bytes() const { return bytes_; }
-  [[nodiscard]] const RelayEnd& end() const { return end_; }
+  // kOk before it has ended.
+  [[nodiscard]] RelayEnd end() const { return end_ ? *end_ : RelayEnd{}; }
 
  protected:
   Relay() = default;
   RelayBytes bytes_;
-  RelayEnd end_;
+  std::unique_ptr<RelayEnd> end_;  // what ten thousand connections carry for their last moment would be more than a pointer
 };
 
 // A TCP socket and a tunnel's stream. The socket is the application's: the client's on the outbound side, the server's
@@ -59,7 +60,7 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
 
   // Before start(): the relay is its stream's handler and takes nothing yet. The answer to CONNECT, when it comes:
   [[nodiscard]] Event& answered() { return answered_; }
-  [[nodiscard]] const std::optional<hbone::Headers>& answer() const { return answer_; }
+  [[nodiscard]] const hbone::Headers* answer() const { return answer_.get(); }
   // There is no answer because the peer has not dealt with the request: it refused the stream, left, or the tunnel broke. Nothing
   // of the application's has been sent, so the request may be made again (RFC 9113 §8.7).
   [[nodiscard]] bool unprocessed() const { return unprocessed_; }
@@ -98,7 +99,7 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   hbone::Stream* stream_ = nullptr;
   Done done_;
   Event answered_;
-  std::optional<hbone::Headers> answer_;
+  std::unique_ptr<const hbone::Headers> answer_;
   Side side_;
   bool started_ : 1 = false;
   bool finished_ : 1 = false;

@@ -141,7 +141,7 @@ void SpliceRelay::kill(Reason reason, std::string text) {
 void SpliceRelay::finish(Reason reason, std::string text) {
   if (finished_) return;
   finished_ = true;
-  end_ = {reason, std::move(text)};
+  end_ = std::make_unique<RelayEnd>(reason, std::move(text));
   io_.loop.defer(*this);
 }
 
@@ -156,7 +156,7 @@ void SpliceRelay::on_turn_end() noexcept {
   for (Leg* each : {&client_, &server_}) {
     if (!each->fd) continue;
     io_.loop.unwatch(each->fd.get(), *each);
-    if (end_.reason == Reason::kOk) {
+    if (end_->reason == Reason::kOk) {
       each->fd.reset();
     } else {
       reset_and_close(std::move(each->fd));

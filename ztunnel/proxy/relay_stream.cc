@@ -53,7 +53,7 @@ Result<> StreamRelay::start(UniqueFd socket, Done done) {
 }
 
 void StreamRelay::on_response(hbone::Headers headers) noexcept {
-  answer_ = std::move(headers);
+  answer_ = std::make_unique<const hbone::Headers>(std::move(headers));
   answered_.set();
 }
 
@@ -222,7 +222,7 @@ void StreamRelay::kill(Reason reason, std::string text) {
 void StreamRelay::finish(Reason reason, std::string text) {
   if (finished_) return;
   finished_ = true;
-  end_ = {reason, std::move(text)};
+  end_ = std::make_unique<RelayEnd>(reason, std::move(text));
   io_.loop.defer(*this);
 }
 
@@ -230,7 +230,7 @@ void StreamRelay::on_turn_end() noexcept {
   io_.loop.unwatch(socket_.get(), *this);
   started_ = false;
   if (stream_ != nullptr) std::exchange(stream_, nullptr)->abandon(H2Error::kConnectError);
-  if (end_.reason == Reason::kOk) {
+  if (end_->reason == Reason::kOk) {
     socket_.reset();
   } else {
     reset_and_close(std::move(socket_));
