@@ -15,29 +15,57 @@ constexpr int kMostStrange = 32;
 // What an exchange costs beside its query: itself, the kernel's sockets. What one who waits costs beside a copy of query and key.
 constexpr size_t kExchangeBytes = 4096;
 constexpr size_t kAskerBytes = 256;
+// Sockets that wait for the next query: after a burst, and for as long as there has been no other one.
+constexpr size_t kMostSpare = 64;
+constexpr size_t kFewSpare = 4;
+constexpr std::chrono::seconds kSpareTime{10};
 }  // namespace
 
-// One query on its way to one upstream.
-class Forwarder::Attempt final : private Watcher {
+// A socket towards upstreams. Making one in another namespace costs more than all the rest of an exchange, so it is used again, from
+// another port each time.
+class Forwarder::Line final : private Watcher {
  public:
-  Attempt(Forwarder& forwarder, Exchange& exchange, UniqueFd fd, uint16_t id)
-      : forwarder_(forwarder), exchange_(exchange), fd_(std::move(fd)), id_(id) {}
+  Line(EventLoop& loop, UniqueFd fd, bool v4) : v4_(v4), loop_(loop), fd_(std::move(fd)) {}
+  ~Line() {
+    if (watched_) loop_.unwatch(fd_.get(), *this);
+  }
+  Line(const Line&) = delete;
+  [[nodiscard]] bool start() { return watched_ = loop_.watch(fd_.get(), *this).has_value(); }
+  [[nodiscard]] int fd() const { return fd_.get(); }
+  [[nodiscard]] bool is_v4() const { return v4_; }
+  void use(Attempt* attempt) { attempt_ = attempt; }
+
+ private:
+  void on_ready(uint32_t events) noexcept override;
+  const bool v4_;
+  EventLoop& loop_;
+  const UniqueFd fd_;
+  bool watched_ = false;
+  Attempt* attempt_ = nullptr;
+};
+
+// One query on its way to one upstream.
+class Forwarder::Attempt {
+ public:
+  Attempt(Forwarder& forwarder, Exchange& exchange, std::unique_ptr<Line> line, uint16_t id)
+      : forwarder_(forwarder), exchange_(exchange), line_(std::move(line)), id_(id) {
+    line_->use(this);
+  }
   ~Attempt() {
-    if (watched_) forwarder_.loop_.unwatch(fd_.get(), *this);
+    line_->use(nullptr);
+    if (!failed_) forwarder_.give_back(std::move(line_));
   }
   Attempt(const Attempt&) = delete;
 
   [[nodiscard]] bool send();
   [[nodiscard]] bool failed() const { return failed_; }
+  void on_ready();
 
  private:
-  void on_ready(uint32_t events) noexcept override;
-
   Forwarder& forwarder_;
   Exchange& exchange_;
-  UniqueFd fd_;
+  std::unique_ptr<Line> line_;
   const uint16_t id_;
-  bool watched_ = false;
   bool failed_ = false;
   int strange_ = 0;
 };
@@ -64,20 +92,22 @@ struct Forwarder::Exchange final : MemoryAccount::Claim {
   Timer timer;
 };
 
-bool Forwarder::Attempt::send() {
-  if (!forwarder_.loop_.watch(fd_.get(), *this)) return false;
-  watched_ = true;
-  Bytes query = exchange_.query;
-  write16(query, 0, id_);
-  return ::send(fd_.get(), query.data(), query.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(query.size());
+void Forwarder::Line::on_ready(uint32_t) noexcept {
+  if (attempt_ != nullptr) attempt_->on_ready();
 }
 
-void Forwarder::Attempt::on_ready(uint32_t) noexcept {
+bool Forwarder::Attempt::send() {
+  Bytes query = exchange_.query;
+  write16(query, 0, id_);
+  return ::send(line_->fd(), query.data(), query.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(query.size());
+}
+
+void Forwarder::Attempt::on_ready() {
   // One thread, one turn: what is received is used before the next packet is.
   static thread_local std::array<uint8_t, kMaxMessageBytes> buffer;
   if (failed_) return;
   for (;;) {
-    const ssize_t n = ::recv(fd_.get(), buffer.data(), buffer.size(), 0);
+    const ssize_t n = ::recv(line_->fd(), buffer.data(), buffer.size(), 0);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
     // An ICMP error: nobody listens there, or there is no way to it. Or somebody guesses.
@@ -94,9 +124,9 @@ void Forwarder::Attempt::on_ready(uint32_t) noexcept {
 
 Forwarder::Forwarder(EventLoop& loop, const SocketOptions& options, const ForwardLimits& limits, MemoryAccount& memory,
                      Counter& strange)
-    : loop_(loop), options_(options), limits_(limits), memory_(memory), strange_(strange) {}
+    : loop_(loop), options_(options), limits_(limits), memory_(memory), strange_(strange), spare_timer_(loop) {}
 
-Forwarder::~Forwarder() = default;
+Forwarder::~Forwarder() { const auto under_way = std::exchange(exchanges_, {}); }  // they give back their lines
 
 bool Forwarder::ask(View query, std::vector<SocketAddress> upstreams, std::string key, Done done) {
   const auto now = Clock::now();
@@ -129,6 +159,30 @@ bool Forwarder::ask(View query, std::vector<SocketAddress> upstreams, std::strin
   return false;
 }
 
+std::unique_ptr<Forwarder::Line> Forwarder::take_line(const SocketAddress& upstream) {
+  const bool v4 = upstream.ip.is_v4();
+  std::unique_ptr<Line> line;
+  if (const auto spare = std::ranges::find(spare_.rbegin(), spare_.rend(), v4, [](const auto& each) { return each->is_v4(); });
+      spare != spare_.rend()) {
+    line = std::move(*spare);
+    spare_.erase(std::next(spare).base());
+  } else {
+    auto socket = upstream_socket(options_, SOCK_DGRAM, v4);
+    if (!socket) return nullptr;
+    line = std::make_unique<Line>(loop_, std::move(*socket), v4);
+    if (!line->start()) return nullptr;
+  }
+  return connect_to(line->fd(), upstream) ? std::move(line) : nullptr;
+}
+
+void Forwarder::give_back(std::unique_ptr<Line> line) {
+  if (spare_.size() < kMostSpare && disconnect_udp(line->fd())) spare_.push_back(std::move(line));
+  if (spare_.size() <= kFewSpare || spare_timer_.armed()) return;
+  spare_timer_.start_after(kSpareTime, [this] {
+    if (spare_.size() > kFewSpare) spare_.erase(spare_.begin(), spare_.end() - kFewSpare);
+  });
+}
+
 void Forwarder::try_next(Exchange& exchange) {
   const auto now = Clock::now();
   if (now >= exchange.deadline) {
@@ -139,9 +193,9 @@ void Forwarder::try_next(Exchange& exchange) {
   const size_t most = exchange.key.empty() ? std::min<size_t>(rounds, 1) : rounds;
   while (exchange.tries < most) {
     const SocketAddress upstream = exchange.upstreams[exchange.tries++ % exchange.upstreams.size()];
-    auto socket = upstream_socket(options_, SOCK_DGRAM, upstream);
-    if (!socket) continue;
-    auto attempt = std::make_unique<Attempt>(*this, exchange, std::move(*socket), static_cast<uint16_t>(random_()));
+    auto line = take_line(upstream);
+    if (!line) continue;
+    auto attempt = std::make_unique<Attempt>(*this, exchange, std::move(line), static_cast<uint16_t>(random_()));
     if (!attempt->send()) continue;
     exchange.attempts.push_back(std::move(attempt));
     const bool last = exchange.tries == most;

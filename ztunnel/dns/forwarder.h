@@ -30,7 +30,7 @@ struct ForwardLimits {
 
 // Asks upstreams over UDP on behalf of one pod, byte for byte what the client asked, but for the id. One thread.
 //
-// Each attempt has a socket of its own, so an answer has to guess a port and an id that only we and the upstream know, and to
+// Each attempt has a port of its own, so an answer has to guess a port and an id that only we and the upstream know, and to
 // repeat the question. Who asks what is already being asked waits for that answer.
 class Forwarder {
  public:
@@ -57,8 +57,11 @@ class Forwarder {
   [[nodiscard]] size_t exchanges() const { return exchanges_.size(); }
 
  private:
+  class Line;
   class Attempt;
   struct Exchange;
+  std::unique_ptr<Line> take_line(const SocketAddress& upstream);
+  void give_back(std::unique_ptr<Line> line);
   void try_next(Exchange& exchange);
   void finish(Exchange& exchange, Outcome outcome, View response);
   void on_answer(Exchange& exchange, View response);
@@ -69,6 +72,8 @@ class Forwarder {
   MemoryAccount& memory_;
   Counter& strange_;
   std::random_device random_;
+  std::vector<std::unique_ptr<Line>> spare_;  // the one used last at the back
+  Timer spare_timer_;
   std::unordered_map<uint64_t, std::unique_ptr<Exchange>> exchanges_;
   std::unordered_map<std::string, Exchange*> by_key_;
   uint64_t last_number_ = 0;

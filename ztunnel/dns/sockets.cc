@@ -135,16 +135,29 @@ Result<Listeners> bind_listeners(const SocketOptions& options, const ListenAddre
   return listeners;
 }
 
-Result<UniqueFd> upstream_socket(const SocketOptions& options, int type, const SocketAddress& upstream) {
-  ZT_ASSIGN(auto fd, make_socket(options.netns.get(), upstream.ip.is_v4() ? AF_INET : AF_INET6, type));
+Result<UniqueFd> upstream_socket(const SocketOptions& options, int type, bool v4) {
+  ZT_ASSIGN(auto fd, make_socket(options.netns.get(), v4 ? AF_INET : AF_INET6, type));
   ZT_TRY(set_mark(fd.get(), options.mark));
   if (type == SOCK_STREAM) set_int(fd.get(), IPPROTO_TCP, TCP_NODELAY, 1);
+  return fd;
+}
+
+Result<> connect_to(int fd, const SocketAddress& upstream) {
   sockaddr_storage storage;
   const socklen_t length = upstream.to_sockaddr(storage);
-  if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) != 0 && errno != EINPROGRESS) {
-    return fail_errno(Reason::kConnectFailed, "connect to " + upstream.to_string());
+  if (::connect(fd, reinterpret_cast<const sockaddr*>(&storage), length) == 0 || errno == EINPROGRESS) return {};
+  return fail_errno(Reason::kConnectFailed, "connect to " + upstream.to_string());
+}
+
+bool disconnect_udp(int fd) {
+  constexpr int kMostLeft = 64;  // packets that came too late
+  sockaddr nobody{};
+  nobody.sa_family = AF_UNSPEC;
+  if (::connect(fd, &nobody, sizeof nobody) != 0) return false;
+  for (int i = 0; i < kMostLeft; ++i) {
+    if (::recv(fd, nullptr, 0, MSG_DONTWAIT | MSG_TRUNC) < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
   }
-  return fd;
+  return false;
 }
 
 void OriginalServer::open() {

@@ -30,9 +30,12 @@ struct Listeners {
 // queries come there, and nobody else shall be served. The error names the address that is taken.
 [[nodiscard]] Result<Listeners> bind_listeners(const SocketOptions& options, const ListenAddress& address, bool ipv6);
 
-// A socket towards an upstream, in the pod's namespace, non-blocking, with a port of the kernel's random choice. UDP: connected,
-// so that nobody else's packets come in. TCP: connecting.
-[[nodiscard]] Result<UniqueFd> upstream_socket(const SocketOptions& options, int type, const SocketAddress& upstream);
+// A socket towards upstreams of one family, in the pod's namespace, non-blocking, not connected yet.
+[[nodiscard]] Result<UniqueFd> upstream_socket(const SocketOptions& options, int type, bool v4);
+// Connects it, from a port of the kernel's random choice. UDP: nobody else's packets come in any more. TCP: connecting.
+[[nodiscard]] Result<> connect_to(int fd, const SocketAddress& upstream);
+// Makes a UDP socket as it was before it was connected: without a port, without packets. False: it is of no use any more.
+[[nodiscard]] bool disconnect_udp(int fd);
 
 // Which name server a captured query was sent to: the one that the pod's own resolv.conf or dnsConfig names. It is asked of the
 // pod's connection tracking, which holds where a redirected packet was going. Nothing: the query was sent to the proxy itself.

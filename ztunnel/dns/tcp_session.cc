@@ -182,8 +182,9 @@ void TcpSession::serve(View message) {
 
 void TcpSession::connect() {
   while (tries_ < upstreams_.size()) {
-    auto socket = upstream_socket(options_, SOCK_STREAM, upstreams_[tries_++]);
-    if (!socket) continue;
+    const SocketAddress& upstream = upstreams_[tries_++];
+    auto socket = upstream_socket(options_, SOCK_STREAM, upstream.ip.is_v4());
+    if (!socket || !connect_to(socket->get(), upstream)) continue;
     upstream_.open(std::move(*socket));
     connected_ = false;
     if (!loop_.watch(upstream_.fd(), upstream_side_)) {

@@ -147,6 +147,24 @@ TEST_CASE_METHOD(Fixture, "A silent upstream gives way to the next, and may stil
   CHECK(outcomes[0].second == reply(first, 0x8183));
 }
 
+TEST_CASE_METHOD(Fixture, "What comes too late for one query is not taken for the next, though its socket is") {
+  Upstream slow, second;
+  send(query_for_www(), {slow.address(), second.address()}, "a");
+  const Bytes late = await(slow);
+  second.send(reply(await(second)));
+  await_outcomes(1);
+  slow.send(reply(late));
+  for (int i = 0; i < 5; ++i) {
+    send(query_for_www(), {slow.address()}, "b" + std::to_string(i));
+    const Bytes query = await(slow);
+    slow.send(reply(query));
+    await_outcomes(2 + static_cast<size_t>(i));
+    CHECK(outcomes.back().second == reply(query));
+  }
+  CHECK(slow.ports() == 6);
+  CHECK(strange.value() == 0);
+}
+
 TEST_CASE_METHOD(Fixture, "An upstream that refuses gives way to the next at once, and is believed if there is none") {
   Upstream unwilling, second;
   send(query_for_www(), {unwilling.address(), second.address()}, "k");
