@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 from harness import dedicated, dns
-from harness.mesh import Mesh, program
+from harness.mesh import Mesh, program, sanitized
 from harness.process import Process, eventually
 
 VIP, VIP6, DOMAIN = "10.96.0.10", "fd00:10:96::10", "cluster.local"
@@ -241,6 +241,42 @@ def test_a_pod_that_asks_too_much_at_once_is_told_so_and_others_are_not_harmed(m
     for sock in held:
         sock.close()
     eventually(lambda: dig(mesh.client, silent.ip, "+tcp", "+short", "web.shop") == VIP, "a connection to be free again")
+
+
+@pytest.mark.skipif(sanitized(), reason="a sanitizer's own memory says nothing of ours")
+def test_what_slow_queries_over_tcp_hold_is_bounded_and_paid_by_the_pod_that_sends_them(mesh):
+    build(mesh)
+    other = mesh.nodes[0].pod("other")
+    hold = mesh.nodes[1].pod("hold", captured=False)
+    with hold.netns.socket() as listener:  # takes connections and reads nothing
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.bind((hold.ip, 53))
+        listener.listen(128)
+        mesh.start(ZT_MEMORY_BUDGET="16Mi")
+        node = mesh.nodes[0]
+
+        def held():
+            with open(f"/proc/{node.ztunnel.pid}/status") as status:
+                return int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1)) * 1024
+
+        fresh = held()
+        update = dns.query("example.com", dns.SOA, flags=0x2800) + bytes(60_000)  # forwarded as it is
+        senders = [mesh.client.connect(hold.ip, 53) for _ in range(60)]
+        for sock in senders:
+            sock.setblocking(False)
+            try:
+                for _ in range(32):
+                    sock.send(struct.pack(">H", len(update)) + update)
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                pass  # it paid
+        eventually(lambda: "zt_memory_cuts_total 0" not in node.http(15020, "/metrics")[1], "somebody to pay")
+        assert dig(other, mesh.names.ip, "+short", "web.shop") == VIP
+        assert dig(other, mesh.names.ip, "+tcp", "+short", "web.shop") == VIP
+        assert held() - fresh < 32 * 1024 * 1024, (held() - fresh) >> 20
+        for sock in senders:
+            sock.close()
 
 
 # ---- Resolvers
