@@ -55,12 +55,12 @@ struct Mesh {
     workload->canonical_revision = text(revision == 0 ? "latest" : fmt::format("v{}", revision));
     workload->workload_name = text(app(of));
     workload->cluster_id = text("Kubernetes");
-    workload->locality = {text("region-1"), text(fmt::format("zone-{}", node % 3)), {}};
+    workload->locality = {"region-1", fmt::format("zone-{}", node % 3), {}};
     workload->type = WorkloadType::kPod;
     workload->protocol = TunnelProtocol::kHbone;
     workload->addresses = {ip(i)};
     workload->services.push_back({text(fmt::format("{}/{}", workload->ns.view(), hostname(of))), {{80, 8080}, {9090, 9090}}});
-    if (i % 5 == 0) workload->authorization_policies = {text("istio-system/istio_converted_static_strict")};
+    if (i % 5 == 0) workload->authorization_policies = {"istio-system/istio_converted_static_strict"};
     return workload;
   }
 };

@@ -1,8 +1,8 @@
 #include "workload_api/model/model.h"
 
 #include <algorithm>
-#include <unordered_set>
 
+#include <absl/container/flat_hash_set.h>
 #include <fmt/format.h>
 
 namespace zt::workload_api {
@@ -20,6 +20,9 @@ const ServiceMembership* Workload::membership(std::string_view service_key) cons
   return found == services.end() ? nullptr : &*found;
 }
 
+// There may be a million: with the allocator's 8 bytes it fits a class of 224.
+static_assert(sizeof(Workload) <= 216);
+
 bool Workload::has_address(const IpAddress& ip) const { return std::ranges::find(addresses, ip) != addresses.end(); }
 
 void canonicalize(Workload& workload) {
@@ -30,8 +33,9 @@ void canonicalize(Workload& workload) {
   }
   // The first of each stays: their order says which is preferred.
   if (workload.addresses.size() > 1) {
-    std::unordered_set<IpAddress> seen;
-    std::erase_if(workload.addresses, [&](const IpAddress& ip) { return !seen.insert(ip).second; });
+    absl::flat_hash_set<IpAddress, std::hash<IpAddress>> seen;
+    const auto again = std::ranges::remove_if(workload.addresses, [&](const IpAddress& ip) { return !seen.insert(ip).second; });
+    workload.addresses.erase(again.begin(), again.end());
   }
 }
 

@@ -7,7 +7,11 @@
 #include <variant>
 #include <vector>
 
+#include <absl/container/inlined_vector.h>
+
 #include "base/address.h"
+#include "workload_api/model/locality.h"
+#include "workload_api/model/name_list.h"
 #include "workload_api/model/port_map.h"
 #include "workload_api/model/ref.h"
 #include "workload_api/model/str.h"
@@ -98,11 +102,6 @@ struct ServiceMembership {
   friend bool operator==(const ServiceMembership&, const ServiceMembership&) = default;
 };
 
-struct Locality {
-  Str region, zone, subzone;
-  friend bool operator==(const Locality&, const Locality&) = default;
-};
-
 struct Workload : RefCounted {
   // What load balancing looks at comes first, in one cache line: a change of a service reads it of all its
   // endpoints.
@@ -112,9 +111,9 @@ struct Workload : RefCounted {
   WorkloadType type = WorkloadType::kDeployment;
   uint32_t capacity = 1;  // weight; 0 = never chosen
   std::optional<ApplicationTunnel> application_tunnel;
-  bool native_tunnel = false;  // terminates HBONE itself
-  std::vector<IpAddress> addresses;
-  Str hostname;  // resolved at connect time if there is no address
+  bool native_tunnel = false;                   // terminates HBONE itself
+  absl::InlinedVector<IpAddress, 1> addresses;  // nearly always one, which then costs no allocation
+  Str hostname;                                 // resolved at connect time if there is no address
   Box<GatewayAddress> network_gateway;
 
   Str network;
@@ -130,8 +129,8 @@ struct Workload : RefCounted {
   Str canonical_name;
   Str canonical_revision;
   Str workload_name;
-  std::vector<ServiceMembership> services;
-  std::vector<Str> authorization_policies;  // "namespace/name" of the selector policies that apply to it
+  absl::InlinedVector<ServiceMembership, 1> services;
+  NameList authorization_policies;  // "namespace/name" of the selector policies that apply to it
   Box<GatewayAddress> waypoint;
 
   // Filled by the store: "spiffe://<trust domain>/ns/<namespace>/sa/<service account>".
@@ -152,6 +151,7 @@ struct WorkloadInfo {
   std::string_view name;
   std::string_view ns;
   std::string_view service_account;
+  friend bool operator==(const WorkloadInfo&, const WorkloadInfo&) = default;
 };
 
 // ---- Service

@@ -8,9 +8,9 @@ namespace {
 
 std::string_view value_of(const Workload& workload, RoutingScope scope) {
   switch (scope) {
-    case RoutingScope::kRegion: return workload.locality.region.view();
-    case RoutingScope::kZone: return workload.locality.zone.view();
-    case RoutingScope::kSubzone: return workload.locality.subzone.view();
+    case RoutingScope::kRegion: return workload.locality.region();
+    case RoutingScope::kZone: return workload.locality.zone();
+    case RoutingScope::kSubzone: return workload.locality.subzone();
     case RoutingScope::kNode: return workload.node.view();
     case RoutingScope::kCluster: return workload.cluster_id.view();
     case RoutingScope::kNetwork: return workload.network.view();

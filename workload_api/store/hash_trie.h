@@ -13,6 +13,10 @@ namespace zt::workload_api {
 // copy costs the few nodes on the path to the entry; everything else stays shared. So a snapshot of a million
 // entries is published by changing one path, and readers of older snapshots are not disturbed.
 //
+// Why not a library's hash table: with 100,000 entries, a change and its publication take 15 to 20 us; to copy an
+// absl::flat_hash_map of them takes 14 ms, for each of the several tables, and leaves no memory shared. What a lookup pays: 480 ns
+// out of cache where the flat map takes 310 to 350.
+//
 // Rules supplies the entry's key: `using Entry`, `static uint64_t hash(const Entry&)` (constant over an
 // entry's life), and for every key type K used in lookups `static uint64_t hash(const K&)` and `static bool
 // equal(const Entry&, const K&)`. put_all() also needs `static K key(const Entry&)`, which must not refer to

@@ -1,9 +1,11 @@
 #pragma once
-#include <cstddef>
-#include <cstdint>
-#include <string_view>
-#include <vector>
+#include <absl/container/flat_hash_set.h>
 
+#include <cstddef>
+#include <string_view>
+
+#include "workload_api/model/locality.h"
+#include "workload_api/model/name_list.h"
 #include "workload_api/model/port_map.h"
 #include "workload_api/model/str.h"
 
@@ -23,28 +25,23 @@ class Interner {
   // nothing if the text is one already.
   void intern(Str& text);
   void intern(PortMap& ports) { intern(ports.packed_); }
+  void intern(Locality& locality) { intern(locality.packed_); }
+  void intern(NameList& names) { intern(names.packed_); }
   [[nodiscard]] Str make(std::string_view text);
 
   // Drops what nobody else holds, and shrinks the table if it is mostly empty then. Walks the whole table.
   void sweep();
 
-  [[nodiscard]] size_t size() const { return used_; }
-  [[nodiscard]] size_t capacity() const { return slots_.size(); }
+  [[nodiscard]] size_t size() const { return texts_.size(); }
+  [[nodiscard]] size_t capacity() const { return texts_.capacity(); }
 
  private:
-  static constexpr size_t kMinSlots = 64;  // a power of two, as every size is
+  static constexpr size_t kFirstSweep = 64;
 
-  struct Slot {
-    uint64_t hash = 0;  // or a search would read every text that it passes, and growing every text there is
-    Str text;           // empty: the slot is free
-  };
-
-  [[nodiscard]] Slot& slot_of(std::string_view text);  // where it is, or the free slot where it belongs
   void make_room();
-  void place(std::vector<Slot> kept, size_t slots);
 
-  std::vector<Slot> slots_;  // open addressing, linear probing, at most half full
-  size_t used_ = 0;
+  absl::flat_hash_set<Str, StrHash, StrEqual> texts_;
+  size_t sweep_at_ = kFirstSweep;
 };
 
 }  // namespace zt::workload_api

@@ -136,8 +136,8 @@ void Snapshot::for_each_policy_of(const Workload& workload, Visit&& visit) const
     for (const PolicyPtr& policy : list->policies)
       if (!visit(policy.get(), policy->spec->key.view())) return;
   }
-  for (const Str& name : workload.authorization_policies)
-    if (!visit(policy(name), name.view())) return;
+  for (const std::string_view name : workload.authorization_policies)
+    if (!visit(policy(name), name)) return;
 }
 
 }  // namespace zt::workload_api

@@ -3,7 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
+#include <functional>
 #include <iterator>
+#include <numeric>
 #include <utility>
 
 #include "base/log.h"
@@ -58,7 +61,7 @@ class EndpointList {
   }
 
   std::vector<Endpoint> endpoints_;
-  std::unordered_map<const Workload*, size_t> places_;
+  absl::flat_hash_map<const Workload*, size_t> places_;
   bool indexed_ = false;
   bool holes_ = false;
 };
@@ -114,37 +117,45 @@ std::vector<Rejected> Store::apply(Batch batch) {
 
 std::vector<Rejected> Store::replace_local(LocalContent content) {
   std::vector<Rejected> rejected;
-  Owned owned;
-  owned.addresses.reserve(content.workloads() + content.services());
+  if (content.edit) {
+    assert(content.compared_with == current_->generation());
+    edit_local(std::move(content.batch), rejected);
+    commit();
+    return rejected;
+  }
+  const bool named = content.names.has_value();
+  LocalNames owned = named ? std::move(*content.names) : LocalNames();
+  if (!named) owned.addresses.reserve(content.workloads() + content.services());
   // Since then a push may have changed or removed what was the same: the file says it anew.
   const bool pushed = content.compared_with != current_->generation();
   for (const auto& same : content.same_workloads) {
-    owned.addresses.insert(same->uid);
+    if (!named) owned.addresses.insert(same->uid);
     const WorkloadPtr* present = pushed ? editor_.workload(same->uid.view()) : nullptr;
     if (pushed && (present == nullptr || *present != same)) content.batch.workloads.push_back(make_ref<Workload>(*same));
   }
   for (const auto& same : content.same_services) {
-    owned.addresses.insert(same->key);
+    if (!named) owned.addresses.insert(same->key);
     const ServiceEntryPtr* present = pushed ? editor_.entry(same->key.view()) : nullptr;
     if (pushed && (present == nullptr || (*present)->service_ptr() != same))
       content.batch.services.push_back(make_ref<Service>(*same));
   }
   for (const auto& same : content.same_policies) {
-    owned.policies.insert(same->key);
+    if (!named) owned.policies.insert(same->key);
     const Policy* present = pushed ? editor_.draft().policy(same->key.view()) : nullptr;
     if (pushed && (present == nullptr || present->spec != same)) content.batch.policies.push_back(make_ref<Authorization>(*same));
   }
   Batch& batch = content.batch;
-  for (const auto& workload : batch.workloads) owned.addresses.insert(workload->uid);
+  if (!named)
+    for (const auto& workload : batch.workloads) owned.addresses.insert(workload->uid);
   upsert(std::move(batch.workloads), rejected);
   for (auto& service : batch.services) {
     intern(*service);
-    owned.addresses.insert(service->key);
+    if (!named) owned.addresses.insert(service->key);
     upsert(std::exchange(service, nullptr));
   }
   for (auto& policy : batch.policies) {
     upsert(policy);
-    owned.policies.insert(policy->key);
+    if (!named) owned.policies.insert(policy->key);
   }
   for (const Str& name : local_file_.addresses)
     if (!owned.addresses.contains(name)) remove_address(name.view());
@@ -155,12 +166,34 @@ std::vector<Rejected> Store::replace_local(LocalContent content) {
   return rejected;
 }
 
+void Store::edit_local(Batch edit, std::vector<Rejected>& rejected) {
+  for (const auto& workload : edit.workloads) local_file_.addresses.insert(workload->uid);
+  upsert(std::move(edit.workloads), rejected);
+  for (auto& service : edit.services) {
+    intern(*service);
+    local_file_.addresses.insert(service->key);
+    upsert(std::exchange(service, nullptr));
+  }
+  for (auto& policy : edit.policies) {
+    upsert(policy);
+    local_file_.policies.insert(policy->key);
+  }
+  for (const auto& name : edit.removed_addresses)
+    if (local_file_.addresses.erase(name) > 0) remove_address(name);
+  for (const auto& key : edit.removed_policies)
+    if (local_file_.policies.erase(key) > 0) remove_policy(key);
+}
+
 void Store::upsert(std::vector<Ref<Workload>> workloads, std::vector<Rejected>& rejected) {
   drop_superseded(workloads);
   std::vector<WorkloadPtr> added;
   std::vector<bool> local;
   added.reserve(workloads.size());
   local.reserve(workloads.size());
+  // Of many, not twice what they need, and copied on the way there.
+  const size_t memberships = std::transform_reduce(workloads.begin(), workloads.end(), size_t{0}, std::plus(),
+                                                   [](const auto& workload) { return workload ? workload->services.size() : 0; });
+  if (memberships > endpoint_changes_.capacity()) endpoint_changes_.reserve(endpoint_changes_.size() + memberships);
   for (Ref<Workload>& workload : workloads) {
     if (!workload) continue;
     if (workload->addresses.size() > kMaxWorkloadAddresses) {
@@ -234,7 +267,7 @@ void Store::remove_address(std::string_view name) {
     return;
   }
   const ServiceEntryPtr* present = editor_.entry(name);
-  const auto pending = service_changes_.find(Str(name));
+  const auto pending = service_changes_.find(name);
   const ServicePtr before = pending != service_changes_.end() ? pending->second
                             : present != nullptr              ? (*present)->service_ptr()
                                                               : nullptr;
@@ -263,15 +296,15 @@ void Store::intern(Box<GatewayAddress>& gateway) {
 void Store::intern(Workload& workload) {
   // Not uid and name: they are unique, so a table of them would only cost.
   for (Str* text : {&workload.ns, &workload.network, &workload.trust_domain, &workload.service_account, &workload.node,
-                    &workload.canonical_name, &workload.canonical_revision, &workload.workload_name, &workload.cluster_id,
-                    &workload.locality.region, &workload.locality.zone, &workload.locality.subzone})
+                    &workload.canonical_name, &workload.canonical_revision, &workload.workload_name, &workload.cluster_id})
     interner_.intern(*text);
+  interner_.intern(workload.locality);
   canonicalize(workload);
   for (ServiceMembership& membership : workload.services) {
     interner_.intern(membership.service);
     interner_.intern(membership.ports);
   }
-  for (Str& policy : workload.authorization_policies) interner_.intern(policy);
+  interner_.intern(workload.authorization_policies);
   intern(workload.waypoint);
   intern(workload.network_gateway);
 
@@ -281,7 +314,7 @@ void Store::intern(Workload& workload) {
 }
 
 void Store::intern(Service& service) {
-  service.key = Str(NamespacedHostname{service.ns, service.hostname}.to_string());
+  if (service.key.empty()) service.key = Str(NamespacedHostname{service.ns, service.hostname}.to_string());
   for (Str* text : {&service.key, &service.name, &service.ns, &service.hostname}) interner_.intern(*text);
   interner_.intern(service.ports);
   for (NetworkAddress& vip : service.vips) interner_.intern(vip.network);
@@ -298,18 +331,21 @@ void Store::intern(Authorization& policy) {
 
 // ---- What follows from a change
 
-bool Store::is_local(const Workload& workload) const { return !options_.node_name || workload.node == *options_.node_name; }
+bool Store::is_local(const Workload& workload) const {
+  if (options_.only_local) return WorkloadByInfo::key(workload) == *options_.only_local;
+  return !options_.node_name || workload.node == *options_.node_name;
+}
 
 void Store::note_memberships(const WorkloadPtr& before, const WorkloadPtr& after) {
   if (before)
     for (const ServiceMembership& membership : before->services) {
-      const ServiceMembership* stays = after ? after->membership(membership.service.view()) : nullptr;
-      endpoint_changes_.push_back({membership.service, before, stays != nullptr ? Endpoint{after, stays->ports} : Endpoint{}});
+      const bool stays = after && after->membership(membership.service.view()) != nullptr;
+      endpoint_changes_.push_back({membership.service, before, stays ? after : nullptr});
     }
   if (after)
     for (const ServiceMembership& membership : after->services)
       if (!before || before->membership(membership.service.view()) == nullptr)
-        endpoint_changes_.push_back({membership.service, nullptr, {after, membership.ports}});
+        endpoint_changes_.push_back({membership.service, nullptr, after});
 }
 
 void Store::note_identity(const Workload& workload, int change) {
@@ -332,16 +368,13 @@ void Store::note_policies(const Workload* before, const Workload* after) {
 void Store::change_services() {
   // By service; within one, in the order they were made. Equal names are nearly always the same text, so it
   // is the text's identity that is compared; a service whose changes fall into two parts is made twice.
-  std::vector<EndpointChange*> ordered;
-  ordered.reserve(endpoint_changes_.size());
-  for (EndpointChange& change : endpoint_changes_) ordered.push_back(&change);
-  std::ranges::sort(ordered, [](const EndpointChange* a, const EndpointChange* b) {
-    return std::pair(a->service.identity(), a) < std::pair(b->service.identity(), b);
-  });
+  const auto service_of = [this](uint32_t change) { return endpoint_changes_[change].service.identity(); };
+  std::vector<uint32_t> ordered(endpoint_changes_.size());
+  std::iota(ordered.begin(), ordered.end(), 0u);
+  std::ranges::sort(ordered, {}, [&](uint32_t change) { return std::pair(service_of(change), change); });
   for (auto first = ordered.begin(); first != ordered.end();) {
-    const Str& key = (*first)->service;
-    const auto last = std::find_if(first, ordered.end(),
-                                   [&](const EndpointChange* change) { return change->service.identity() != key.identity(); });
+    const Str key = endpoint_changes_[*first].service;
+    const auto last = std::find_if(first, ordered.end(), [&](uint32_t change) { return service_of(change) != key.identity(); });
     std::optional<ServicePtr> service;
     if (const auto changed = service_changes_.find(key); changed != service_changes_.end()) {
       service = std::move(changed->second);
@@ -356,7 +389,7 @@ void Store::change_services() {
   service_changes_ = {};
 }
 
-void Store::rebuild(const Str& key, const std::optional<ServicePtr>& changed, std::span<EndpointChange* const> changes) {
+void Store::rebuild(const Str& key, const std::optional<ServicePtr>& changed, std::span<const uint32_t> changes) {
   const ServiceEntryPtr* entry = editor_.entry(key.view());
   const Ref<const StagedService>* staged = editor_.staged(key.view());
 
@@ -374,7 +407,12 @@ void Store::rebuild(const Str& key, const std::optional<ServicePtr>& changed, st
     append((*staged)->endpoints);
   }
   EndpointList list(std::move(present), changes.size());
-  for (EndpointChange* change : changes) list.change(change->before.get(), std::move(change->after));
+  for (const uint32_t place : changes) {
+    const EndpointChange& change = endpoint_changes_[place];
+    Endpoint after;
+    if (change.after) after = {change.after, change.after->membership(key.view())->ports};
+    list.change(change.before.get(), std::move(after));
+  }
   std::vector<Endpoint> endpoints = std::move(list).take();
 
   const ServicePtr service = changed ? *changed : entry != nullptr ? (*entry)->service_ptr() : nullptr;

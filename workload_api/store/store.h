@@ -6,9 +6,9 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
+#include <absl/container/flat_hash_map.h>
 #include <absl/container/flat_hash_set.h>
 
 #include "workload_api/store/interner.h"
@@ -29,20 +29,34 @@ struct Batch {
   std::vector<std::string> removed_policies;
 };
 
+// Names that the local file owns; the texts are those of the resources.
+struct LocalNames {
+  absl::flat_hash_set<Str, StrHash, StrEqual> addresses, policies;
+};
+
 // What the local file says. What a snapshot had already, equal, need not be made again to be said: it is in the same_… lists, and
 // `compared_with` is that snapshot's generation.
+//
+// Or, if `edit`, what became of it: `batch` has what is new or different and, as removals, what is there no more; of the rest
+// there are so many (`kept`). That is true only of the snapshot it was compared with.
 struct LocalContent {
-  Batch batch;  // without removals
+  struct Counts {
+    size_t workloads = 0, services = 0, policies = 0;
+  };
+  Batch batch;  // without removals, unless it is an edit
   std::vector<WorkloadPtr> same_workloads;
   std::vector<ServicePtr> same_services;
   std::vector<Ref<const Authorization>> same_policies;
   uint64_t compared_with = 0;
+  std::optional<LocalNames> names;  // of everything in it, if the producer knows them anyway
+  bool edit = false;
+  Counts kept;
 
   LocalContent() = default;
   LocalContent(Batch all) : batch(std::move(all)) {}
-  [[nodiscard]] size_t workloads() const { return batch.workloads.size() + same_workloads.size(); }
-  [[nodiscard]] size_t services() const { return batch.services.size() + same_services.size(); }
-  [[nodiscard]] size_t policies() const { return batch.policies.size() + same_policies.size(); }
+  [[nodiscard]] size_t workloads() const { return batch.workloads.size() + same_workloads.size() + kept.workloads; }
+  [[nodiscard]] size_t services() const { return batch.services.size() + same_services.size() + kept.services; }
+  [[nodiscard]] size_t policies() const { return batch.policies.size() + same_policies.size() + kept.policies; }
 };
 
 // A resource that was refused; the rest of its batch has been applied.
@@ -72,6 +86,9 @@ class Store {
  public:
   struct Options {
     std::optional<std::string> node_name;  // NODE_NAME; without one every workload counts as local
+    // The one workload of a dedicated proxy: then no other is local, and 100,000 others need no place in the table of those.
+    // The texts must outlive the store.
+    std::optional<WorkloadInfo> only_local = {};
   };
   using Subscriber = std::function<void(const SnapshotPtr&, const Changes&)>;
 
@@ -85,8 +102,8 @@ class Store {
   // push, but one of the same name takes over. Of workloads with the same uid in one push the last counts.
   std::vector<Rejected> apply(Batch batch);
 
-  // Puts `content` in the place of everything that came from the local file (§6.11); removals in it are
-  // ignored. Costs what has changed, and a little for each name.
+  // Puts `content` in the place of everything that came from the local file (§6.11). Costs what has changed, and a little for
+  // each name; an edit costs only what has changed. An edit must have been compared with snapshot().
   std::vector<Rejected> replace_local(LocalContent content);
 
   // The shared copy of a text. Producers that run on the control thread make the texts of their objects with
@@ -125,27 +142,22 @@ class Store {
   [[nodiscard]] uint64_t dead_policies() const { return dead_policies_; }
 
  private:
-  // A workload's entry in a service before and after; not both are null.
+  // A workload as an endpoint of a service, before and after; null: it was or is none. A first push has one for each there is.
   struct EndpointChange {
     Str service;
-    WorkloadPtr before;
-    Endpoint after;
+    WorkloadPtr before, after;
   };
   struct IdentityUse {
     uint32_t workloads = 0;
     uint32_t tunnelled = 0;
   };
-  // Names that the local file owns; the texts are those of the resources.
-  struct Owned {
-    absl::flat_hash_set<Str, StrHash, StrEqual> addresses, policies;
-  };
-
   void upsert(std::vector<Ref<Workload>> workloads, std::vector<Rejected>& rejected);
   void upsert(Ref<Service> service);
   void upsert(Ref<Authorization> policy);
   void warn_of_dead_values(const Authorization& policy);
   void remove_address(std::string_view name);
   void remove_policy(std::string_view key);
+  void edit_local(Batch edit, std::vector<Rejected>& rejected);
   void commit();
 
   void intern(Workload& workload);
@@ -159,7 +171,8 @@ class Store {
   void note_policies(const Workload* before, const Workload* after);
   void change_services();
   // `service`: set if the service itself changed; null: it was removed.
-  void rebuild(const Str& key, const std::optional<ServicePtr>& service, std::span<EndpointChange* const> endpoints);
+  // `changes`: places in endpoint_changes_.
+  void rebuild(const Str& key, const std::optional<ServicePtr>& service, std::span<const uint32_t> changes);
 
   Options options_;
   Interner interner_;
@@ -168,15 +181,15 @@ class Store {
   std::vector<SnapshotPtr> retired_;  // older ones that somebody still held when last looked at
 
   // The push being applied.
-  std::unordered_map<Str, ServicePtr> service_changes_;    // null: removed
-  std::vector<EndpointChange> endpoint_changes_;           // in the order they were made
-  std::unordered_map<Str, IdentityUse> identity_changes_;  // what those that were touched were before
+  absl::flat_hash_map<Str, ServicePtr, StrHash, StrEqual> service_changes_;    // null: removed
+  std::vector<EndpointChange> endpoint_changes_;                               // in the order they were made
+  absl::flat_hash_map<Str, IdentityUse, StrHash, StrEqual> identity_changes_;  // what those that were touched were before
   Changes changes_;
   bool dirty_ = false;
 
-  std::unordered_map<Str, IdentityUse> identities_;
+  absl::flat_hash_map<Str, IdentityUse, StrHash, StrEqual> identities_;
   std::string scratch_;
-  Owned local_file_;
+  LocalNames local_file_;
   std::vector<std::pair<uint64_t, Subscriber>> subscribers_;
   uint64_t last_subscriber_ = 0;
   uint64_t dead_policies_ = 0;

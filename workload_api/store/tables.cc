@@ -34,7 +34,7 @@ void WorkloadGroup::remove(const Workload& removed) {
   if (others && others->workloads.empty()) others = nullptr;
 }
 
-void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service) {
+void replace(ServiceList& services, const Service* old, const ServicePtr& service) {
   if (old == nullptr && !service) return;
   const std::string_view key = service ? service->key.view() : old->key.view();
   const auto at = std::ranges::lower_bound(services, key, {}, [](const ServicePtr& other) { return other->key.view(); });

@@ -101,10 +101,7 @@ struct WorkloadByInfo {
     return hashing::mix(hashing::mix(hashing::of(info.name), hashing::of(info.ns)), hashing::of(info.service_account));
   }
   static uint64_t hash(const Entry& entry) { return hash(key(*entry.best)); }
-  static bool equal(const Entry& entry, const WorkloadInfo& info) {
-    const WorkloadInfo own = key(*entry.best);
-    return own.name == info.name && own.ns == info.ns && own.service_account == info.service_account;
-  }
+  static bool equal(const Entry& entry, const WorkloadInfo& info) { return key(*entry.best) == info; }
 };
 
 // ---- Services. The tables by address and name hold services; the table by key holds them with their
@@ -114,17 +111,18 @@ using ServicePtr = Ref<const Service>;
 
 // Services that share a key, in the order of their names: ties go to the first, and every node decides them
 // alike. Like all lists in the tables, changed in place while no snapshot holds it.
+using ServiceList = absl::InlinedVector<ServicePtr, 1>;  // nearly always one
 template <class KeyType>
 struct ServicesOf : RefCounted {
   KeyType key;
-  std::vector<ServicePtr> services;
+  ServiceList services;
 };
 using VipServices = ServicesOf<NetworkAddress>;
 using BlockServices = ServicesOf<NetworkCidr>;
 using HostnameServices = ServicesOf<Str>;
 
 // Puts `service` in the place of `old`, which has the same name; either may be null.
-void replace(std::vector<ServicePtr>& services, const Service* old, const ServicePtr& service);
+void replace(ServiceList& services, const Service* old, const ServicePtr& service);
 
 struct ServiceByKey {
   using Entry = ServiceEntryPtr;

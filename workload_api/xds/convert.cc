@@ -115,9 +115,8 @@ Result<Ref<Workload>> Converter::workload(const pb::Workload& message) {
   workload.canonical_revision = text(message.canonical_revision());
   workload.workload_name = text(message.workload_name());
   workload.cluster_id = text_or(message.cluster_id(), kDefaultCluster);
-  workload.locality = {text(message.locality().region()), text(message.locality().zone()), text(message.locality().subzone())};
-  workload.authorization_policies.reserve(static_cast<size_t>(message.authorization_policies_size()));
-  for (const std::string& policy : message.authorization_policies()) workload.authorization_policies.push_back(text(policy));
+  workload.locality = {message.locality().region(), message.locality().zone(), message.locality().subzone()};
+  workload.authorization_policies = NameList(message.authorization_policies().begin(), message.authorization_policies().end());
   workload.type = workload_type(message.workload_type());
   workload.native_tunnel = message.native_tunnel();
   workload.capacity = message.has_capacity() ? message.capacity().value() : 1;

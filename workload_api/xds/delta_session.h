@@ -1,9 +1,10 @@
 #pragma once
+#include <absl/container/flat_hash_map.h>
+
 #include <array>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "workload_api/store/store.h"
@@ -49,15 +50,7 @@ class DeltaSession {
   void add_to(XdsStats& stats) const;
 
  private:
-  struct TextHash {
-    using is_transparent = void;
-    size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
-  };
-  struct TextEqual {
-    using is_transparent = void;
-    bool operator()(std::string_view a, std::string_view b) const { return a == b; }
-  };
-  using Versions = std::unordered_map<Str, Str, TextHash, TextEqual>;
+  using Versions = absl::flat_hash_map<Str, Str, StrHash, StrEqual>;
 
   void note_names(const DeltaResponse& response);
   [[nodiscard]] Versions& retained(ResourceType type) { return retained_[static_cast<size_t>(type)]; }

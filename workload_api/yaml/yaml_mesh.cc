@@ -88,8 +88,8 @@ std::string_view service_key(const Value& value) {
 }
 
 // {"namespace/hostname": {service port: target port}}, or the list of names that the admin dump shows.
-std::vector<ServiceMembership> memberships(const Value& value, Interner& texts) {
-  std::vector<ServiceMembership> services;
+decltype(Workload::services) memberships(const Value& value, Interner& texts) {
+  decltype(Workload::services) services;
   services.reserve(value.size());
   const auto add = [&](const Value& key, PortMap ports) {
     texts.intern(ports);
@@ -103,11 +103,11 @@ std::vector<ServiceMembership> memberships(const Value& value, Interner& texts) 
   return services;
 }
 
-Locality locality(const Value& value, Interner& texts) {
+Locality locality(const Value& value) {
   Map map(value);
   const auto region = map.take("region"), zone = map.take("zone"), subzone = map.take("subzone");
   map.finish();
-  return {texts.make(text_or(region, "")), texts.make(text_or(zone, "")), texts.make(text_or(subzone, ""))};
+  return {text_or(region, ""), text_or(zone, ""), text_or(subzone, "")};
 }
 
 ApplicationTunnel application_tunnel(const Value& value) {
@@ -181,13 +181,20 @@ Ref<Workload> read_workload(const Value& value, Interner& texts) {
         status->one_of<WorkloadStatus>({{"Healthy", WorkloadStatus::kHealthy}, {"Unhealthy", WorkloadStatus::kUnhealthy}});
   if (const auto native = map.take("nativeTunnel")) workload->native_tunnel = native->boolean();
   if (const auto capacity = map.take("capacity")) workload->capacity = capacity->number(UINT32_MAX);
-  if (const auto where = map.take("locality")) workload->locality = locality(*where, texts);
+  if (const auto where = map.take("locality")) {
+    workload->locality = locality(*where);
+    texts.intern(workload->locality);
+  }
   if (const auto tunnel = map.take("applicationTunnel")) workload->application_tunnel = application_tunnel(*tunnel);
   if (const auto waypoint = map.take("waypoint")) workload->waypoint = gateway(*waypoint);
   if (const auto network_gateway = map.take("networkGateway")) workload->network_gateway = gateway(*network_gateway);
   if (const auto services = map.take("services")) workload->services = memberships(*services, texts);
-  if (const auto policies = map.take("authorizationPolicies"))
-    policies->each([&](const Value& policy) { workload->authorization_policies.push_back(texts.make(policy.required_text())); });
+  if (const auto policies = map.take("authorizationPolicies")) {
+    std::vector<std::string_view> names;
+    policies->each([&](const Value& policy) { names.push_back(policy.required_text()); });
+    workload->authorization_policies = NameList(names.begin(), names.end());
+    texts.intern(workload->authorization_policies);
+  }
   map.finish();
   return workload;
 }

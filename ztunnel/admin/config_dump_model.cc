@@ -177,19 +177,19 @@ void write_workload(JsonWriter& json, const Workload& workload) {
     json.end_object();
   }
   if (!workload.authorization_policies.empty()) {
-    write_strings(json, "authorizationPolicies", workload.authorization_policies, view);
+    write_strings(json, "authorizationPolicies", workload.authorization_policies, [](std::string_view name) { return name; });
   }
   optional_member(json, "canonicalName", workload.canonical_name);
   optional_member(json, "canonicalRevision", workload.canonical_revision);
   json.member("capacity", workload.capacity);
   json.member("clusterId", workload.cluster_id.view());
   optional_member(json, "hostname", workload.hostname);
-  if (workload.locality != Locality{}) {
+  if (!workload.locality.empty()) {
     json.key("locality");
     json.begin_object();
-    json.member("region", workload.locality.region.view());
-    json.member("subzone", workload.locality.subzone.view());
-    json.member("zone", workload.locality.zone.view());
+    json.member("region", workload.locality.region());
+    json.member("subzone", workload.locality.subzone());
+    json.member("zone", workload.locality.zone());
     json.end_object();
   }
   json.member("name", workload.name.view());

@@ -38,8 +38,8 @@ PartyLabels party(const Workload* workload, const hbone::Baggage* baggage) {
     labels.canonical_revision = labels.version = workload->canonical_revision.view();
     labels.ns = workload->ns.view();
     labels.cluster = workload->cluster_id.view();
-    labels.region = workload->locality.region.view();
-    labels.zone = workload->locality.zone.view();
+    labels.region = workload->locality.region();
+    labels.zone = workload->locality.zone();
   }
   return labels;
 }
@@ -163,8 +163,8 @@ hbone::Baggage baggage_of(const Workload& workload) {
   baggage.workload_name = workload.workload_name.str();
   baggage.service_name = workload.canonical_name.str();
   baggage.service_version = workload.canonical_revision.str();
-  baggage.region = workload.locality.region.str();
-  baggage.zone = workload.locality.zone.str();
+  baggage.region = workload.locality.region();
+  baggage.zone = workload.locality.zone();
   return baggage;
 }
 

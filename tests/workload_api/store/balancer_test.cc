@@ -28,9 +28,9 @@ std::set<std::string> candidates_by_walking(const ServiceEntry& entry, const Wor
     if (target && *target == 0 && !own_port && !(mode == ResolutionMode::kWaypoint && tunnel_port)) continue;
     const auto agrees = [&](RoutingScope scope) {
       switch (scope) {
-        case RoutingScope::kRegion: return workload.locality.region == source.locality.region;
-        case RoutingScope::kZone: return workload.locality.zone == source.locality.zone;
-        case RoutingScope::kSubzone: return workload.locality.subzone == source.locality.subzone;
+        case RoutingScope::kRegion: return workload.locality.region() == source.locality.region();
+        case RoutingScope::kZone: return workload.locality.zone() == source.locality.zone();
+        case RoutingScope::kSubzone: return workload.locality.subzone() == source.locality.subzone();
         case RoutingScope::kNode: return workload.node == source.node;
         case RoutingScope::kCluster: return workload.cluster_id == source.cluster_id;
         case RoutingScope::kNetwork: return workload.network == source.network;

@@ -49,7 +49,8 @@ struct Model {
     for (const auto& [name, policy] : policies)
       if (policy.scope == PolicyScope::kGlobal || (policy.scope == PolicyScope::kNamespace && policy.ns == workload.ns))
         found.insert(name);
-    for (const Str& name : workload.authorization_policies) found.insert(name.str() + (policies.contains(name.str()) ? "" : "?"));
+    for (const std::string_view name : workload.authorization_policies)
+      found.insert(std::string(name) + (policies.contains(std::string(name)) ? "" : "?"));
     return found;
   }
 
@@ -137,7 +138,9 @@ class Generator {
     for (uint32_t i = any(4); i > 0; --i)
       services[service_key()] = any(2) ? PortMap{{80, static_cast<uint16_t>(8000 + any(3))}} : PortMap();
     for (const auto& [key, ports] : services) workload->services.push_back({key, ports});
-    for (uint32_t i = any(3); i > 0; --i) workload->authorization_policies.push_back(ns() + "/policy" + std::to_string(any(6)));
+    std::vector<std::string> named;
+    for (uint32_t i = any(3); i > 0; --i) named.push_back(ns() + "/policy" + std::to_string(any(6)));
+    workload->authorization_policies = NameList(named.begin(), named.end());
     return workload;
   }
   Ref<Service> service() {

@@ -159,7 +159,7 @@ TEST_CASE("Every field of a workload arrives") {
   const auto to = workload_of(address);
   CHECK(to->uid == "uid");
   CHECK(to->ns == "shop");
-  CHECK(to->addresses == std::vector{*IpAddress::parse("::1")});
+  CHECK(std::ranges::equal(to->addresses, std::vector{*IpAddress::parse("::1")}));
   CHECK(to->hostname == "vm.example");
   CHECK(to->network == "net1");
   CHECK(to->protocol == TunnelProtocol::kHbone);
@@ -174,7 +174,7 @@ TEST_CASE("Every field of a workload arrives") {
   CHECK(to->cluster_id == "c2");
   CHECK(to->status == WorkloadStatus::kUnhealthy);
   CHECK(to->network_mode == NetworkMode::kHostNetwork);
-  CHECK(to->authorization_policies == std::vector<Str>{"shop/p"});
+  CHECK(to->authorization_policies == NameList{"shop/p"});
   CHECK(to->locality == Locality{"r", "z", "s"});
   CHECK(to->application_tunnel == ApplicationTunnel{ApplicationTunnel::Protocol::kProxy, 15088});
   REQUIRE(to->waypoint);

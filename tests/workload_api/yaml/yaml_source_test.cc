@@ -79,7 +79,7 @@ policies:
   CHECK(workload.ns == "shop");
   CHECK(workload.service_account == "cart");
   CHECK(workload.trust_domain == "td");
-  CHECK(workload.addresses == std::vector{ip("10.244.3.7"), ip("2001:db8::7")});
+  CHECK(std::ranges::equal(workload.addresses, std::vector{ip("10.244.3.7"), ip("2001:db8::7")}));
   CHECK(workload.protocol == TunnelProtocol::kHbone);
   CHECK(workload.network_mode == NetworkMode::kHostNetwork);
   CHECK(workload.network == "net1");
@@ -91,7 +91,7 @@ policies:
   CHECK(workload.canonical_revision == "v2");
   CHECK(workload.native_tunnel);
   CHECK(workload.application_tunnel == ApplicationTunnel{ApplicationTunnel::Protocol::kProxy, 15088});
-  CHECK(workload.authorization_policies == std::vector<Str>{"shop/p", "root/q"});
+  CHECK(workload.authorization_policies == NameList{"shop/p", "root/q"});
   CHECK(workload.status == WorkloadStatus::kUnhealthy);
   CHECK(workload.cluster_id == "c1");
   CHECK(workload.locality == Locality{"r", "z", "s"});
