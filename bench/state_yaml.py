@@ -3,7 +3,8 @@
 For each size: from the start of the process until it is ready, the most memory it ever took and what it keeps, both beside the same
 proxy with an empty file; then one line of the file is edited, and what that takes until the edit is in force, in time and memory (a
 peer that reads its file only once shows none). While the edit is read, another thread asks the readiness server every few
-milliseconds: its longest answer is shown.
+milliseconds: its longest answer is shown, and the longest that a worker was busy with anything since the start, which is what
+traffic would have waited for.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from harness import dedicated  # noqa: E402
 from harness.netns import Netns, sweep_stale  # noqa: E402
 from harness.process import Process  # noqa: E402
 
-READY = 15021
+READY, STATS = 15021, 15020
 
 
 def mesh_lines(count):
@@ -55,6 +56,19 @@ def answer(netns):
             return b" 200 " in sock.recv(64)
     except OSError:
         return False
+
+
+def longest_turn(netns):
+    """Seconds, of the worker that had it; nothing for a proxy that does not say."""
+    try:
+        with netns.socket() as sock:
+            sock.settimeout(10)
+            sock.connect(("127.0.0.1", STATS))
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            text = b"".join(iter(lambda: sock.recv(65536), b""))
+    except OSError:
+        return None
+    return max((float(value) for value in re.findall(rb"^zt_worker_longest_turn_seconds{[^}]*} (\S+)", text, re.M)), default=None)
 
 
 class Probe(threading.Thread):
@@ -125,7 +139,7 @@ def edit(process, netns, file):
         probe.end()
         return {}  # it reads its file once
     return {"edit_s": time.monotonic() - begin, "edit_probe_s": probe.end(), "edit_peak": _status_bytes(process.pid, "VmHWM"),
-            "edit_after": settled(process.pid)}
+            "edit_after": settled(process.pid), "turn_s": longest_turn(netns)}
 
 
 def main():
@@ -145,7 +159,7 @@ def main():
         netns = Netns("state-yaml")
         try:
             netns.ip("link", "set", "lo", "up")
-            print(f"{'':6}{'workloads':>10}{'file MB':>9}{'ready s':>9}{'peak MB':>9}{'kept MB':>9}{'edit s':>9}{'peak MB':>9}{'kept MB':>9}{'probe ms':>9}")
+            print(f"{'':6}{'workloads':>10}{'file MB':>9}{'ready s':>9}{'peak MB':>9}{'kept MB':>9}{'edit s':>9}{'peak MB':>9}{'kept MB':>9}{'probe ms':>9}{'turn ms':>9}")
             empty = {}
             for count in [0, *options.sizes]:
                 for name, binary in binaries.items():
@@ -161,11 +175,11 @@ def main():
                         return f"{(row[key] - beside) / 1e6:9.1f}" if key in row else f"{'-':>9}"
 
                     def number(key, scale=1, row=row):
-                        return f"{row[key] * scale:9.2f}" if key in row else f"{'-':>9}"
+                        return f"{row[key] * scale:9.2f}" if row.get(key) is not None else f"{'-':>9}"
 
                     beside = base["after"] if count else 0
                     print(f"{name:6}{count:>10}{mb('file')}{number('ready_s')}{mb('peak', beside)}{mb('after', beside)}{number('edit_s')}"
-                          f"{mb('edit_peak', beside)}{mb('edit_after', beside)}{number('edit_probe_s', 1000)}", flush=True)
+                          f"{mb('edit_peak', beside)}{mb('edit_after', beside)}{number('edit_probe_s', 1000)}{number('turn_s', 1000)}", flush=True)
         finally:
             netns.delete()
     print("memory of a mesh is what the proxy takes beyond its memory with an empty file, which the rows of 0 show")

@@ -23,6 +23,7 @@
 #include "workload_api/store/store.h"
 #include "workload_api/xds/xds_client.h"
 #include "workload_api/yaml/local_file.h"
+#include "workload_api/yaml/yaml_source.h"
 #include "zds/zds_client.h"
 #include "ztunnel/admin/admin.h"
 #include "ztunnel/admin/config_dump.h"
@@ -121,6 +122,12 @@ std::optional<dns::Settings> dns_settings(const Config& config) {
   return settings;
 }
 
+std::optional<workload_api::WorkloadInfo> only_local(const Config& config) {
+  if (config.general.mode != ProxyMode::kDedicated || !config.general.dedicated_workload) return std::nullopt;
+  const PodName& pod = *config.general.dedicated_workload;
+  return workload_api::WorkloadInfo{pod.name, pod.ns, pod.service_account};
+}
+
 std::optional<identity::SpiffeId> spiffe(std::string_view text) {
   auto id = identity::SpiffeId::parse(text);
   if (!id) return std::nullopt;
@@ -144,7 +151,8 @@ struct App::Impl {
                  .series_per_identity = config.telemetry.series_per_identity,
                  .idle = config.telemetry.series_idle},
                 config.telemetry.istio_version),
-        store({.node_name = config.general.mode == ProxyMode::kShared ? config.general.node_name : std::nullopt}),
+        store({.node_name = config.general.mode == ProxyMode::kShared ? config.general.node_name : std::nullopt,
+               .only_local = only_local(config)}),
         scheduler(loop),
         collect_timer(loop) {}
 
@@ -183,6 +191,7 @@ struct App::Impl {
   Result<> start_certificates();
   Result<> start_local_state();
   Result<> start_control_plane();
+  void on_local_file(Result<workload_api::LocalContent> content);
   Result<> start_servers();
   void on_state_ready();
   Result<> start_proxy();
@@ -228,8 +237,12 @@ Result<> App::Impl::start() {
   if (config.general.mode == ProxyMode::kShared) agent_hold = readiness.hold("workload proxy manager");
   ZT_TRY(start_servers());
   ZT_TRY(start_certificates());
+  // A dedicated proxy binds before there is any state, as the peer does (§12.1): a taken port is told at once, and who connects
+  // early waits in the queue for the state instead of being refused.
+  if (config.general.mode == ProxyMode::kDedicated) {
+    ZT_ASSIGN(dedicated, data_plane->bind_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload));
+  }
   ZT_TRY(start_local_state());
-  ZT_TRY(start_control_plane());
   starting.done();
   collect();
   return {};
@@ -274,22 +287,31 @@ Result<> App::Impl::start_local_state() {
     local_file = std::make_unique<workload_api::LocalFile>(
         loop, *config.control.local_xds_path, [this](workload_api::LocalContent content) { replace_local(std::move(content)); },
         [this] { return store.snapshot(); });
-    ZT_ASSIGN(auto content, local_file->start());
-    replace_local(std::move(content));
-  } else if (config.control.local_xds) {
+    local_file->start([this](Result<workload_api::LocalContent> content) { on_local_file(std::move(content)); });
+    return {};
+  }
+  if (config.control.local_xds) {
     ZT_ASSIGN(auto content, workload_api::parse_local_config(*config.control.local_xds, "LOCAL_XDS"));
     replace_local(std::move(content));
   }
-  return {};
+  return start_control_plane();
+}
+
+// The file for the first time: one that is wrong ends the process.
+void App::Impl::on_local_file(Result<workload_api::LocalContent> content) {
+  if (draining) return;
+  if (content) {
+    replace_local(std::move(*content));
+    outcome = start_control_plane();
+  } else {
+    outcome = std::unexpected(std::move(content).error());
+  }
+  if (!outcome) loop.stop();
 }
 
 // Nothing is accepted before the state is complete: traffic would be judged without the policies that are still on their way
-// (contract §0.2). A dedicated proxy binds before it, as the peer does (§12.1): a taken port is told at once, and who connects
-// early waits in the queue for the state instead of being refused.
+// (contract §0.2).
 Result<> App::Impl::start_control_plane() {
-  if (config.general.mode == ProxyMode::kDedicated) {
-    ZT_ASSIGN(dedicated, data_plane->bind_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload));
-  }
   ZT_ASSIGN(xds, make_xds_client(loop, store, config));
   if (xds) {
     xds->start([this] { on_state_ready(); });

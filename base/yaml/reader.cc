@@ -89,11 +89,14 @@ class Reader::Impl {
       }
       if (std::ranges::find(seen, section->key) != seen.end()) named.refuse("the key is there twice");
       seen.push_back(section->key);
+      if (section->begins) section->begins(named);
       next();
       items(document, *section);
     }
     end();
   }
+
+  [[nodiscard]] Seen seen() const { return {.values = values_, .anchors = !anchors_.empty(), .directives = directives_}; }
 
  private:
   static int read_more(void* self, unsigned char* buffer, size_t size, size_t* got) noexcept {
@@ -168,6 +171,8 @@ class Reader::Impl {
   bool begin() {
     next();  // stream start
     if (next().type() == YAML_STREAM_END_EVENT) return false;
+    const auto& document = event_->data.document_start;
+    directives_ = document.version_directive != nullptr || document.tag_directives.start != document.tag_directives.end;
     next();
     return true;
   }
@@ -303,6 +308,7 @@ class Reader::Impl {
   std::vector<Mark> open_;                                   // lists and maps, the innermost last
   std::map<std::string, const Node*, std::less<>> anchors_;  // null: it is being read
   bool anchored_ = false;
+  bool directives_ = false;
 };
 
 Result<size_t> TextSource::read(uint64_t offset, std::span<char> into) {
@@ -315,6 +321,7 @@ Reader::Reader(Source& source, const Limits& limits) : impl_(std::make_unique<Im
 Reader::~Reader() = default;
 Value Reader::whole() { return impl_->whole(); }
 void Reader::sections(std::span<const Section> known, std::string_view empty) { impl_->sections(known, empty); }
+Reader::Seen Reader::seen() const { return impl_->seen(); }
 
 std::unexpected<Error> refused(std::string_view name, const Refusal& refusal) {
   return fail(Fault::kInvalidInput, fmt::format("{}:{}:{}: {}", name, refusal.mark.line, refusal.mark.column, refusal.text));

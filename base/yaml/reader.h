@@ -62,8 +62,17 @@ class Reader {
   struct Section {
     std::string_view key;
     std::function<void(const Value&)> item;
+    std::function<void(const Value&)> begins = {};  // called with the key before the first item
   };
   void sections(std::span<const Section> known, std::string_view empty);
+
+  // What there was in what has been read.
+  struct Seen {
+    size_t values = 0;        // as Limits counts them
+    bool anchors = false;     // a value may then mean something elsewhere
+    bool directives = false;  // a tag may then mean something else
+  };
+  [[nodiscard]] Seen seen() const;
 
  private:
   class Impl;

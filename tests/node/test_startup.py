@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from harness.mesh import program, write_file
-from harness.process import Process
+from harness.process import Process, eventually
 
 
 @pytest.fixture
@@ -72,6 +72,29 @@ def test_a_broken_workload_file_is_refused_with_line_and_column(node):
     write_file(node.mesh.file, "workloads:\n- name: x\n  namespace: shop\n  workloadIps: [10.1.1.1]\n  services: {}\n  nonsense: 1\n")
     said = fails(node)
     assert f"{node.mesh.file}:6:3" in said and "nonsense" in said
+
+
+@pytest.fixture
+def loading(node):
+    """A proxy that is reading a large file."""
+    write_file(node.mesh.file, "workloads:\n" + "".join(
+        f"- {{uid: w{i}, name: w{i}, namespace: shop, workloadIps: [20.{i >> 16}.{i >> 8 & 255}.{i & 255}], services: {{}}}}\n" for i in range(150_000)))
+    node.start_ztunnel()
+    eventually(lambda: node.http(15000, "/config_dump")[0] == 200, "an answer of the admin server")
+    return node
+
+
+def test_who_asks_while_a_large_workload_file_is_read_is_answered(loading):
+    status, body = loading.http(15000, "/config_dump")
+    assert status == 200 and '"uid"' not in body, "the file was read before anybody got an answer"
+    loading.ztunnel.wait_line("Task 'state manager' complete", timeout=60)
+    assert loading.http(15000, "/config_dump")[1].count('"uid"') == 150_000
+
+
+def test_a_proxy_can_be_ended_while_it_reads_a_large_workload_file(loading):
+    loading.ztunnel.signal(signal.SIGTERM)
+    assert loading.ztunnel.wait_exit() == 0
+    assert "local configuration" not in loading.ztunnel.text()
 
 
 def test_dedicated_mode_without_its_workload_says_what_to_set(node):

@@ -1,18 +1,11 @@
 #include "workload_api/yaml/local_file.h"
 
-#include <fmt/format.h>
-#include <limits.h>
 #include <malloc.h>
-#include <stdlib.h>
-#include <sys/inotify.h>
-#include <sys/stat.h>
 
-#include <array>
-#include <functional>
-#include <string_view>
 #include <utility>
 
 #include "base/log.h"
+#include "workload_api/yaml/yaml_source.h"
 
 namespace zt::workload_api {
 namespace {
@@ -30,26 +23,22 @@ LocalFile::LocalFile(EventLoop& loop, std::string path, Apply apply, Present pre
           loop, path_, [this] { reload(); }, kDebounce),
       link_(std::make_shared<Link>(this)) {}
 
-LocalFile::~LocalFile() {
-  link_->owner = nullptr;
-  if (reader_.joinable()) reader_.join();
-}
+LocalFile::~LocalFile() { link_->owner = nullptr; }
 
-Result<LocalContent> LocalFile::start() {
+void LocalFile::start(First first) {
+  first_ = std::move(first);
   if (const auto watched = watch_.start(); !watched)
     ZT_LOG(scope, kWarn, "cannot watch for changes, comparing the file now and then instead", Field::string("path", path_),
            Field::string("error", watched.error().text));
-  Outcome outcome = read(path_, std::nullopt, nullptr);
-  digest_ = outcome.digest;
-  return std::move(outcome.config);
+  reload();
 }
 
-LocalFile::Outcome LocalFile::read(const std::string& path, std::optional<uint64_t> known_digest, const SnapshotPtr& present) {
+LocalFile::Outcome LocalFile::read(const std::string& path, std::optional<uint64_t> known_digest, const LocalReading& reading) {
   // First only this: most of what wakes us has changed nothing.
   const auto digest = digest_local_config(path);
   if (!digest) return {std::nullopt, std::unexpected(digest.error())};
-  if (*digest == known_digest) return {*digest, LocalContent{}};
-  return {*digest, load_local_config(path, present)};
+  if (*digest == known_digest) return {*digest, LocalVersion{}};
+  return {*digest, read_local_version(path, reading)};
 }
 
 void LocalFile::reload() {
@@ -57,11 +46,14 @@ void LocalFile::reload() {
     again_ = true;
     return;
   }
-  if (reader_.joinable()) reader_.join();
-  reader_ = std::thread(
-      [&loop = loop_, link = link_, path = path_, known = digest_, present = present_ ? present_() : nullptr]() mutable {
-        Outcome outcome = read(path, known, present);
-        present.reset();
+  LocalReading reading{.present = present_ ? present_() : nullptr};
+  if (reading.present && reading.present->generation() == applied_generation_) reading.before = pieces_;
+  reader_ = std::jthread(  // the one before has ended
+      [&loop = loop_, link = link_, path = path_, known = digest_,
+       reading = std::move(reading)](const std::stop_token& stop) mutable {
+        reading.stop = stop;
+        Outcome outcome = read(path, known, reading);
+        reading = {};
         ::malloc_trim(0);  // what reading took, before the rest goes on with it
         loop.post([link, outcome = std::move(outcome)]() mutable {
           if (link->owner != nullptr) link->owner->finished(std::move(outcome));
@@ -71,23 +63,45 @@ void LocalFile::reload() {
 
 void LocalFile::finished(Outcome outcome) {
   reading_ = false;
+  take(std::move(outcome));
   if (std::exchange(again_, false)) reload();
+}
+
+void LocalFile::take(Outcome outcome) {
+  if (First first = std::exchange(first_, nullptr)) {
+    digest_ = outcome.digest;
+    if (!outcome.version) return first(std::unexpected(std::move(outcome.version).error()));
+    return apply(std::move(*outcome.version), first);
+  }
   if (outcome.digest && outcome.digest == digest_) return;
   digest_ = outcome.digest;
-  if (!outcome.config) {
+  if (!outcome.version) {
     ++refused_;
     ZT_LOG(scope, kError, "local configuration refused, the last good one stays in force", Field::string("path", path_),
-           Field::string("error", outcome.config.error().text));
+           Field::string("error", outcome.version.error().text));
+    return;
+  }
+  const LocalContent& content = outcome.version->content;
+  if (content.edit && content.compared_with != present_()->generation()) {  // a push came in between
+    digest_.reset();
+    again_ = true;
     return;
   }
   ++applied_;
-  const size_t workloads = outcome.config->workloads(), services = outcome.config->services(),
-               policies = outcome.config->policies();
-  apply_(std::move(*outcome.config));
+  edits_ += content.edit ? 1 : 0;
+  const size_t workloads = content.workloads(), services = content.services(), policies = content.policies();
+  apply(std::move(*outcome.version), apply_);
   // Afterwards: whoever reads the line may count on it.
   ZT_LOG(scope, kInfo, "local configuration read", Field::string("path", path_),
          Field::count("workloads", static_cast<int64_t>(workloads)), Field::count("services", static_cast<int64_t>(services)),
          Field::count("policies", static_cast<int64_t>(policies)));
+}
+
+template <class To>
+void LocalFile::apply(LocalVersion version, const To& to) {
+  pieces_ = std::move(version.pieces);
+  to(std::move(version.content));
+  applied_generation_ = present_ ? present_()->generation() : 0;
 }
 
 }  // namespace zt::workload_api

@@ -35,11 +35,17 @@ struct Fixture {
     file.emplace(loop, (directory / name).string(), [this](LocalContent content) {
       for (const auto& workload : content.batch.workloads) seen.push_back(workload->name.str());
     });
-    auto first = file->start();
-    if (first)
+    bool read = false;
+    file->start([this, &read](Result<LocalContent> first) {
+      read = true;
+      if (!first) {
+        first_error = first.error().text;
+        return;
+      }
       for (const auto& workload : first->batch.workloads) seen.push_back(workload->name.str());
-    else
-      first_error = first.error().text;
+    });
+    REQUIRE_FALSE(read);  // it does not keep the caller waiting
+    REQUIRE(wait([&] { return read; }));
   }
   bool wait(const std::function<bool()>& done) { return loop.run_until(done, 10s); }
 
@@ -202,11 +208,64 @@ TEST_CASE("Of an edited file only what the edit changed is made anew and handed 
   }
 }
 
+TEST_CASE("An edit of a large file is read alone unless a push came in between") {
+  Fixture f;
+  Store store({.node_name = "n1"});
+  const auto text = [](std::string_view node) {
+    std::string all = "workloads:\n";
+    for (unsigned i = 0; i < 4000; ++i)
+      all += "- {name: w" + std::to_string(i) + ", namespace: shop, workloadIps: [10.0." + std::to_string(i / 250) + "." +
+             std::to_string(i % 250) + "], node: " + std::string(i == 2000 ? node : "n") + ", serviceAccount: somebody}\n";
+    return all;
+  };
+  const auto replace = [&](LocalContent content) { CHECK(store.replace_local(std::move(content)).empty()); };
+  f.write("mesh.yaml", text("n"));
+  f.file.emplace(f.loop, (f.directory / "mesh.yaml").string(), replace, [&] { return store.snapshot(); });
+  f.file->start([&](Result<LocalContent> first) { replace(std::move(*first)); });
+  REQUIRE(f.wait([&] { return store.snapshot()->workload_count() == 4000; }));
+  const auto edit = [&](std::string_view node) {
+    const uint64_t applied = f.file->applied();
+    f.write("new.yaml", text(node));
+    fs::rename(f.directory / "new.yaml", f.directory / "mesh.yaml");
+    REQUIRE(f.wait([&] { return f.file->applied() > applied; }));
+    CHECK(store.snapshot()->workload("local//shop/w2000")->node == node);
+  };
+  edit("n1");
+  CHECK(f.file->edits() == 1);
+  edit("n2");
+  CHECK(f.file->edits() == 2);
+
+  store.apply(batch_of("workloads: [{name: w3, namespace: shop, workloadIps: [10.9.9.9]}]"));
+  REQUIRE(store.snapshot()->workload("local//shop/w3")->addresses.at(0) == ip("10.9.9.9"));
+  edit("n3");
+  CHECK(f.file->edits() == 2);  // the file says of that workload anew what it said before
+  CHECK(store.snapshot()->workload("local//shop/w3")->addresses.at(0) == ip("10.0.0.3"));
+  edit("n4");
+  CHECK(f.file->edits() == 3);
+
+  // A push while the change is being read: it is applied all the same, and all that the file says with it.
+  const uint64_t applied = f.file->applied();
+  f.write("new.yaml", text("n5"));
+  fs::rename(f.directory / "new.yaml", f.directory / "mesh.yaml");
+  unsigned pushes = 0;
+  REQUIRE(f.wait([&] {
+    if (pushes < 50)
+      store.apply(batch_of("workloads: [{name: w4, namespace: shop, workloadIps: [10.9.9." + std::to_string(++pushes) + "]}]"));
+    return f.file->applied() > applied;
+  }));
+  CHECK(store.snapshot()->workload("local//shop/w2000")->node == "n5");
+}
+
 TEST_CASE("Going away during a read is safe") {
   for (int i = 0; i < 20; ++i) {
     Fixture f;
     f.write("mesh.yaml", config("first"));
-    f.start();
+    if (i % 2 == 0) {
+      f.start();
+    } else {
+      f.file.emplace(f.loop, (f.directory / "mesh.yaml").string(), [](LocalContent) {});
+      f.file->start([](Result<LocalContent>) {});  // which is still reading when it goes
+    }
     f.write("mesh.yaml", config("second"));
     f.loop.run_until([] { return false; }, LocalFile::kDebounce - 5ms + std::chrono::milliseconds(i));
     f.file.reset();
