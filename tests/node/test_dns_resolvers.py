@@ -1,35 +1,21 @@
 """Resolvers as people have them, at either end of a captured pod's DNS, and the names of a mesh as they ask for them.
 
-    node 1: client (captured)        node 2: web, db-0, db-1 (captured), names (a name server, outside the mesh)
+The mesh is that of harness/dns_shop.py.
 """
 
-import itertools
 import os
 import pathlib
-import re
-import socket
 import struct
 import subprocess
 
 import pytest
 
-from harness import dedicated, dns
-from harness.mesh import Mesh, program, sanitized
+from harness import dns
+from harness.dns_shop import VIP, VIP6, WWW, build, dig, with_resolv_conf
+from harness.mesh import Mesh
 from harness.process import Process, eventually
 
-VIP, VIP6, DOMAIN = "10.96.0.10", "fd00:10:96::10", "cluster.local"
-WWW = {"www.example.com": ["192.0.2.1", "2001:db8::1"]}
 STUB = "127.0.0.53"
-
-
-def build(mesh, domain=DOMAIN):
-    mesh.client = mesh.nodes[0].pod("client")
-    mesh.web = mesh.nodes[1].pod("web")
-    mesh.names = mesh.nodes[1].pod("names", captured=False)
-    mesh.members = [mesh.nodes[1].pod(name, account="db") for name in ("db-0", "db-1")]
-    for name, vips, ports, pods in (("web", [f"/{VIP}", f"/{VIP6}"], {"80": 8080}, [mesh.web]), ("db", [], {"5432": 6432}, mesh.members)):
-        mesh.services.append(({"hostname": f"{name}.shop.svc.{domain}", "name": name, "namespace": "shop", "vips": vips, "ports": ports}, pods))
-    return mesh
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +24,6 @@ def shop():
         build(mesh)
         mesh.server = dns.NameServer(mesh.names, dns.zone(WWW))
         yield mesh.start(RUST_LOG="dns=debug")
-
-
-def dig(pod, server, *words):
-    return pod.netns.run("dig", f"@{server}", "+time=5", "+tries=1", *words).strip()
-
-
-def with_resolv_conf(pod, folder, server, *command, domain=DOMAIN):
-    """The addresses that a program of the pod prints, with a resolv.conf as kubelet writes it."""
-    path = folder / "resolv.conf"
-    path.write_text(f"nameserver {server}\nsearch shop.svc.{domain} svc.{domain} {domain}\noptions ndots:5\n")
-    words = " ".join(command)
-    text = pod.netns.run("unshare", "-m", "sh", "-c", f"mount --bind {path} /etc/resolv.conf && {words}", check=False)
-    return {line.split()[0] for line in text.splitlines() if line[0].isdigit() or line.startswith(("fd00", "2001"))}
 
 
 # ---- Names
@@ -161,124 +134,6 @@ def test_two_service_entries_with_one_host_answer_alike_in_whichever_order_they_
     assert answer() == ""
 
 
-# ---- Settings
-
-def test_a_dedicated_proxy_goes_by_its_own_resolv_conf(mesh, tmp_path):
-    """Here queries come to 15053 itself: its name servers are tried in turn, and its search domains completed."""
-    build(mesh)
-    pod = mesh.nodes[0].pod("alone", captured=False)
-    silent = dns.NameServer(mesh.nodes[1].pod("silent", captured=False), lambda *_: [])
-    server = dns.NameServer(mesh.names, dns.zone({**WWW, "app.corp.example": "192.0.2.5"}))
-    mesh.write()
-    (tmp_path / "resolv.conf").write_text(f"nameserver {silent.ip}\nnameserver {server.ip}\nsearch corp.example\noptions timeout:1\n")
-    words = f"mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec {program('ztunnel')} proxy"
-    env = dedicated.environment(mesh.file, mesh.ca_folder, "shop/alone/alone")
-    mesh.processes.append(Process("dedicated ztunnel", ["unshare", "-m", "sh", "-c", words], env, pod.netns))
-    eventually(lambda: 15053 in pod.netns.listening_ports(), "the proxy to listen")
-
-    def own(*asked):
-        return dig(pod, "127.0.0.1", "-p", "15053", "+short", *asked)
-
-    eventually(lambda: own("web.shop.svc.cluster.local") == VIP, "the mesh to be known")
-    assert own("-x", VIP) == "web.shop.svc.cluster.local."
-    for transport in ("+notcp", "+tcp"):
-        assert dig(pod, "127.0.0.1", "-p", "15053", transport, "+time=9", "+short", "www.example.com") == "192.0.2.1"
-        assert own(transport, "web.shop.svc.cluster.local.corp.example") == f"web.shop.svc.cluster.local.\n{VIP}"
-    assert silent.asked("www.example.com", "udp") and server.asked("www.example.com", "udp")
-
-
-def test_the_address_to_listen_on_may_be_written_in_every_way(mesh):
-    build(mesh)
-    dns.NameServer(mesh.names, dns.zone(WWW))
-    mesh.start()
-    node = mesh.nodes[0]
-    for spelling in ("localhost:15053", "LocalHost:15053", "127.0.0.1:15053", "0.0.0.0:15053", "[::]:15053"):
-        node.ztunnel.stop()
-        node.start_ztunnel(ISTIO_META_DNS_PROXY_ADDR=spelling)
-        node.wait_ready()
-        mesh.client.wait_captured()
-        for transport in ("+notcp", "+tcp"):
-            assert dig(mesh.client, mesh.names.ip, transport, "+short", "web.shop") == VIP, spelling
-            assert dig(mesh.client, mesh.names.ip, transport, "+short", "www.example.com") == "192.0.2.1", spelling
-        with node.netns.socket(kind=socket.SOCK_DGRAM) as sock, pytest.raises(ConnectionRefusedError):  # whoever is not in the pod is not served
-            sock.settimeout(5)
-            sock.connect((mesh.client.ip, 15053))
-            sock.send(dns.query("web.shop"))
-            sock.recv(1000)
-    node.ztunnel.stop()
-    # A service called "istio-meta-dns-proxy-addr" would have made Kubernetes set it to this.
-    node.start_ztunnel(ISTIO_META_DNS_PROXY_ADDR="tcp://10.96.0.10:53")
-    assert node.ztunnel.wait_exit() != 0
-    assert "ISTIO_META_DNS_PROXY_ADDR" in node.ztunnel.text() and "enableServiceLinks" in node.ztunnel.text()
-
-
-def test_a_pod_that_asks_too_much_at_once_is_told_so_and_others_are_not_harmed(mesh):
-    build(mesh)
-    other = mesh.nodes[0].pod("other")
-    silent = dns.NameServer(mesh.nodes[1].pod("silent", captured=False), lambda *_: [])
-    mesh.start()
-    node = mesh.nodes[0]
-
-    def reached(limit):
-        found = re.search(rf'zt_limit_reached_total{{limit="{limit}"}} (\d+)', node.http(15020, "/metrics")[1])
-        return int(found[1]) if found else 0
-
-    with dns.udp_socket(mesh.client, silent.ip) as sock:
-        numbers = itertools.count()
-
-        def ask_more():  # no more at a time than the socket's queue holds
-            for n in itertools.islice(numbers, 50):
-                sock.send(dns.query(f"n{n}.example.com", ident=n))
-            return reached("dns_queries_per_pod") > 0
-
-        eventually(ask_more, "the limit of queries to be counted")
-        assert dns.rcode(sock.recv(1000)) == dns.SERVFAIL
-        assert dig(mesh.client, silent.ip, "+short", "web.shop") == VIP, "what the mesh knows costs no place"
-        assert dig(other, silent.ip, "+short", "web.shop") == VIP
-    held = [mesh.client.connect(silent.ip, 53) for _ in range(80)]
-    eventually(lambda: reached("dns_connections_per_pod") >= 16, "the limit of connections to be counted")
-    assert dig(other, silent.ip, "+tcp", "+short", "web.shop") == VIP
-    for sock in held:
-        sock.close()
-    eventually(lambda: dig(mesh.client, silent.ip, "+tcp", "+short", "web.shop") == VIP, "a connection to be free again")
-
-
-@pytest.mark.skipif(sanitized(), reason="a sanitizer's own memory says nothing of ours")
-def test_what_slow_queries_over_tcp_hold_is_bounded_and_paid_by_the_pod_that_sends_them(mesh):
-    build(mesh)
-    other = mesh.nodes[0].pod("other")
-    hold = mesh.nodes[1].pod("hold", captured=False)
-    with hold.netns.socket() as listener:  # takes connections and reads nothing
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        listener.bind((hold.ip, 53))
-        listener.listen(128)
-        mesh.start(ZT_MEMORY_BUDGET="16Mi")
-        node = mesh.nodes[0]
-
-        def held():
-            with open(f"/proc/{node.ztunnel.pid}/status") as status:
-                return int(re.search(r"VmRSS:\s+(\d+) kB", status.read()).group(1)) * 1024
-
-        fresh = held()
-        update = dns.query("example.com", dns.SOA, flags=0x2800) + bytes(60_000)  # forwarded as it is
-        senders = [mesh.client.connect(hold.ip, 53) for _ in range(60)]
-        for sock in senders:
-            sock.setblocking(False)
-            try:
-                for _ in range(32):
-                    sock.send(struct.pack(">H", len(update)) + update)
-            except BlockingIOError:
-                pass
-            except ConnectionError:
-                pass  # it paid
-        eventually(lambda: "zt_memory_cuts_total 0" not in node.http(15020, "/metrics")[1], "somebody to pay")
-        assert dig(other, mesh.names.ip, "+short", "web.shop") == VIP
-        assert dig(other, mesh.names.ip, "+tcp", "+short", "web.shop") == VIP
-        assert held() - fresh < 32 * 1024 * 1024, (held() - fresh) >> 20
-        for sock in senders:
-            sock.close()
-
-
 # ---- Resolvers
 
 @pytest.fixture(scope="module")
@@ -383,98 +238,3 @@ def test_what_a_real_name_server_says_comes_whole(shop, tmp_path, kind):
             assert sorted(found) == [f'"{text}"' for text in texts]
     finally:
         server.stop()
-
-
-# ---- What comes and goes
-
-def test_the_clusters_dns_in_the_mesh_may_be_restarted_and_moved(mesh):
-    build(mesh)
-    upstream = dns.NameServer(mesh.names, dns.zone(WWW))
-    core = mesh.nodes[1].pod("core-0")
-    mesh.start()
-
-    def forward(message, transport):
-        return [(dns.ask if transport == "udp" else dns.ask_tcp)(core, upstream.ip, message)]
-
-    def www(name="www.example.com", *words):
-        return dig(mesh.client, core.ip, "+nocookie", "+short", *words, name)  # a cookie makes each query another one
-
-    server = dns.NameServer(core, forward)
-    assert www() == www("www.example.com", "+tcp") == "192.0.2.1"
-    # Its process starts anew: meanwhile names that nobody remembers fail at once, those of the mesh do not.
-    server.close()
-    assert "SERVFAIL" in dig(mesh.client, core.ip, "later.example.com")
-    assert www("web.shop") == VIP and www() == "192.0.2.1"
-    server = dns.NameServer(core, dns.zone({"later.example.com": "192.0.2.8"}))
-    assert www("later.example.com") == www("later.example.com", "+tcp") == "192.0.2.8"
-    # Its pod goes, and another one comes with its address to be.
-    server.close()
-    core.delete()
-    for node in mesh.nodes:
-        node.write_pods()
-    mesh.edit()
-    core = mesh.nodes[1].pod("core-1")
-    dns.NameServer(core, forward)
-    mesh.nodes[1].write_pods()
-    mesh.edit()
-    core.wait_captured()
-    assert www() == www("www.example.com", "+tcp") == "192.0.2.1"
-
-
-def test_a_resolver_that_keeps_its_port_is_served_before_during_and_after_its_pod_is_in_the_mesh(mesh):
-    """As Netty's does: connection tracking remembers for it where its packets went."""
-    build(mesh)
-    late = mesh.nodes[0].pod("late")
-    server = dns.NameServer(mesh.names, dns.zone(WWW))
-    mesh.write()
-    for node in mesh.nodes:
-        node.write_pods([pod for pod in node.pods if pod.captured and pod is not late])
-        node.start_agent()
-        node.start_ztunnel()
-    mesh.client.wait_captured()
-    with dns.udp_socket(late, mesh.names.ip) as sock:
-        def ask(name, ident):
-            sock.send(dns.query(name, ident=ident))
-            return sock.recv(1000)
-
-        assert dns.addresses(ask("www.example.com", 1)) == "192.0.2.1"
-        mesh.nodes[0].write_pods()
-        late.wait_captured()
-        assert dns.addresses(ask("www.example.com", 2)) == "192.0.2.1"
-    with dns.udp_socket(late, mesh.names.ip) as sock:
-        assert dns.addresses(ask("web.shop", 3)) == VIP
-        assert not server.asked("web.shop")
-        mesh.nodes[0].write_pods([mesh.client])
-        late.wait_released()
-        eventually(lambda: not late.netns.run("nft", "list", "ruleset").strip(), "its rules to go")
-        assert dns.addresses(ask("www.example.com", 4)) == "192.0.2.1"
-        assert dns.rcode(ask("web.shop", 5)) == dns.NXDOMAIN
-
-
-def test_a_pod_that_is_deleted_while_its_dns_port_is_taken_is_forgotten(mesh):
-    build(mesh)
-    dns.NameServer(mesh.names, dns.zone(WWW))
-    other = mesh.nodes[0].pod("other")
-    holder = mesh.client.netns.socket()
-    holder.bind(("127.0.0.1", 15053))
-    holder.listen(1)
-    mesh.write()
-    for node in mesh.nodes:
-        node.write_pods()
-        node.start_agent()
-        node.start_ztunnel()
-    node = mesh.nodes[0]
-    node.ztunnel.wait_line(r"failed to bind to address 127\.0\.0\.1:15053")
-    other.wait_captured()
-    assert dig(other, mesh.names.ip, "+short", "web.shop.svc.cluster.local") == VIP, "others have theirs"
-    uid = mesh.client.uid
-    mesh.client.delete()
-    node.write_pods()
-    eventually(lambda: uid not in node.http(15000, "/config_dump")[1], "the pod to be forgotten")
-    mark = node.ztunnel.mark()
-    holder.close()
-    third = mesh.nodes[0].pod("third")
-    node.write_pods()
-    third.wait_captured()
-    assert dig(third, mesh.names.ip, "+short", "web.shop.svc.cluster.local") == VIP
-    assert not node.ztunnel.matching(f"failed to bind.*{uid}|{uid}.*failed to bind", since=mark)
