@@ -122,10 +122,8 @@ std::optional<dns::Settings> dns_settings(const Config& config) {
   return settings;
 }
 
-std::optional<workload_api::WorkloadInfo> only_local(const Config& config) {
-  if (config.general.mode != ProxyMode::kDedicated || !config.general.dedicated_workload) return std::nullopt;
-  const PodName& pod = *config.general.dedicated_workload;
-  return workload_api::WorkloadInfo{pod.name, pod.ns, pod.service_account};
+std::optional<PodName> only_local(const Config& config) {
+  return config.general.mode == ProxyMode::kDedicated ? config.general.dedicated_workload : std::nullopt;
 }
 
 std::optional<identity::SpiffeId> spiffe(std::string_view text) {
@@ -392,7 +390,7 @@ void App::Impl::dump(const HttpRespond& respond) {
         const bool up = pod.state == zds::PodState::kUp;
         auto& status = pods[pod.uid];
         status.state = up ? "Up" : "Pending";
-        status.info = {pod.info.name, pod.info.ns, pod.info.service_account};
+        status.info = pod.info;
         if (up) status.connections = std::move(connections[pod.uid]);
       }
     }

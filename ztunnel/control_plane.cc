@@ -10,29 +10,9 @@
 namespace zt::ztunnel {
 namespace {
 
-rpc::Roots roots_of(const RootCertificate& root) {
-  using Source = rpc::Roots::Source;
-  switch (root.source) {
-    case RootCertificate::Source::kFile: return {Source::kFile, root.value};
-    case RootCertificate::Source::kSystem: return {Source::kSystem, {}};
-    case RootCertificate::Source::kInline: return {Source::kInline, root.value};
-  }
-  return {};
-}
-
-rpc::Token token_of(const TokenSource& token) {
-  using Source = rpc::Token::Source;
-  switch (token.source) {
-    case TokenSource::Source::kNone: return {Source::kNone, {}};
-    case TokenSource::Source::kFile: return {Source::kFile, token.value};
-    case TokenSource::Source::kLiteral: return {Source::kLiteral, token.value};
-  }
-  return {};
-}
-
 // Istiod knows tokens by the cluster that they are of.
 rpc::CallCredentials credentials_of(const Config& config) {
-  return {token_of(config.control.token), {{"clusterid", config.general.cluster_id}}};
+  return {config.control.token, {{"clusterid", config.general.cluster_id}}};
 }
 
 // Counts how long a CA takes to answer.
@@ -62,7 +42,7 @@ Result<std::unique_ptr<workload_api::XdsClient>> make_xds_client(EventLoop& loop
   if (!control.xds_address) return nullptr;
   return workload_api::XdsClient::create(loop, store,
                                          {.endpoint = {.address = *control.xds_address,
-                                                       .roots = roots_of(control.xds_root),
+                                                       .roots = control.xds_root,
                                                        .alt_hostname = control.alt_xds_hostname,
                                                        .credentials = credentials_of(config),
                                                        .headers = control.xds_headers},
@@ -80,7 +60,7 @@ Result<std::unique_ptr<identity::CaClient>> make_ca_client(const Config& config,
     ZT_ASSIGN(ca, identity::EmbeddedCa::open({.directory = *control.embedded_ca_dir, .ttl = control.secret_ttl, .wall_now = {}}));
   } else if (control.ca_address) {
     ZT_ASSIGN(ca, identity::IstiodCaClient::create({.endpoint = {.address = *control.ca_address,
-                                                                 .roots = roots_of(control.ca_root),
+                                                                 .roots = control.ca_root,
                                                                  .alt_hostname = control.alt_ca_hostname,
                                                                  .credentials = credentials_of(config),
                                                                  .headers = control.ca_headers},

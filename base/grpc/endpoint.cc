@@ -74,7 +74,7 @@ Result<Endpoint> Endpoint::make(EndpointOptions options) {
   if (endpoint.host_.starts_with('[') && endpoint.host_.ends_with(']'))
     endpoint.host_ = endpoint.host_.substr(1, endpoint.host_.size() - 2);
 
-  for (const Headers* headers : {&endpoint.options_.credentials.with_token, &endpoint.options_.headers})
+  for (const HeaderList* headers : {&endpoint.options_.credentials.with_token, &endpoint.options_.headers})
     for (const auto& [name, value] : *headers)
       if (!legal_name(name) || !legal_value(value))
         return fail(Fault::kInvalidInput, fmt::format("the extra header {} cannot be sent", name));

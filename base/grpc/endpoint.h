@@ -1,13 +1,11 @@
 #pragma once
 #include <chrono>
 #include <cstddef>
-#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
-#include <vector>
 
+#include "base/credential_source.h"
 #include "base/result.h"
 
 namespace grpc {
@@ -34,24 +32,10 @@ inline constexpr std::chrono::milliseconds kReconnectPauseMax{1000};
 inline constexpr size_t kMaxRootBytes = 4u << 20;
 inline constexpr size_t kMaxTokenBytes = 64u << 10;
 
-struct Roots {
-  enum class Source : uint8_t { kFile, kSystem, kInline };
-  Source source = Source::kFile;
-  std::string value;  // path, or PEM text
-};
-
-struct Token {
-  enum class Source : uint8_t { kNone, kFile, kLiteral };
-  Source source = Source::kNone;
-  std::string value;  // path, or the secret itself
-};
-
-using Headers = std::vector<std::pair<std::string, std::string>>;  // names in lower case
-
 // What a call proves itself with: a bearer token, and what goes with it and not without.
 struct CallCredentials {
   Token token;
-  Headers with_token;
+  HeaderList with_token;
 };
 
 struct EndpointOptions {
@@ -59,7 +43,7 @@ struct EndpointOptions {
   Roots roots;
   std::optional<std::string> alt_hostname;  // another name that the server's certificate may have
   CallCredentials credentials;
-  Headers headers;
+  HeaderList headers;
   size_t max_message_bytes = 4u << 20;
 };
 
@@ -82,7 +66,7 @@ class Endpoint {
 
   // What each call carries: the credentials if there is a token (its file is read now; an empty one is an error), and the extra
   // headers. Holds the secret: not for logs.
-  [[nodiscard]] Result<Headers> call_headers() const;
+  [[nodiscard]] Result<HeaderList> call_headers() const;
 
  private:
   explicit Endpoint(EndpointOptions options) : options_(std::move(options)) {}

@@ -57,8 +57,8 @@ Result<std::string> Endpoint::read_roots() const {
   return pem;
 }
 
-Result<Headers> Endpoint::call_headers() const {
-  Headers headers;
+Result<HeaderList> Endpoint::call_headers() const {
+  HeaderList headers;
   const auto& [credential, with_token] = options_.credentials;
   if (credential.source != Token::Source::kNone) {
     std::string token = credential.value;

@@ -109,7 +109,7 @@ class IstiodCaClient::Impl {
       if (stopping_) return fail(Reason::kIdentityUnavailable, "shutting down");
     }
     ZT_TRY(update_channel());
-    ZT_ASSIGN(const rpc::Headers headers, endpoint_.call_headers());
+    ZT_ASSIGN(const HeaderList headers, endpoint_.call_headers());
     for (const auto& [name, value] : headers) call.context.AddMetadata(name, value);
     call.context.set_deadline(std::chrono::system_clock::now() + options_.call_limit);
 
@@ -129,7 +129,7 @@ class IstiodCaClient::Impl {
     // A channel that reached nobody looks up the name again with pauses of up to two minutes: a fresh one does so at once.
     if (channel_ && unreachable_.exchange(false) && endpoint_.by_name() && channel_->GetState(false) != GRPC_CHANNEL_READY)
       channel_.reset();
-    if (channel_ && endpoint_.roots_source() != rpc::Roots::Source::kFile) return {};
+    if (channel_ && endpoint_.roots_source() != Roots::Source::kFile) return {};
     auto roots = endpoint_.read_roots();
     if (!roots) {
       if (!channel_) return std::unexpected(std::move(roots).error());

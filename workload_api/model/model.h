@@ -146,14 +146,6 @@ using WorkloadPtr = Ref<const Workload>;  // may outlive the snapshot it was fou
 // address. Two workloads that say the same are then equal.
 void canonicalize(Workload& workload);
 
-// How a ZDS message (or PROXY_WORKLOAD_INFO) names one of our own pods.
-struct WorkloadInfo {
-  std::string_view name;
-  std::string_view ns;
-  std::string_view service_account;
-  friend bool operator==(const WorkloadInfo&, const WorkloadInfo&) = default;
-};
-
 // ---- Service
 // --------------------------------------------------------------------------------------------------------------
 

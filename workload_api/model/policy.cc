@@ -6,23 +6,6 @@
 #include <utility>
 
 namespace zt::workload_api {
-std::optional<PeerIdentity> PeerIdentity::parse(std::string_view spiffe_id) {
-  constexpr std::string_view kScheme = "spiffe://", kNamespace = "/ns/", kAccount = "/sa/";
-  if (!spiffe_id.starts_with(kScheme)) return std::nullopt;
-  PeerIdentity peer;
-  peer.principal = spiffe_id.substr(kScheme.size());
-  const size_t ns = peer.principal.find('/');
-  if (ns == std::string_view::npos || !peer.principal.substr(ns).starts_with(kNamespace)) return std::nullopt;
-  peer.trust_domain = peer.principal.substr(0, ns);
-  const std::string_view rest = peer.principal.substr(ns + kNamespace.size());
-  const size_t account = rest.find('/');
-  if (account == std::string_view::npos || !rest.substr(account).starts_with(kAccount)) return std::nullopt;
-  peer.ns = rest.substr(0, account);
-  peer.service_account = rest.substr(account + kAccount.size());
-  if (peer.trust_domain.empty() || peer.ns.empty() || peer.service_account.empty()) return std::nullopt;
-  if (peer.service_account.find('/') != std::string_view::npos) return std::nullopt;
-  return peer;
-}
 
 PolicyMatcher::Texts::Texts(const std::vector<StringMatch>& matches) {
   for (const StringMatch& match : matches) {

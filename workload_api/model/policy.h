@@ -8,26 +8,16 @@
 #include <vector>
 
 #include "base/address.h"
+#include "mesh/spiffe.h"
 #include "workload_api/model/model.h"
 
 namespace zt::workload_api {
-
-// Who the peer proved to be by mutual TLS; views into the SPIFFE id it was parsed from.
-struct PeerIdentity {
-  std::string_view principal;  // "td/ns/NS/sa/SA", the id without "spiffe://"
-  std::string_view trust_domain;
-  std::string_view ns;
-  std::string_view service_account;
-
-  // Nothing unless it is spiffe://<trust domain>/ns/<namespace>/sa/<service account> with no part empty.
-  static std::optional<PeerIdentity> parse(std::string_view spiffe_id);
-};
 
 // What a policy looks at. Without a peer identity (plain text) all identity parts are empty (§5.3).
 struct PolicySubject {
   IpAddress source_ip;
   SocketAddress destination;  // the address we will connect to, never the VIP
-  PeerIdentity peer;          // all empty for a plaintext peer
+  SpiffeView peer;            // by mutual TLS; all empty for a plaintext peer
 };
 
 // The rules of one Authorization, prepared once so that matching allocates nothing and long lists are

@@ -2,15 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <utility>
 
-#include "workload_api/model/policy.h"
+#include "mesh/spiffe.h"
 
 namespace zt::workload_api {
 namespace {
-
-constexpr std::string_view kScheme = "spiffe://";
 
 // Null if some peer's principal could match.
 const char* principal_fault(const StringMatch& match) {
@@ -19,12 +16,13 @@ const char* principal_fault(const StringMatch& match) {
   switch (match.kind) {
     case StringMatch::Kind::kPresence: return nullptr;
     case StringMatch::Kind::kSuffix:
-      return text.find(kScheme) != std::string_view::npos ? "a principal has no \"spiffe://\" in it" : nullptr;
-    case StringMatch::Kind::kPrefix: return text.starts_with(kScheme) ? "a principal is written without \"spiffe://\"" : nullptr;
+      return text.find(kSpiffeScheme) != std::string_view::npos ? "a principal has no \"spiffe://\" in it" : nullptr;
+    case StringMatch::Kind::kPrefix:
+      return text.starts_with(kSpiffeScheme) ? "a principal is written without \"spiffe://\"" : nullptr;
     case StringMatch::Kind::kExact: break;
   }
-  if (text.starts_with(kScheme)) return "a principal is written without \"spiffe://\"";
-  if (!PeerIdentity::parse(std::string(kScheme).append(text)))
+  if (text.starts_with(kSpiffeScheme)) return "a principal is written without \"spiffe://\"";
+  if (!SpiffeView::parse(std::string(kSpiffeScheme).append(text)))
     return "a principal is TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT";
   return nullptr;
 }
@@ -90,15 +88,6 @@ class Search {
 };
 
 }  // namespace
-
-const char* identity_part_fault(std::string_view text) {
-  if (text.empty()) return "is empty, and no part of an identity is";
-  if (text.starts_with(kScheme)) return "begins with \"spiffe://\", which is no part of it";
-  if (text.find('/') != std::string_view::npos) return "has a slash in it, and no part of an identity has";
-  if (!std::ranges::all_of(text, [](char c) { return c > ' ' && c < '\x7f'; }))
-    return "has a character in it that no identity has (only visible ASCII)";
-  return nullptr;
-}
 
 void note_dead_identity(const Workload& workload, DeadIdentity& found) {
   const std::pair<const char*, const Str*> parts[] = {

@@ -2,18 +2,13 @@
 #include <cstddef>
 #include <optional>
 #include <string>
-#include <string_view>
 
 #include "workload_api/model/model.h"
 
 // What can be told from a resource alone: it is well-formed and yet cannot mean what somebody meant by it. Pure; any thread.
 namespace zt::workload_api {
 
-// Why the text can be no part of an identity (trust domain, namespace, service account): nobody can then prove to be it. Null if
-// it can. Static text, to follow "… ".
-[[nodiscard]] const char* identity_part_fault(std::string_view text);
-
-// A workload that nobody can prove to be: where, and why.
+// A workload that nobody can prove to be (identity_part_fault()): where, and why.
 struct DeadIdentity {
   std::string uid, field, value, why;
   size_t workloads = 0;  // of which this is the first

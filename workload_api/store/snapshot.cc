@@ -26,8 +26,8 @@ const Workload* Snapshot::workload_by_hostname(std::string_view ns, std::string_
   return found == nullptr ? nullptr : found->best.get();
 }
 
-const Workload* Snapshot::local_workload(const WorkloadInfo& info) const {
-  const auto* found = local_.find(info);
+const Workload* Snapshot::local_workload(const PodNameView& pod) const {
+  const auto* found = local_.find(pod);
   return found == nullptr ? nullptr : found->best.get();
 }
 

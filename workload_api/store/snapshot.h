@@ -41,7 +41,7 @@ class Snapshot {
 
   // One of this node's own workloads (every workload counts as such if the store was given no node name). All
   // three must be equal.
-  [[nodiscard]] const Workload* local_workload(const WorkloadInfo& info) const;
+  [[nodiscard]] const Workload* local_workload(const PodNameView& pod) const;
 
   // ---- Services
 
@@ -115,7 +115,7 @@ class Snapshot {
   HashTrie<WorkloadByUid> workloads_;
   HashTrie<WorkloadByAddress> addresses_;
   HashTrie<WorkloadByHostname> hostnames_;
-  HashTrie<WorkloadByInfo> local_;
+  HashTrie<WorkloadByPodName> local_;
   HashTrie<ServiceByKey> services_;
   HashTrie<ServicesByVip> vips_;
   HashTrie<ServicesByHostname> service_hostnames_;

@@ -140,12 +140,12 @@ void SnapshotEditor::add_address(const WorkloadPtr& workload, size_t index) {
 void SnapshotEditor::add_names(const WorkloadPtr& workload, bool local) {
   if (!workload->hostname.empty())
     add_to_group(draft_.hostnames_, WorkloadByHostname::Key{workload->ns.view(), workload->hostname.view()}, workload);
-  if (local) add_to_group(draft_.local_, WorkloadByInfo::key(*workload), workload);
+  if (local) add_to_group(draft_.local_, WorkloadByPodName::key(*workload), workload);
 }
 
 void SnapshotEditor::remove_workload(const Workload& workload, bool local) {
   const WorkloadPtr held(&workload);  // the tables may have the last references
-  if (local) remove_from_group(draft_.local_, WorkloadByInfo::key(workload), workload);
+  if (local) remove_from_group(draft_.local_, WorkloadByPodName::key(workload), workload);
   if (!workload.hostname.empty())
     remove_from_group(draft_.hostnames_, WorkloadByHostname::Key{workload.ns.view(), workload.hostname.view()}, workload);
   if (workload.network_mode != NetworkMode::kHostNetwork) {

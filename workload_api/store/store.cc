@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "mesh/spiffe.h"
 #include "workload_api/model/sanity.h"
 
 namespace zt::workload_api {
@@ -308,8 +309,8 @@ void Store::intern(Workload& workload) {
   intern(workload.waypoint);
   intern(workload.network_gateway);
 
-  scratch_.assign("spiffe://").append(workload.trust_domain.view()).append("/ns/");
-  scratch_.append(workload.ns.view()).append("/sa/").append(workload.service_account.view());
+  scratch_.clear();
+  append_spiffe_id(scratch_, workload.trust_domain.view(), workload.ns.view(), workload.service_account.view());
   workload.identity = interner_.make(scratch_);
 }
 
@@ -332,7 +333,7 @@ void Store::intern(Authorization& policy) {
 // ---- What follows from a change
 
 bool Store::is_local(const Workload& workload) const {
-  if (options_.only_local) return WorkloadByInfo::key(workload) == *options_.only_local;
+  if (options_.only_local) return WorkloadByPodName::key(workload) == *options_.only_local;
   return !options_.node_name || workload.node == *options_.node_name;
 }
 

@@ -87,8 +87,7 @@ class Store {
   struct Options {
     std::optional<std::string> node_name;  // NODE_NAME; without one every workload counts as local
     // The one workload of a dedicated proxy: then no other is local, and 100,000 others need no place in the table of those.
-    // The texts must outlive the store.
-    std::optional<WorkloadInfo> only_local = {};
+    std::optional<PodName> only_local = {};
   };
   using Subscriber = std::function<void(const SnapshotPtr&, const Changes&)>;
 

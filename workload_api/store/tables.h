@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "mesh/pod_name.h"
 #include "workload_api/model/model.h"
 #include "workload_api/model/policy.h"
 #include "workload_api/store/hash_trie.h"
@@ -92,16 +93,16 @@ struct WorkloadByHostname {
   }
 };
 
-struct WorkloadByInfo {
+struct WorkloadByPodName {
   using Entry = WorkloadGroup;
-  static WorkloadInfo key(const Workload& workload) {
+  static PodNameView key(const Workload& workload) {
     return {workload.name.view(), workload.ns.view(), workload.service_account.view()};
   }
-  static uint64_t hash(const WorkloadInfo& info) {
-    return hashing::mix(hashing::mix(hashing::of(info.name), hashing::of(info.ns)), hashing::of(info.service_account));
+  static uint64_t hash(const PodNameView& pod) {
+    return hashing::mix(hashing::mix(hashing::of(pod.name), hashing::of(pod.ns)), hashing::of(pod.service_account));
   }
   static uint64_t hash(const Entry& entry) { return hash(key(*entry.best)); }
-  static bool equal(const Entry& entry, const WorkloadInfo& info) { return key(*entry.best) == info; }
+  static bool equal(const Entry& entry, const PodNameView& pod) { return key(*entry.best) == pod; }
 };
 
 // ---- Services. The tables by address and name hold services; the table by key holds them with their

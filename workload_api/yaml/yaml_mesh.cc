@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "mesh/spiffe.h"
 #include "workload_api/model/sanity.h"
 #include "workload_api/store/store.h"
 

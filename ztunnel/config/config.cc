@@ -11,6 +11,7 @@
 #include "base/log_filter.h"
 #include "base/text.h"
 #include "mesh/reason.h"
+#include "mesh/spiffe.h"
 #include "ztunnel/config/config_proxy.h"
 #include "ztunnel/config/config_settings.h"
 #include "ztunnel/config/config_values.h"
@@ -170,10 +171,10 @@ class Parser {
     return {};
   }
 
-  static RootCertificate root_of(std::string_view text) {
-    if (text == "SYSTEM") return {RootCertificate::Source::kSystem, {}};
-    if (text.find("-----BEGIN") != std::string_view::npos) return {RootCertificate::Source::kInline, std::string(text)};
-    return {RootCertificate::Source::kFile, std::string(text)};
+  static Roots root_of(std::string_view text) {
+    if (text == "SYSTEM") return {Roots::Source::kSystem, {}};
+    if (text.find("-----BEGIN") != std::string_view::npos) return {Roots::Source::kInline, std::string(text)};
+    return {Roots::Source::kFile, std::string(text)};
   }
 
   // An explicit empty address means none; without a variable, `fallback` counts.
@@ -211,9 +212,9 @@ class Parser {
     const std::string path(token.value_or(kDefaultToken));
     if (path.empty()) return {};
     if (file_exists(path)) {
-      control.token = {TokenSource::Source::kFile, path};
+      control.token = {Token::Source::kFile, path};
     } else if (token) {
-      control.token = {TokenSource::Source::kLiteral, path};
+      control.token = {Token::Source::kLiteral, path};
     }
     return {};
   }
@@ -334,7 +335,7 @@ class Parser {
 
 std::optional<std::string> GeneralConfig::own_identity() const {
   if (!own_pod) return std::nullopt;
-  return fmt::format("spiffe://{}/ns/{}/sa/{}", trust_domain, own_pod->ns, own_pod->service_account);
+  return spiffe_id(trust_domain, own_pod->ns, own_pod->service_account);
 }
 
 uint64_t memory_budget(const TunnelConfig& tunnel, std::optional<uint64_t> memory_limit) {

@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "base/address.h"
+#include "base/credential_source.h"
 #include "base/log.h"
 #include "base/result.h"
+#include "mesh/pod_name.h"
 #include "ztunnel/config/config_resolver.h"
 #include "ztunnel/config/environment.h"
 
@@ -30,28 +32,6 @@ struct LocalhostPort {
   uint16_t port = 0;
 };
 using ListenAddress = std::variant<SocketAddress, LocalhostPort>;
-
-// Where trusted roots come from.
-struct RootCertificate {
-  enum class Source : uint8_t { kFile, kSystem, kInline };
-  Source source = Source::kFile;
-  std::string value;  // path, or PEM text
-};
-
-// A bearer token: a file that is read for each use, or its text. `value` of a literal is a secret.
-struct TokenSource {
-  enum class Source : uint8_t { kNone, kFile, kLiteral };
-  Source source = Source::kNone;
-  std::string value;
-};
-
-struct PodName {
-  std::string name;
-  std::string ns;
-  std::string service_account;
-};
-
-using HeaderList = std::vector<std::pair<std::string, std::string>>;  // gRPC metadata, names in lower case
 
 struct GeneralConfig {
   bool proxy = true;      // ENABLE_PROXY
@@ -87,7 +67,7 @@ struct ListenConfig {
 
 struct ControlPlaneConfig {
   std::optional<std::string> xds_address;  // "https://host:port"; none: no control plane
-  RootCertificate xds_root;
+  Roots xds_root;
   std::optional<std::string> alt_xds_hostname;
   HeaderList xds_headers;
   bool xds_on_demand = false;
@@ -95,14 +75,14 @@ struct ControlPlaneConfig {
   std::optional<std::string> local_xds;  // inline YAML
 
   std::optional<std::string> ca_address;  // none: embedded CA
-  RootCertificate ca_root;
+  Roots ca_root;
   std::optional<std::string> alt_ca_hostname;
   HeaderList ca_headers;
   std::chrono::seconds secret_ttl{86400};
   bool fake_ca = false;
   std::optional<std::string> embedded_ca_dir;
 
-  TokenSource token;
+  Token token;
 };
 
 // What the control plane is told about us (§6.2).

@@ -56,11 +56,11 @@ Value pod(const std::optional<PodName>& name) {
   return object({{"name", text(name->name)}, {"namespace", text(name->ns)}, {"serviceAccount", text(name->service_account)}});
 }
 
-Value root(const RootCertificate& certificate) {
+Value root(const Roots& certificate) {
   switch (certificate.source) {
-    case RootCertificate::Source::kSystem: return text("Default");
-    case RootCertificate::Source::kInline: return tagged("Static", text(fmt::format("{} bytes", certificate.value.size())));
-    case RootCertificate::Source::kFile: break;
+    case Roots::Source::kSystem: return text("Default");
+    case Roots::Source::kInline: return tagged("Static", text(fmt::format("{} bytes", certificate.value.size())));
+    case Roots::Source::kFile: break;
   }
   return tagged("File", text(certificate.value));
 }
@@ -92,9 +92,9 @@ Value resolver_servers(const ResolverConfig& resolver) {
 }
 
 Value own_settings(const Config& config) {
-  const char* token = config.control.token.source == TokenSource::Source::kNone   ? "none"
-                      : config.control.token.source == TokenSource::Source::kFile ? "file"
-                                                                                  : "literal";
+  const char* token = config.control.token.source == Token::Source::kNone   ? "none"
+                      : config.control.token.source == Token::Source::kFile ? "file"
+                                                                            : "literal";
   return object({
       {"aead", text(config.tls.aead)},
       {"authToken", text(token)},

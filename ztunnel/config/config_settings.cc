@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "base/duration.h"
-#include "identity/spiffe_id.h"
 #include "mesh/reason.h"
+#include "mesh/spiffe.h"
 #include "ztunnel/config/config_values.h"
 
 namespace zt::ztunnel {
@@ -159,7 +159,7 @@ Result<> set_trust_domain_aliases(Config& config, std::string_view text) {
     const size_t comma = std::min(text.find(',', at), text.size());
     const std::string_view name = text.substr(at, comma - at);
     at = comma + 1;
-    if (!identity::SpiffeId::parse(fmt::format("spiffe://{}/ns/n/sa/s", name)))
+    if (identity_part_fault(name) != nullptr)
       return fail(Reason::kInvalidInput, fmt::format("\"{}\" is no trust domain; expected names between commas", name));
     config.tls.trust_domain_aliases.emplace_back(name);
   }

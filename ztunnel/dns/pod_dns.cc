@@ -37,7 +37,7 @@ void PodDns::look_up_workload() {
   const auto& snapshot = *share_.snapshot();
   if (generation_ == snapshot.generation()) return;
   generation_ = snapshot.generation();
-  const auto* found = snapshot.local_workload({pod_.name, pod_.ns, pod_.service_account});
+  const auto* found = snapshot.local_workload(pod_);
   const bool same_labels = workload_ && found != nullptr && workload_->canonical_name == found->canonical_name &&
                            workload_->canonical_revision == found->canonical_revision;
   if (!same_labels) series_.clear();

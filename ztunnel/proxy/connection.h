@@ -5,6 +5,7 @@
 
 #include "hbone/connect_headers.h"
 #include "identity/spiffe_id.h"
+#include "mesh/spiffe.h"
 #include "workload_api/store/snapshot.h"
 #include "ztunnel/proxy/relay.h"
 #include "ztunnel/proxy/worker.h"
@@ -17,10 +18,10 @@ enum class Direction : uint8_t { kOutbound, kInbound };
 // Who the peer of a tunnel proved to be. Shared by the tunnel's connections; `parsed` views into `text`.
 struct ProvenPeer {
   explicit ProvenPeer(const identity::SpiffeId& id)
-      : text(id.to_string()), parsed(workload_api::PeerIdentity::parse(text).value_or(workload_api::PeerIdentity{})) {}
+      : text(id.to_string()), parsed(SpiffeView::parse(text).value_or(SpiffeView{})) {}
   ProvenPeer(const ProvenPeer&) = delete;
   std::string text;
-  workload_api::PeerIdentity parsed;
+  SpiffeView parsed;
 };
 
 // What is known of a connection when its fate is decided; stays with it until its log line.

@@ -95,10 +95,10 @@ Result<> DataPlane::start_self(const PodName& pod) {
 
 // Binding happens here, at once: the answer to the agent says that the listeners are up. Connections that arrive before the
 // workers have them wait in the sockets' queues.
-void DataPlane::start(const std::string& uid, const zt::PodName& info, std::shared_ptr<const Netns> netns, StartDone done) {
+void DataPlane::start(const std::string& uid, const PodName& info, std::shared_ptr<const Netns> netns, StartDone done) {
   SocketOptions sockets = settings_.sockets;
   sockets.netns = std::move(netns);
-  auto bound = bind(uid, {info.name, info.ns, info.service_account}, std::move(sockets), settings_.transparency);
+  auto bound = bind(uid, info, std::move(sockets), settings_.transparency);
   if (!bound) return done(std::unexpected(std::move(bound).error()));
   serve(std::move(*bound));
   done({});

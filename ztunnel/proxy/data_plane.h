@@ -51,7 +51,7 @@ class DataPlane final : public zds::PodManager {
   Result<> start_self(const PodName& pod);
 
   // zds::PodManager
-  void start(const std::string& uid, const zt::PodName& info, std::shared_ptr<const Netns> netns, StartDone done) override;
+  void start(const std::string& uid, const PodName& info, std::shared_ptr<const Netns> netns, StartDone done) override;
   void stop(const std::string& uid) override;
   void drain_all() override;
 

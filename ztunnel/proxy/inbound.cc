@@ -47,9 +47,7 @@ void log_verdict(const WorkerSettings& settings, const ConnectionInfo& info, con
 }
 
 workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
-  return {.source_ip = info.source.ip,
-          .destination = info.upstream,
-          .peer = info.peer ? info.peer->parsed : workload_api::PeerIdentity{}};
+  return {.source_ip = info.source.ip, .destination = info.upstream, .peer = info.peer ? info.peer->parsed : SpiffeView{}};
 }
 
 }  // namespace
@@ -166,7 +164,7 @@ Task<void> Inbound::accept_tunnel(Arrival arrival) {
 }
 
 Verdict Inbound::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info, MissingPolicy missing) const {
-  const auto* now = snapshot.local_workload({pod_.name.name, pod_.name.ns, pod_.name.service_account});
+  const auto* now = snapshot.local_workload(pod_.name);
   return authorize(snapshot, now != nullptr ? *now : *info.destination_workload, subject_of(info), missing);
 }
 

@@ -9,9 +9,7 @@ namespace {
 constexpr std::chrono::seconds kLocalWorkloadWait{5};
 }  // namespace
 
-const workload_api::Workload* LocalPod::known() const {
-  return worker.snapshot()->local_workload({name.name, name.ns, name.service_account});
-}
+const workload_api::Workload* LocalPod::known() const { return worker.snapshot()->local_workload(name); }
 
 Task<Result<workload_api::WorkloadPtr>> LocalPod::workload() const {
   const auto deadline = Clock::now() + kLocalWorkloadWait;

@@ -45,8 +45,8 @@ std::string golden(const std::string& file) {
 struct Fixture {
   explicit Fixture(FakeIstiod::Options server = {}) : istiod(server) {
     options.endpoint.address = istiod.address();
-    options.endpoint.roots = {rpc::Roots::Source::kInline, istiod.pki().root_pem()};
-    options.endpoint.credentials.token = {rpc::Token::Source::kLiteral, "secret-token"};
+    options.endpoint.roots = {Roots::Source::kInline, istiod.pki().root_pem()};
+    options.endpoint.credentials.token = {Token::Source::kLiteral, "secret-token"};
     options.endpoint.credentials.with_token = {{"clusterid", "Kubernetes"}};
   }
   Result<CertificatePtr> fetch(const SpiffeId& id = kWeb) {
@@ -281,7 +281,7 @@ TEST_CASE("A call that the CA does not answer ends at its limit") {
 TEST_CASE("The token is read for each call") {
   Fixture f;
   MountedFile token("istio-token", "expired");
-  f.options.endpoint.credentials.token = {rpc::Token::Source::kFile, token.path()};
+  f.options.endpoint.credentials.token = {Token::Source::kFile, token.path()};
   f.istiod.require_token("renewed");
   CHECK(has(f.error(), "UNAUTHENTICATED: authentication failure"));
   token.publish("");
@@ -295,7 +295,7 @@ TEST_CASE("The token is read for each call") {
 
 TEST_CASE("A missing token file is an error that names it") {
   Fixture f;
-  f.options.endpoint.credentials.token = {rpc::Token::Source::kFile, "/no/such/token"};
+  f.options.endpoint.credentials.token = {Token::Source::kFile, "/no/such/token"};
   CHECK(f.error() == "cannot read the token file /no/such/token: No such file or directory");
 }
 
@@ -303,7 +303,7 @@ TEST_CASE("A CA whose server certificate does not lead to our roots is not asked
   const TestPki ours("ours");
   Fixture f;
   MountedFile roots("root-cert.pem", ours.root_pem());
-  f.options.endpoint.roots = {rpc::Roots::Source::kFile, roots.path()};
+  f.options.endpoint.roots = {Roots::Source::kFile, roots.path()};
   CHECK(has(f.error(), "UNAVAILABLE"));
   CHECK(f.istiod.certificate_calls().empty());
   roots.publish(f.istiod.pki().root_pem());
@@ -316,7 +316,7 @@ TEST_CASE(
     "place") {
   Fixture f;
   MountedFile roots("root-cert.pem", f.istiod.pki().root_pem());
-  f.options.endpoint.roots = {rpc::Roots::Source::kFile, roots.path()};
+  f.options.endpoint.roots = {Roots::Source::kFile, roots.path()};
   REQUIRE(f.fetch());
   roots.publish("half a fi");
   CHECK(f.fetch());
@@ -331,7 +331,7 @@ TEST_CASE(
 TEST_CASE("Roots that are not there at the start are an error, and are used once they are") {
   Fixture f;
   TempDir dir;
-  f.options.endpoint.roots = {rpc::Roots::Source::kFile, dir.file("root.pem")};
+  f.options.endpoint.roots = {Roots::Source::kFile, dir.file("root.pem")};
   CHECK(has(f.error(), "cannot read the root file"));
   dir.write("root.pem", "no certificate");
   CHECK(f.error() == "the root file " + dir.file("root.pem") + " holds no certificate that can be read");

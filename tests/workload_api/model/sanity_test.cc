@@ -109,7 +109,7 @@ TEST_CASE("a value that is called dead matches none of all small identities") {
           for (const std::string& ns : parts)
             for (const std::string& account : parts) {
               const std::string id = "spiffe://" + domain + "/ns/" + ns + "/sa/" + account;
-              const auto peer = PeerIdentity::parse(id);
+              const auto peer = SpiffeView::parse(id);
               REQUIRE(peer);
               INFO(field << " " << kind << " " << value << " " << id);
               CHECK_FALSE(matcher.matches({.source_ip = {}, .destination = {}, .peer = *peer}));

@@ -29,8 +29,8 @@ struct Fixture {
     put(addresses_url, "shop/web.example", service("web.example"), "v1", {"/10.96.0.1"});
     put(policies_url, "shop/p", policy("p"), "");
     options.endpoint.address = istiod.address();
-    options.endpoint.roots = {rpc::Roots::Source::kInline, istiod.pki().root_pem()};
-    options.endpoint.credentials.token = {rpc::Token::Source::kLiteral, "secret-token"};
+    options.endpoint.roots = {Roots::Source::kInline, istiod.pki().root_pem()};
+    options.endpoint.credentials.token = {Token::Source::kLiteral, "secret-token"};
     options.endpoint.credentials.with_token = {{"clusterid", "Kubernetes"}};
     options.node_id = "ztunnel~1.1.1.1~z.istio-system~istio-system.svc.cluster.local";
     options.node_metadata = {{"NODE_NAME", "node-a"}};
@@ -227,7 +227,7 @@ TEST_CASE("The token file is read for each stream, a missing or empty one fails 
   Fixture f;
   f.istiod.require_token("second");
   TempDir dir;
-  f.options.endpoint.credentials.token = {rpc::Token::Source::kFile, dir.file("token")};
+  f.options.endpoint.credentials.token = {Token::Source::kFile, dir.file("token")};
   f.start();
   CHECK_FALSE(f.until([&] { return f.client->ready(); }, 100ms));
   CHECK(f.istiod.last_headers().empty());  // nothing was called without it
@@ -275,7 +275,7 @@ TEST_CASE("The roots are read for each connection: a file swapped as Kubernetes 
   Fixture f;
   const TestPki other("another root");
   MountedFile roots("root-cert.pem", other.root_pem());
-  f.options.endpoint.roots = {rpc::Roots::Source::kFile, roots.path()};
+  f.options.endpoint.roots = {Roots::Source::kFile, roots.path()};
   f.start();
   CHECK_FALSE(f.until([&] { return f.client->ready(); }, 300ms));
   CHECK(f.istiod.ads().streams() == 0);

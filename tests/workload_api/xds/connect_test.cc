@@ -25,7 +25,7 @@ TEST_CASE(
   Store store{{}};
   XdsOptions options;
   options.endpoint.address = "https://127.0.0.1:" + std::to_string(ntohs(address.sin_port));
-  options.endpoint.roots = {rpc::Roots::Source::kInline, zt::test::TestPki().root_pem()};
+  options.endpoint.roots = {Roots::Source::kInline, zt::test::TestPki().root_pem()};
   const auto client = must(XdsClient::create(loop, store, options));
   const auto begun = Clock::now();
   client->start({});

@@ -77,7 +77,8 @@ void require_same(const Snapshot& a, const Snapshot& b) {
     REQUIRE(*other == workload);
     for (const IpAddress& address : workload.addresses)
       REQUIRE(uid_of(a.workload(workload.network.view(), address)) == uid_of(b.workload(workload.network.view(), address)));
-    REQUIRE(uid_of(a.local_workload(WorkloadByInfo::key(workload))) == uid_of(b.local_workload(WorkloadByInfo::key(workload))));
+    REQUIRE(uid_of(a.local_workload(WorkloadByPodName::key(workload))) ==
+            uid_of(b.local_workload(WorkloadByPodName::key(workload))));
   });
   a.for_each_service([&](const ServiceEntry& entry) {
     const ServiceEntry* other = b.service(entry.service().key.view());
@@ -173,8 +174,9 @@ class Mesh {
     const unsigned i = any(20) == 0 ? any(1000) : number_++;  // now and then one that may be there
     const std::string services = any(3) == 0 ? "{}" : fmt::format("{{s{0}/h{0}: {{80: {1}}}}}", any(8), 1 + any(9000));
     if (any(3) == 0)
-      return fmt::format("{0}- {{uid: w{1}, name: n{1}, namespace: s{2}, workloadIps: [10.{3}.{4}.1], node: n{5}, services: {6}}}\n",
-                         indent_, i, any(8), i / 250, i % 250, any(3), services);
+      return fmt::format(
+          "{0}- {{uid: w{1}, name: n{1}, namespace: s{2}, workloadIps: [10.{3}.{4}.1], node: n{5}, services: {6}}}\n", indent_, i,
+          any(8), i / 250, i % 250, any(3), services);
     std::string text =
         fmt::format("{0}- uid: w{1}\n{0}  name: n{1}\n{0}  namespace: s{2}\n{0}  node: n{3}\n", indent_, i, any(8), any(3));
     switch (any(8)) {

@@ -116,7 +116,7 @@ TEST_CASE("nothing set gives the documented defaults") {
   CHECK(config.control.xds_address == "https://localhost:15012");
   CHECK(config.control.ca_address == "https://localhost:15012");
   CHECK(config.control.xds_root.value == "./var/run/secrets/istio/root-cert.pem");
-  CHECK(config.control.token.source == TokenSource::Source::kNone);
+  CHECK(config.control.token.source == Token::Source::kNone);
   CHECK(config.socket.mark == 1337);
   CHECK_FALSE(config.socket.original_source);
   CHECK(config.node.id == "ztunnel~1.1.1.1~.~.svc.cluster.local");
@@ -362,14 +362,14 @@ TEST_CASE("where the control plane is") {
 
 TEST_CASE("token and roots: path, literal, SYSTEM, PEM text") {
   const Files files{{"./var/run/secrets/tokens/istio-token", "t"}, {"/my/token", "t"}};
-  CHECK(parse({}, files).control.token.source == TokenSource::Source::kFile);
+  CHECK(parse({}, files).control.token.source == Token::Source::kFile);
   CHECK(parse({}, files).control.token.value == "./var/run/secrets/tokens/istio-token");
-  CHECK(parse({{"AUTH_TOKEN", "/my/token"}}, files).control.token.source == TokenSource::Source::kFile);
-  CHECK(parse({{"AUTH_TOKEN", "abc"}}, files).control.token.source == TokenSource::Source::kLiteral);
-  CHECK(parse({{"AUTH_TOKEN", ""}}, files).control.token.source == TokenSource::Source::kNone);
-  CHECK(parse({{"XDS_ROOT_CA", "SYSTEM"}}).control.xds_root.source == RootCertificate::Source::kSystem);
-  CHECK(parse({{"CA_ROOT_CA", "-----BEGIN CERTIFICATE-----"}}).control.ca_root.source == RootCertificate::Source::kInline);
-  CHECK(parse({{"CA_ROOT_CA", "/x.pem"}}).control.ca_root.source == RootCertificate::Source::kFile);
+  CHECK(parse({{"AUTH_TOKEN", "/my/token"}}, files).control.token.source == Token::Source::kFile);
+  CHECK(parse({{"AUTH_TOKEN", "abc"}}, files).control.token.source == Token::Source::kLiteral);
+  CHECK(parse({{"AUTH_TOKEN", ""}}, files).control.token.source == Token::Source::kNone);
+  CHECK(parse({{"XDS_ROOT_CA", "SYSTEM"}}).control.xds_root.source == Roots::Source::kSystem);
+  CHECK(parse({{"CA_ROOT_CA", "-----BEGIN CERTIFICATE-----"}}).control.ca_root.source == Roots::Source::kInline);
+  CHECK(parse({{"CA_ROOT_CA", "/x.pem"}}).control.ca_root.source == Roots::Source::kFile);
 }
 
 TEST_CASE("no secret is printed") {

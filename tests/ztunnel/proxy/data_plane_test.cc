@@ -113,7 +113,7 @@ struct Node {
     secrets->subscribe([this](const auto& id, const auto& credentials) { data_plane->certificate_changed(id, credentials); });
     subscription = store.subscribe([this](const auto& snapshot, const auto&) { data_plane->publish(snapshot); });
   }
-  void run(const zt::ztunnel::PodName& workload) {
+  void run(const PodName& workload) {
     auto bound = data_plane->bind_dedicated("dedicated", workload);
     REQUIRE(bound);
     data_plane->serve(std::move(*bound));
