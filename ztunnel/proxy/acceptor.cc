@@ -12,12 +12,19 @@ namespace {
 log::Scope kLog("proxy");
 // Per turn: a burst of new connections must not hold up those that are there.
 constexpr int kAcceptsPerTurn = 64;
-constexpr std::chrono::milliseconds kExhaustedWait{100};
-constexpr int kMostWaiting = 8192;  // more than a socket's queue holds
+constexpr std::chrono::milliseconds kFirstExhaustedWait{100};
+constexpr std::chrono::milliseconds kMostExhaustedWait{800};
+constexpr double kExhaustedSpread = 0.5;  // the listeners of all pods are out of descriptors together
+constexpr int kMostWaiting = 8192;        // more than a socket's queue holds
 }  // namespace
 
 Acceptor::Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors)
-    : loop_(loop), listener_(std::move(listener)), accepted_(std::move(accepted)), errors_(errors), retry_(loop) {}
+    : loop_(loop),
+      listener_(std::move(listener)),
+      accepted_(std::move(accepted)),
+      errors_(errors),
+      retry_(loop),
+      exhausted_(kFirstExhaustedWait, kMostExhaustedWait, kExhaustedSpread, Backoff::any_random()) {}
 
 Acceptor::~Acceptor() {
   loop_.cancel_deferred(*this);
@@ -48,6 +55,7 @@ bool Acceptor::accept_some() {
     socklen_t length = sizeof storage;
     UniqueFd fd(::accept4(listener_.fd.get(), reinterpret_cast<sockaddr*>(&storage), &length, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (fd) {
+      exhausted_.reset();
       accepted_(std::move(fd), SocketAddress::from_sockaddr(storage));
       continue;
     }
@@ -59,7 +67,7 @@ bool Acceptor::accept_some() {
       default:
         errors_.add();
         ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(errno)));
-        retry_.start_after(kExhaustedWait, [this] { on_ready(EPOLLIN); });
+        retry_.start_after(exhausted_.next(), [this] { on_ready(EPOLLIN); });
         return false;
     }
   }

@@ -3,6 +3,7 @@
 #include <functional>
 
 #include "base/address.h"
+#include "base/backoff.h"
 #include "base/event_loop.h"
 #include "ztunnel/proxy/sockets.h"
 #include "ztunnel/telemetry/metrics_families.h"
@@ -38,6 +39,7 @@ class Acceptor final : private Watcher, private Deferred {
   Accepted accepted_;
   Counter& errors_;
   Timer retry_;
+  Backoff exhausted_;
 };
 
 }  // namespace zt::ztunnel

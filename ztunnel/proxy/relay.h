@@ -64,8 +64,6 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   // There is no answer because the peer has not dealt with the request: it refused the stream, left, or the tunnel broke. Nothing
   // of the application's has been sent, so the request may be made again (RFC 9113 §8.7).
   [[nodiscard]] bool unprocessed() const { return unprocessed_; }
-  // The stream ended before start().
-  [[nodiscard]] bool stream_gone() const { return stream_ == nullptr; }
   void attach(hbone::Stream& stream) { stream_ = &stream; }
   [[nodiscard]] hbone::Stream* stream() const { return stream_; }
   // Lets go of the stream without a word: whoever answered it with an error has ended it.

@@ -1,8 +1,6 @@
 #include "ztunnel/proxy/sockets.h"
 
 #include <linux/filter.h>
-#include <linux/netfilter_ipv4.h>
-#include <linux/netfilter_ipv6/ip6_tables.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -22,22 +20,6 @@ namespace zt::ztunnel {
 namespace {
 
 log::Scope kLog("proxy");
-
-bool set_int(int fd, int level, int option, int value) { return setsockopt(fd, level, option, &value, sizeof value) == 0; }
-
-Result<UniqueFd> make_socket(const SocketOptions& options, int family) {
-  const auto make = [family]() -> Result<UniqueFd> {
-    UniqueFd fd(::socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-    if (!fd) return fail_errno(Reason::kIo, "socket");
-    return fd;
-  };
-  return options.netns ? in_netns(*options.netns, make) : make();
-}
-
-Result<> set_mark(int fd, uint32_t mark) {
-  if (mark == 0 || setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) == 0) return {};
-  return fail_errno(Reason::kIo, "setting SO_MARK (needs CAP_NET_RAW or CAP_NET_ADMIN)");
-}
 
 void set_keepalive(int fd, const SocketOptions& options) {
   // Errors are ignored: a kernel without an option still moves bytes.
@@ -110,7 +92,7 @@ Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddres
   const auto failed = [&address](const std::string& why) {
     return fail(Reason::kIo, "failed to bind to address " + address.to_string() + ": " + why);
   };
-  auto made = make_socket(options, address.ip.is_v4() ? AF_INET : AF_INET6);
+  auto made = make_socket(options.netns.get(), address.ip.is_v4() ? AF_INET : AF_INET6, SOCK_STREAM);
   if (!made) {
     if (errno == EAFNOSUPPORT) return fail(Reason::kIo, bind_failure(address, EAFNOSUPPORT));
     return failed(made.error().text);
@@ -165,7 +147,7 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   const SocketAddress& destination = target.destination;
   const bool spoof = target.source && *target.source != destination.ip;
   const bool v4 = spoof ? target.source->is_v4() : destination.ip.is_v4();
-  auto made = make_socket(options, v4 ? AF_INET : AF_INET6);
+  auto made = make_socket(options.netns.get(), v4 ? AF_INET : AF_INET6, SOCK_STREAM);
   if (!made) co_return std::unexpected(made.error());
   UniqueFd fd = std::move(*made);
   if (auto marked = set_mark(fd.get(), options.mark); !marked) co_return std::unexpected(marked.error());
@@ -217,27 +199,9 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   co_return fd;
 }
 
-SocketAddress local_address(int fd) {
-  sockaddr_storage storage{};
-  socklen_t length = sizeof storage;
-  getsockname(fd, reinterpret_cast<sockaddr*>(&storage), &length);
-  return SocketAddress::from_sockaddr(storage);
-}
-
-SocketAddress peer_address(int fd) {
-  sockaddr_storage storage{};
-  socklen_t length = sizeof storage;
-  getpeername(fd, reinterpret_cast<sockaddr*>(&storage), &length);
-  return SocketAddress::from_sockaddr(storage);
-}
-
 SocketAddress original_destination(int fd) {
-  sockaddr_storage storage{};
-  socklen_t length = sizeof storage;
-  if (getsockopt(fd, IPPROTO_IP, SO_ORIGINAL_DST, &storage, &length) == 0) return SocketAddress::from_sockaddr(storage);
-  length = sizeof storage;
-  if (getsockopt(fd, IPPROTO_IPV6, IP6T_SO_ORIGINAL_DST, &storage, &length) == 0) return SocketAddress::from_sockaddr(storage);
-  return local_address(fd);
+  const auto redirected = redirected_from(fd);
+  return redirected ? *redirected : local_address(fd);
 }
 
 void limit_receive_buffer(int fd, int bytes) { set_int(fd, SOL_SOCKET, SO_RCVBUF, bytes); }

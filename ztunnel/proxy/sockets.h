@@ -7,6 +7,7 @@
 
 #include "base/address.h"
 #include "base/linux/netns.h"
+#include "base/linux/sockets.h"
 #include "base/result.h"
 #include "base/task.h"
 #include "base/unique_fd.h"
@@ -71,8 +72,6 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
 
 // Where the client wanted to go: SO_ORIGINAL_DST, else the socket's own address.
 [[nodiscard]] SocketAddress original_destination(int fd);
-[[nodiscard]] SocketAddress local_address(int fd);
-[[nodiscard]] SocketAddress peer_address(int fd);
 
 // How much the kernel may receive ahead of us (it counts its own overhead: about twice the payload).
 void limit_receive_buffer(int fd, int bytes);
