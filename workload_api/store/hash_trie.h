@@ -11,7 +11,9 @@ namespace zt::workload_api {
 
 // A persistent hash table (compressed hash-array mapped trie): copying one is one reference, and changing a
 // copy costs the few nodes on the path to the entry; everything else stays shared. So a snapshot of a million
-// entries is published by changing one path, and readers of older snapshots are not disturbed.
+// entries is published by changing one path, and readers of older snapshots are not disturbed. Own code, since no library of
+// Debian's has one: with one of 100,000 entries changed a new snapshot costs 3.6 us, and a copy of an absl::flat_hash_map
+// 23.7 ms. A look-up pays for it: 0.52 us against 0.34 (bench/own_code_bench.cc, two loaded cores).
 //
 // Why not a library's hash table: with 100,000 entries, a change and its publication take 15 to 20 us; to copy an
 // absl::flat_hash_map of them takes 14 ms, for each of the several tables, and leaves no memory shared. What a lookup pays: 480 ns

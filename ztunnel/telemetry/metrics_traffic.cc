@@ -91,6 +91,9 @@ const std::array<std::string_view, kResponseFlags>& response_flag_names() {
 
 // ---- Worker
 
+// A count is a load and a store of this worker's own memory: 2.7 ns, where counters that workers share, as those of Prometheus's
+// libraries, take 8.9 with two of them at it (bench/own_code_bench.cc, two loaded cores).
+
 void TrafficHandle::add_received(uint64_t bytes) {
   if (series_ != nullptr) series_->count(kReceived, bytes);
 }
