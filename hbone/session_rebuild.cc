@@ -76,6 +76,9 @@ class SessionRebuild {
   // A stream that has ended: it brings the session to the last id that there was, past the update of the table's size, and can pay.
   int32_t ghost_id_ = 0;
   std::unique_ptr<Stream> ghost_;
+  // What sinks took and the peer has not got back. A window that was made smaller and larger again may owe more than nghttp2 would leave
+  // owing, so it is not given back before it can be in earnest.
+  std::vector<std::pair<int32_t, size_t>> due_;
   // Any stream that has ended may have used any part of the connection's credit: one that is open pays for all of them.
   Stream* payer_ = nullptr;
   bool payer_ends_ = false;
@@ -291,10 +294,7 @@ void SessionRebuild::stream(const StreamState& from) {
             "smaller window");
       swallow();
     }
-    if (outstanding > held) {
-      check(nghttp2_session_consume_stream(our_.session_, from.id, static_cast<size_t>(outstanding - held)), "credit");
-      swallow();
-    }
+    if (outstanding > held) due_.emplace_back(from.id, static_cast<size_t>(outstanding - held));
     expect(nghttp2_session_get_stream_local_window_size(our_.session_, from.id) == from.receive_credit,
            "a stream's credit to receive differs");
   }
@@ -400,8 +400,9 @@ Result<> SessionRebuild::run() {
   expect(our_.error_.empty(), our_.error_.c_str());
   // A mistake of the state's is to nghttp2 one of the peer's: it has a GOAWAY or a RST_STREAM to say.
   expect(nghttp2_session_want_write(our_.session_) == 0, "something in it cannot be");
-  if (wrong_.empty()) return {};
-  return fail(Reason::kInternal, "the session cannot be rebuilt: " + wrong_);
+  if (!wrong_.empty()) return fail(Reason::kInternal, "the session cannot be rebuilt: " + wrong_);
+  for (const auto& [id, bytes] : due_) nghttp2_session_consume_stream(our_.session_, id, bytes);
+  return {};
 }
 
 Result<> Session::rebuild(const TunnelState& state, const AttachStream& attach) {

@@ -92,6 +92,7 @@ class Churn {
   Met run(size_t moves) {
     Met met;
     while (met.moves < moves) {
+      if (pair_.client.tunnel == nullptr || pair_.server.tunnel == nullptr) break;
       act();
       if (pick(3) == 0) pair_.loop.run_once(std::chrono::milliseconds(0));
       if (pick(8) != 0) continue;
@@ -104,7 +105,6 @@ class Churn {
         why = hand_over(pair_.io, pair_.config, pair_.server, users_of(pair_.server.users), &state);
       }
       if (!why) met.note(state);
-      if (pair_.client.tunnel == nullptr || pair_.server.tunnel == nullptr) break;
     }
     INFO((pair_.client.closed ? pair_.client.closed->text : "") << (pair_.server.closed ? pair_.server.closed->text : ""));
     REQUIRE(pair_.client.tunnel != nullptr);

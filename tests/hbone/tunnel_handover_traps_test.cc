@@ -527,6 +527,52 @@ TEST_CASE("hand-over: a window that was made smaller takes no credit back from t
   peer.move(&state);
   CHECK(state.streams[0].receive_credit <= 64 * 1024);
   CHECK(state.streams[0].receive_credit > 0);
+  // It grows again; what it owes the peer then is more than half of it.
+  for (int i = 0; i < 400 && state.streams[0].window.bytes <= 64 * 1024; ++i) {
+    peer.give(frame(kData, 0, 1, std::string(16'000, 'x')));
+    peer.try_move(&state);
+  }
+  CHECK(state.streams[0].window.bytes > 64 * 1024);
+  CHECK(state.streams[0].receive_credit > 0);
+  peer.check_alive();
+}
+
+TEST_CASE("hand-over: a stream whose window shrank and grew gets from the next process all that it is owed") {
+  TunnelConfig config;
+  config.stream_window_max = 1 << 20;
+  Server peer(config);
+  peer.give(request(1));
+  auto& user = *peer.owner.users[1];
+  peer.owner.tunnel->prepare_handover();
+  peer.turn();
+  const auto receive = [&](size_t bytes) { peer.give(frame(kData, 0, 1, std::string(bytes, 'x'))); };
+  const auto grow = [&] {
+    TunnelState state;
+    for (int i = 0; i < 200; ++i) {
+      receive(16'000);
+      // Looked at without being moved: only one process has it until the end.
+      peer.owner.tunnel->settle();
+      REQUIRE_FALSE(peer.owner.tunnel->unmovable().has_value());
+      state = peer.owner.tunnel->freeze();
+      peer.owner.tunnel->thaw();
+      peer.turn();
+      if (state.streams.at(0).window.bytes > 64 * 1024) return state;
+    }
+    FAIL("it does not grow");
+    return state;
+  };
+  grow();
+  user.stream->sink_stopped();
+  receive(16'000);
+  user.stream->sink_goes_on();
+  peer.turn();
+  // It has grown in this very moment.
+  const TunnelState before = grow();
+  TunnelState state;
+  peer.move(&state);
+  peer.move(&state);
+  CHECK(state.streams[0].window.bytes == before.streams[0].window.bytes);
+  CHECK(state.streams[0].receive_credit > static_cast<int32_t>(state.streams[0].window.bytes / 2));
   peer.check_alive();
 }
 

@@ -112,6 +112,14 @@ ConnectionRecord::ConnectionRecord(Worker& worker, ConnectionInfo info)
   if (access_scope.enabled(log::Level::kDebug)) log_connection_opened(AccessLine(info_).entry);
 }
 
+ConnectionRecord::ConnectionRecord(Worker& worker, ConnectionInfo info, const RelayBytes& counted)
+    : info_(std::move(info)), metrics_(worker.traffic().adopt(labels_of(info_))), counted_(counted) {}
+
+void ConnectionRecord::forget() {
+  if (std::exchange(finished_, true)) return;
+  metrics_.forget();
+}
+
 ConnectionRecord::~ConnectionRecord() { finish(Reason::kDrained, "connection closed due to connection drain", counted_); }
 
 void ConnectionRecord::progress(const RelayBytes& bytes) {

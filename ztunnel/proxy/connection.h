@@ -45,12 +45,17 @@ struct ConnectionInfo {
 class ConnectionRecord {
  public:
   ConnectionRecord(Worker& worker, ConnectionInfo info);
+  // Of a connection that another process had: it was opened there, and `counted` there.
+  ConnectionRecord(Worker& worker, ConnectionInfo info, const RelayBytes& counted);
   ~ConnectionRecord();
   ConnectionRecord(const ConnectionRecord&) = delete;
 
   // Bytes so far, for the metrics of connections that live long.
   void progress(const RelayBytes& bytes);
   void finish(Reason reason, std::string_view text, const RelayBytes& bytes);
+  // It goes on in another process, which writes its line.
+  void forget();
+  [[nodiscard]] const RelayBytes& counted() const { return counted_; }
   [[nodiscard]] const ConnectionInfo& info() const { return info_; }
 
  private:

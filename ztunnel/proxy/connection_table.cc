@@ -7,10 +7,22 @@ namespace {
 constexpr std::chrono::seconds kCountInterval{5};
 }  // namespace
 
-Connection& ConnectionTable::add(ConnectionInfo info) {
+Connection& ConnectionTable::add(ConnectionInfo info) { return enter(new Connection(worker_, in_pod_, std::move(info))); }
+
+Connection& ConnectionTable::adopt(ConnectionInfo info, const RelayBytes& counted) {
+  return enter(new Connection(worker_, in_pod_, std::move(info), counted));
+}
+
+void ConnectionTable::forget(Connection& connection) {
+  thread_.check();
+  connection.record.forget();
+  --count_;
+  delete &connection;
+}
+
+Connection& ConnectionTable::enter(Connection* connection) {
   thread_.check();
   if (!count_timer_.armed()) count_timer_.start_after(kCountInterval, [this] { count_some(); });
-  auto* connection = new Connection(worker_, in_pod_, std::move(info));
   places_.push_front(*connection);
   ++count_;
   return *connection;

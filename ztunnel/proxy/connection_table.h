@@ -34,6 +34,8 @@ class TablePlace : public boost::intrusive::list_base_hook<boost::intrusive::lin
 struct Connection final : TablePlace {
   Connection(Worker& worker, std::atomic<uint32_t>& pod, ConnectionInfo info)
       : TablePlace(Kind::kConnection), record(worker, std::move(info)), on_worker(worker.connections), in_pod(pod) {}
+  Connection(Worker& worker, std::atomic<uint32_t>& pod, ConnectionInfo info, const RelayBytes& counted)
+      : TablePlace(Kind::kConnection), record(worker, std::move(info), counted), on_worker(worker.connections), in_pod(pod) {}
 
   ConnectionRecord record;
   std::unique_ptr<Relay> relay;  // null until bytes may move
@@ -52,6 +54,13 @@ class ConnectionTable {
   ~ConnectionTable() { end_all(Reason::kDrained, "connection closed due to connection drain"); }
 
   Connection& add(ConnectionInfo info);
+  // One that another process had. Its relay is resumed with done(), and is the connection's from then on.
+  Connection& adopt(ConnectionInfo info, const RelayBytes& counted);
+  [[nodiscard]] Relay::Done done(Connection& connection) {
+    return [this, &connection](Relay&) { remove(connection); };
+  }
+  // It goes on in another process: nothing is said of it here. Its relay has been discarded.
+  void forget(Connection& connection);
   // Its log line is written and it is gone.
   void end(Connection& connection, const Error& why);
   // Bytes move between `sockets` (what the relay's start() takes) from here on; the connection ends with its relay, at once if
@@ -60,7 +69,7 @@ class ConnectionTable {
   void start(Connection& connection, std::unique_ptr<R> relay, Sockets&&... sockets) {
     R& moving = *relay;
     connection.relay = std::move(relay);
-    auto started = moving.start(std::forward<Sockets>(sockets)..., [this, &connection](Relay&) { remove(connection); });
+    auto started = moving.start(std::forward<Sockets>(sockets)..., done(connection));
     if (!started) end(connection, started.error());
   }
 
@@ -93,6 +102,7 @@ class ConnectionTable {
   static Connection* connection_at(TablePlace& place) {
     return place.kind_ == TablePlace::Kind::kConnection ? static_cast<Connection*>(&place) : nullptr;
   }
+  Connection& enter(Connection* connection);
   void remove(Connection& connection);
   void count_some();
 

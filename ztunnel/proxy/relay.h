@@ -12,6 +12,11 @@
 #include "hbone/worker_io.h"
 #include "mesh/reason.h"
 
+namespace zt::handover {
+struct PairUnit;
+struct StreamRelayState;
+}  // namespace zt::handover
+
 namespace zt::ztunnel {
 
 // Bytes as the peers count them: `sent` is client → server, on both sides of a tunnel.
@@ -38,6 +43,13 @@ class Relay {
   virtual ~Relay() = default;
   // Ends both directions at once: the application sees a reset.
   virtual void kill(Reason reason, std::string text) = 0;
+
+  // --- Hand-over to another process (relay_handover.cc). A movable relay is frozen: no byte moves and no end is passed on; what it is asked for waits. Then it
+  // thaws, or it is discarded: the sockets are closed here without a word, since they are the other process's too, and `done` is not
+  // called.
+  [[nodiscard]] virtual bool movable() const = 0;
+  virtual void thaw() = 0;
+  virtual void discard() = 0;
 
   [[nodiscard]] const RelayBytes& bytes() const { return bytes_; }
   // kOk before it has ended.
@@ -72,6 +84,15 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   // Bytes move from here on. On failure (out of descriptors) nothing has moved.
   Result<> start(UniqueFd socket, Done done);
   void kill(Reason reason, std::string text) override;
+
+  // Together with its stream's tunnel.
+  [[nodiscard]] bool movable() const override { return started_ && !finished_ && stream_ != nullptr; }
+  [[nodiscard]] handover::StreamRelayState freeze();
+  void thaw() override;
+  void discard() override;
+  // Instead of start(), in a relay that has its stream: as another process froze it, frozen.
+  void resume(const handover::StreamRelayState& state, const RelayBytes& bytes, UniqueFd socket, Done done);
+  [[nodiscard]] int socket() const { return socket_.get(); }
 
  private:
   // StreamHandler
@@ -110,6 +131,7 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   bool source_proven_ : 1 = false;  // has given enough for an unlimited receive buffer
   bool sink_proven_ : 1 = false;    // has taken enough for a larger send buffer
   bool sink_stopped_ = false;       // the kernel holds what it was promised
+  bool frozen_ = false;
 };
 
 // Two TCP sockets, by splice: bytes stay in the kernel and are counted all the same.
@@ -122,6 +144,14 @@ class SpliceRelay final : public Relay, private Deferred {
 
   Result<> start(UniqueFd client, UniqueFd server, Done done);
   void kill(Reason reason, std::string text) override;
+
+  [[nodiscard]] bool movable() const override { return !finished_ && client_.fd && server_.fd; }
+  // Fills in the flows, and appends the descriptors that the unit has; they stay the relay's.
+  void freeze(handover::PairUnit& unit, std::vector<int>& descriptors);
+  void thaw() override;
+  void discard() override;
+  // Instead of start(): as another process froze it, frozen. `descriptors` are the unit's.
+  void resume(const handover::PairUnit& unit, std::vector<UniqueFd> descriptors, Done done);
 
  private:
   struct Leg final : Watcher {
@@ -149,6 +179,7 @@ class SpliceRelay final : public Relay, private Deferred {
       release();
       owner.kill(Reason::kResourceLimit, "the memory is needed for others");
     }
+    using Claim::release;
     SpliceRelay& owner;
   };
 
@@ -167,6 +198,7 @@ class SpliceRelay final : public Relay, private Deferred {
   uint64_t moved_ = 0;  // when it was last charged
   Done done_;
   bool finished_ = false;
+  bool frozen_ = false;
 };
 
 }  // namespace zt::ztunnel

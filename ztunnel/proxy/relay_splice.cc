@@ -21,7 +21,7 @@ constexpr size_t kRoundsPerTurn = 4;
 SpliceRelay::~SpliceRelay() {
   io_.loop.cancel_deferred(*this);
   for (Leg* each : {&client_, &server_}) {
-    if (each->fd) io_.loop.unwatch(each->fd.get(), *each);
+    if (each->fd && !frozen_) io_.loop.unwatch(each->fd.get(), *each);
   }
 }
 
@@ -142,7 +142,7 @@ void SpliceRelay::finish(Reason reason, std::string text) {
   if (finished_) return;
   finished_ = true;
   end_ = std::make_unique<RelayEnd>(reason, std::move(text));
-  io_.loop.defer(*this);
+  if (!frozen_) io_.loop.defer(*this);
 }
 
 void SpliceRelay::on_turn_end() noexcept {

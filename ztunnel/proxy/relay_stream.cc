@@ -30,7 +30,7 @@ constexpr size_t kKeptHere = 64 * 1024;
 StreamRelay::~StreamRelay() {
   io_.loop.cancel_deferred(*this);
   if (stream_ != nullptr) stream_->abandon(H2Error::kConnectError);
-  if (socket_ && started_) io_.loop.unwatch(socket_.get(), *this);
+  if (socket_ && started_ && !frozen_) io_.loop.unwatch(socket_.get(), *this);
 }
 
 Result<> StreamRelay::start(UniqueFd socket, Done done) {
@@ -223,7 +223,7 @@ void StreamRelay::finish(Reason reason, std::string text) {
   if (finished_) return;
   finished_ = true;
   end_ = std::make_unique<RelayEnd>(reason, std::move(text));
-  io_.loop.defer(*this);
+  if (!frozen_) io_.loop.defer(*this);
 }
 
 void StreamRelay::on_turn_end() noexcept {

@@ -79,6 +79,8 @@ class TrafficHandle {
   void add_sent(uint64_t bytes);      // server → client
   // Counts the end, and a failure if the reason's response flag is one. Later calls do nothing.
   void close(Reason reason);
+  // The connection goes on in another process, which counts its end (TrafficCell::adopt()).
+  void forget();
   [[nodiscard]] explicit operator bool() const { return series_ != nullptr; }
 
  private:
@@ -100,6 +102,8 @@ class TrafficCell {
   // Finds or makes the series of these labels. Beyond the limit on what peers claim, a peer's connections are counted under its
   // principal with all that it claims as "overflow"; beyond the limit on all series, under "overflow" alone. About a microsecond.
   [[nodiscard]] TrafficHandle open(const TrafficLabels& labels);
+  // The same for a connection that another process has counted as opened: sums over both are those of one.
+  [[nodiscard]] TrafficHandle adopt(const TrafficLabels& labels);
 
   void socket_opened(Reporter reporter) { move_sockets(reporter, 1); }
   void socket_closed(Reporter reporter) { move_sockets(reporter, -1); }

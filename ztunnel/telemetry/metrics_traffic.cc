@@ -108,7 +108,17 @@ void TrafficHandle::close(Reason reason) {
   std::exchange(series_, nullptr)->leave();
 }
 
+void TrafficHandle::forget() {
+  if (series_ != nullptr) std::exchange(series_, nullptr)->leave();
+}
+
 TrafficHandle TrafficCell::open(const TrafficLabels& labels) {
+  TrafficHandle handle = adopt(labels);
+  handle.series_->count(kOpened, 1);
+  return handle;
+}
+
+TrafficHandle TrafficCell::adopt(const TrafficLabels& labels) {
   drop_some_retired();
   TrafficSeries* series = find_or_add(labels);
   if (series == nullptr) {
@@ -122,7 +132,6 @@ TrafficHandle TrafficCell::open(const TrafficLabels& labels) {
     }
     if (series == nullptr) series = overflow(labels.reporter);
   }
-  series->count(kOpened, 1);
   return TrafficHandle(series);
 }
 

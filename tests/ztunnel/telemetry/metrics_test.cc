@@ -342,6 +342,27 @@ TEST_CASE("a handle closes once, whatever happens to it") {
   CHECK(value_of(text, "istio_tcp_received_bytes_total", "source_workload=\"a\"") == 7);
 }
 
+TEST_CASE("of a connection that goes on in another process the sums over both are those of one") {
+  TrafficMetrics before(1, {}), after(1, {});
+  TrafficHandle old = before.cell(0).open(simple("a"));
+  old.add_received(100);
+  TrafficHandle next = after.cell(0).adopt(simple("a"));
+  old.forget();
+  old.close(Reason::kDrained);
+  next.add_received(11);
+  next.add_sent(7);
+  next.close(Reason::kOk);
+  const auto old_text = scrape(before), new_text = scrape(after);
+  const auto sum = [&](const char* name) {
+    return value_of(old_text, name, "source_workload=\"a\"") + value_of(new_text, name, "source_workload=\"a\"");
+  };
+  CHECK(sum("istio_tcp_connections_opened_total") == 1);
+  CHECK(sum("istio_tcp_received_bytes_total") == 111);
+  CHECK(sum("istio_tcp_sent_bytes_total") == 7);
+  CHECK_THAT(old_text, !Catch::Contains("istio_tcp_connections_closed_total{"));
+  CHECK(value_of(new_text, "istio_tcp_connections_closed_total", "response_flags=\"-\"") == 1);
+}
+
 TEST_CASE("open sockets are counted by reporter while they live") {
   TrafficMetrics metrics(2, {});
   OpenSocket a(metrics.cell(0), Reporter::kSource);
