@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <map>
 #include <new>
 #include <optional>
 #include <vector>
 
+#include "base/yaml/ahead.h"
 #include "base/yaml/arena.h"
 
 namespace zt::yaml {
@@ -285,6 +287,10 @@ class Reader::Impl {
     descend(root.mark());
     descend(header.mark);
     for (size_t index = 0; next().type() != YAML_SEQUENCE_END_EVENT; ++index) {
+      if (index == kAlone) {
+        items_ahead(list, section, index);
+        break;
+      }
       const Arena::Place place = arena_.place();
       const size_t held = held_;
       anchored_ = false;
@@ -296,6 +302,49 @@ class Reader::Impl {
     open_.resize(open_.size() - 2);
   }
 
+  struct Batch {
+    std::unique_ptr<Arena> arena = std::make_unique<Arena>();
+    std::vector<const Node*> items;
+    std::exception_ptr error;  // which came after them
+  };
+
+  // The rest of a long list, from the present event on. libyaml takes about as long as whoever makes something of the items, so it
+  // goes on on a thread of its own meanwhile. As long as that runs everything in here is its own.
+  void items_ahead(const Value& list, const Section& section, size_t index) {
+    bool more = true;
+    Ahead<Batch> batches(kBatches, [&]() -> std::optional<Batch> {
+      if (!more) return std::nullopt;
+      Batch batch;
+      std::swap(arena_, *batch.arena);
+      const size_t begin = values_;
+      anchored_ = false;
+      try {
+        while (more && batch.items.size() < kBatchItems && values_ - begin < kBatchValues) {
+          const size_t held = held_;
+          batch.items.push_back(build());
+          if (!anchored_) held_ = held;
+          more = next().type() != YAML_SEQUENCE_END_EVENT;
+        }
+      } catch (...) {
+        batch.error = std::current_exception();
+        more = false;
+      }
+      std::swap(arena_, *batch.arena);
+      if (anchored_) {  // an alias may ask for some of it later
+        kept_.push_back(std::move(batch.arena));
+        batch.arena = nullptr;
+      }
+      return batch;
+    });
+    while (const auto batch = batches.next()) {
+      for (const Node* item : batch->items) section.item(Value(*item, list, index++));
+      if (batch->error) std::rethrow_exception(batch->error);
+    }
+  }
+
+  static constexpr size_t kAlone = 256;  // items of a list: fewer are not worth a thread
+  static constexpr size_t kBatchItems = 64, kBatchValues = 8192, kBatches = 2;
+
   Source& source_;
   const Limits limits_;
   yaml_parser_t parser_{};
@@ -304,6 +353,7 @@ class Reader::Impl {
   bool too_long_ = false;
   std::optional<Error> failure_;
   Arena arena_;
+  std::vector<std::unique_ptr<Arena>> kept_;  // with anchors, of batches
   size_t values_ = 0, held_ = 0;
   std::vector<Mark> open_;                                   // lists and maps, the innermost last
   std::map<std::string, const Node*, std::less<>> anchors_;  // null: it is being read

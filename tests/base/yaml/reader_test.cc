@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -108,6 +109,65 @@ TEST_CASE("limits on a YAML document hold where it is too much") {
   CHECK(items("a: [[1, 2], [3, 4], [5, 6]]", {.held = 4}).size() == 3);
   CHECK(items("a: [&x [1], &y [2], &z [3]]", {.held = 4}).back() == "f:1:17: more than 4 values in one item or under anchors");
   CHECK(items("a: [1]", {.bytes = 4}) == std::vector<std::string>{"f:1:1: more than 4 bytes"});
+}
+
+TEST_CASE("A long list is read as a short one is, however far the parser is ahead") {
+  constexpr size_t kItems = 5000;
+  const auto text = [](const std::function<std::string(size_t)>& item) {
+    std::string all = "a:\n";
+    for (size_t i = 0; i < kItems; ++i) all += "- " + item(i) + "\n";
+    return all;
+  };
+  const auto plain = [](size_t i) { return "i" + std::to_string(i); };
+  std::vector<std::string> seen;
+  const auto read = [&](const std::string& document, const std::function<void(size_t)>& also = {}, const Limits& limits = {}) {
+    seen.clear();
+    TextSource source(document);
+    const Reader::Section known[] = {{"a", [&](const Value& item) {
+                                        seen.push_back(item.path() + " " + shown(item));
+                                        if (also) also(seen.size() - 1);
+                                      }}};
+    const auto done = checked("f", [&] {
+      Reader(source, limits).sections(known, "empty");
+      return std::string();
+    });
+    return done ? *done : done.error().text;
+  };
+  SECTION("all of it, in its order") {
+    CHECK(read(text(plain)).empty());
+    REQUIRE(seen.size() == kItems);
+    for (size_t i = 0; i < kItems; ++i) REQUIRE(seen[i] == "a[" + std::to_string(i) + "] \"i" + std::to_string(i) + "\"");
+  }
+  SECTION("what is wrong in it after what comes before") {
+    CHECK_FALSE(read(text([&](size_t i) { return i == 4000 ? "\"" + plain(i) : plain(i); })).empty());
+    CHECK(seen.size() == 4000);
+    CHECK(read(text([&](size_t i) { return i == 4000 ? "*b" : plain(i); })) ==
+          "f:4002:3: alias to an anchor that is not there: b");
+    CHECK(seen.size() == 4000);
+  }
+  SECTION("and nothing more once an item is refused") {
+    CHECK(read(text(plain), [](size_t i) {
+            if (i == 3000) throw Refusal{{7, 8}, "no"};
+          }) == "f:7:8: no");
+    CHECK(seen.size() == 3001);
+  }
+  SECTION("an anchor of long ago is known") {
+    CHECK(read(text([&](size_t i) {
+            return i == 10 || i == 1000 ? "&x" + std::to_string(i) + " {y: z}"
+                   : i > 4000           ? "*x" + std::to_string(i % 2 ? 10 : 1000)
+                                        : plain(i);
+          })).empty());
+    REQUIRE(seen.size() == kItems);
+    CHECK(seen[4501] == "a[4501] {\"y\": \"z\"}");
+  }
+  SECTION("limits hold") {
+    // The key is a value too.
+    CHECK(read(text(plain), {}, {.values = 4000}).starts_with("f:4001:3: more than 4000 values"));
+    CHECK(seen.size() == 3999);
+    CHECK(read(text([](size_t) { return std::string("[1, 2, 3]"); }), {}, {.held = 5}).empty());
+    CHECK(read(text([](size_t i) { return std::string(i < 4000 ? "[1, 2, 3]" : "[1, 2, 3, 4]"); }), {}, {.held = 5})
+              .starts_with("f:4002:"));
+  }
 }
 
 TEST_CASE("what a source cannot give ends the reading with its error") {
