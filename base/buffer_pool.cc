@@ -25,6 +25,7 @@ BufferPool::~BufferPool() {
 }
 
 BufferPool::Lease BufferPool::borrow() {
+  thread_.check();
   ++lent_;
   if (!free_.empty()) {
     uint8_t* data = free_.back();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/event_loop.h"
+#include "base/thread_checker.h"
 
 namespace zt {
 
@@ -53,6 +54,7 @@ class BufferPool {
   void give_back(uint8_t* data);
   // Gives back to the system what has not been needed since the last call; runs only while there are free ones.
   void trim();
+  [[no_unique_address]] ThreadChecker thread_;
   size_t buffer_bytes_;
   size_t spare_;
   size_t lent_ = 0;

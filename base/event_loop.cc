@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +16,9 @@
 namespace zt {
 
 namespace {
+// However long the events of a turn have taken.
+constexpr std::chrono::microseconds kTimersAtLeast{500};
+
 // Without epoll or eventfd there is no program: this can only happen at start, out of descriptors.
 [[noreturn]] void die(const char* what) {
   std::perror(what);
@@ -53,12 +57,14 @@ EventLoop::~EventLoop() {
 }
 
 Result<> EventLoop::watch(int fd, Watcher& watcher) {
+  assert((thread_ == 0 || in_loop_thread()) && "this loop belongs to another thread");
   epoll_event event{.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, .data = {.ptr = &watcher}};
   if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return fail_errno(Fault::kIo, "epoll_ctl");
   return {};
 }
 
 void EventLoop::unwatch(int fd, Watcher& watcher) {
+  assert((thread_ == 0 || in_loop_thread()) && "this loop belongs to another thread");
   epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   for (int i = event_index_; i < event_count_; ++i) {
     if (events_[i].data.ptr == &watcher) events_[i].events = 0;
@@ -85,6 +91,7 @@ void EventLoop::stop() {
 }
 
 void EventLoop::defer(Deferred& work) {
+  assert((thread_ == 0 || in_loop_thread()) && "this loop belongs to another thread");
   if (std::exchange(work.queued_, true)) return;
   deferred_.push_back(&work);
 }
@@ -124,6 +131,7 @@ void EventLoop::run() {
   stopped_ = false;
   turn_end_ = Clock::now();
   while (!stopped_) turn(wait_ms(turn_end_));
+  thread_ = 0;  // from here on it is whoever ends what is left
   std::lock_guard lock(mutex_);
   stopping_ = false;
 }
@@ -224,16 +232,22 @@ void EventLoop::run_deferred() {
 }
 
 void EventLoop::run_timers() {
-  // Those that are due now, once: one that is started again for a time that has passed waits for the next turn.
+  // Those that are due now, once: one that is started again for a time that has passed waits for the next turn. Events may have used up
+  // the turn: timers have a little of their own, since many of them are what ends others.
+  if (timers_.empty() || timers_.front()->when_ > now_) return;
+  const auto begun = Clock::now();
   for (size_t left = timers_.size(); left > 0 && !timers_.empty() && timers_.front()->when_ <= now_; --left) {
     Timer& timer = *timers_.front();
     timer_remove(timer);
     auto fn = std::exchange(timer.fn_, nullptr);  // fn may restart or destroy the timer
     fn();
+    const auto now = Clock::now();
+    if (now - now_ >= kTurnLimit && now - begun >= kTimersAtLeast) break;
   }
 }
 
 void EventLoop::timer_add(Timer& timer) {
+  assert((thread_ == 0 || in_loop_thread()) && "this loop belongs to another thread");
   timer.index_ = timers_.size();
   timers_.push_back(&timer);
   heap_up(timer.index_);

@@ -133,6 +133,7 @@ void MemoryAccount::settle_quota() {
 }
 
 bool MemoryAccount::update(Claim& claim, size_t bytes, bool moved) {
+  thread_.check();
   assert(&claim.account_ == this);
   const size_t before = claim.bytes_;
   if (bytes > limit_->limit() && bytes > before) {

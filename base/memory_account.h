@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/thread_checker.h"
+
 // Who holds how much memory on behalf of whom, and who pays when it is too much.
 //
 // One MemoryLimit for the process; below it a tree of accounts for each worker (worker → pod → peer), and claims at its leaves: a
@@ -133,6 +135,7 @@ class MemoryAccount : public detail::AccountHook {
   void settle_quota();
   [[nodiscard]] MemoryAccount& root();
 
+  [[no_unique_address]] ThreadChecker thread_;
   MemoryLimit* limit_;
   MemoryAccount* parent_ = nullptr;
   std::string name_;

@@ -87,26 +87,28 @@ class TaskScope final : private Deferred {
   void spawn(Task<void> task) {
     roots_.emplace_back();
     auto root = std::prev(roots_.end());
+    root->place = root;
     root->task.emplace(run(std::move(task), *root));
     root->task->handle_.resume();
   }
-  [[nodiscard]] size_t size() const { return roots_.size(); }
+  // Ends all of them where they wait. Not from inside one.
+  void cancel() { roots_.clear(); }
+  [[nodiscard]] size_t size() const { return roots_.size() + done_.size(); }
 
  private:
   struct Root {
     std::optional<Task<void>> task;
-    bool done = false;
+    std::list<Root>::iterator place;
   };
   Task<void> run(Task<void> task, Root& root) {
     co_await task;
-    root.done = true;
+    done_.splice(done_.end(), roots_, root.place);
     loop_.defer(*this);
   }
-  void on_turn_end() noexcept override {
-    roots_.remove_if([](const Root& root) { return root.done; });
-  }
+  void on_turn_end() noexcept override { done_.clear(); }
   EventLoop& loop_;
   std::list<Root> roots_;
+  std::list<Root> done_;
 };
 
 // co_await Sleep(loop, d).
@@ -124,12 +126,13 @@ class Sleep {
   Clock::duration duration_;
 };
 
-// A latch that coroutines wait for with a limit. Waiters are resumed by set() in order. One thread.
+// A latch that coroutines wait for with a limit. Waiters are resumed by set(), in order: as many as the turn has time for, the others in
+// the next turns. One thread.
 class Event {
  public:
   class Wait {
    public:
-    Wait(EventLoop& loop, Event& event, Clock::duration limit) : timer_(loop), event_(&event), limit_(limit) {}
+    Wait(EventLoop& loop, Event& event, Clock::duration limit) : loop_(loop), timer_(loop), event_(&event), limit_(limit) {}
     Wait(const Wait&) = delete;
     ~Wait() { unlink(); }
     [[nodiscard]] bool await_ready() const noexcept { return event_->set_; }
@@ -150,6 +153,7 @@ class Event {
     void unlink() {
       if (std::exchange(linked_, false)) event_->waiters_.erase(place_);
     }
+    EventLoop& loop_;
     Timer timer_;
     Event* event_;
     Clock::duration limit_;
@@ -168,12 +172,16 @@ class Event {
   // Whoever is resumed may destroy the event.
   void set() {
     set_ = true;
-    bool gone = false;
+    bool gone = false, first = true;
     bool* const outer = std::exchange(gone_, &gone);
     while (!gone && !waiters_.empty()) {
       Wait* wait = waiters_.front();
       wait->unlink();
       wait->fired_ = true;
+      if (!std::exchange(first, false) && wait->loop_.overdue()) {
+        wait->timer_.start(Clock::now(), [wait] { wait->handle_.resume(); });
+        continue;
+      }
       wait->timer_.cancel();
       wait->handle_.resume();
     }

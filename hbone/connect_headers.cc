@@ -63,6 +63,7 @@ std::optional<Baggage> Baggage::parse(std::string_view text) {
     const auto key = member.substr(0, equals);
     auto value = member.substr(equals + 1);
     value = value.substr(0, value.find('='));
+    if (value.size() > kMaxHintedName) return;
     if (key == "k8s.cluster.name") baggage.cluster = value;
     if (key == "k8s.namespace.name") baggage.namespace_ = value;
     if (key == "service.name") baggage.service_name = value;
@@ -132,7 +133,7 @@ std::optional<std::string> parse_forwarded_host(std::string_view value) {
     if (part.ends_with('"')) part.remove_suffix(1);
     host = part;
   });
-  if (host && host->empty()) host.reset();
+  if (host && (host->empty() || host->size() > kMaxHintedName)) host.reset();
   return host;
 }
 
@@ -151,7 +152,8 @@ Result<ReceivedConnect> parse_connect(const Headers& headers) {
     }
     if (name == "forwarded" && !request.forwarded_host) request.forwarded_host = parse_forwarded_host(value);
     if (name == "traceparent" && !trace) trace = TraceParent::parse(value);
-    if (name == "x-forwarded-network" && !request.from_network && visible_ascii(value)) request.from_network = value;
+    if (name == "x-forwarded-network" && !request.from_network && value.size() <= kMaxHintedName && visible_ascii(value))
+      request.from_network = value;
   }
   if (has_baggage) request.baggage = Baggage::parse(baggage);
   request.trace = trace ? std::move(*trace) : TraceParent::random();

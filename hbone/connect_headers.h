@@ -14,6 +14,9 @@ namespace zt::hbone {
 
 // Longest header value that is looked at; longer ones count as absent.
 inline constexpr size_t kMaxHintBytes = 8192;
+// Longest single name in them that is taken: Kubernetes' names have 253 bytes at most. They are kept as long as their connection is open,
+// outside of any account.
+inline constexpr size_t kMaxHintedName = 256;
 // Longest authority: a hostname (RFC 1035 §2.3.4, as text) and a port. It gets into logs, and on demand into what the control
 // plane is asked for, where many are remembered.
 inline constexpr size_t kMaxAuthorityBytes = 253 + sizeof(":65535") - 1;

@@ -35,7 +35,8 @@ class TokenBucket {
 
 // Tells a busy peer from one that keeps us busy. Frames that move nothing (PRIORITY, PING, SETTINGS, WINDOW_UPDATE, RST_STREAM,
 // CONTINUATION, empty DATA, unknown ones) are allowed at a rate, and beyond it in proportion to what moves: the bytes of DATA either way,
-// and streams that are opened. Faults are what a peer makes us answer with a reset or a refusal; nothing earns these.
+// and streams that are opened. Faults are what a peer makes us answer with a reset or a refusal, and requests that it takes back before
+// they are answered (CVE-2023-44487); nothing earns these.
 class FloodGuard {
  public:
   static constexpr uint32_t kOverheadBurst = 4000;

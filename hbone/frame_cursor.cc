@@ -21,10 +21,11 @@ FrameCursor::Head FrameCursor::parse(const uint8_t* bytes) {
           .stream = static_cast<int32_t>(stream)};
 }
 
-FrameCursor::FrameCursor(State state, size_t max_frame)
+FrameCursor::FrameCursor(State state, size_t max_frame, size_t max_held)
     : held_(std::move(state.held)),
       preface_left_(0),
       max_frame_(max_frame),
+      max_held_(max_held),
       data_left_(state.data_left),
       data_stream_(state.data_stream),
       largest_stream_(state.largest_stream),
@@ -59,16 +60,16 @@ size_t FrameCursor::unit_size(std::span<const uint8_t> unit, size_t& scan) const
     const Head head = parse(unit.data());
     if (head.type == NGHTTP2_DATA) return kFrameHeader;
     const size_t size = kFrameHeader + head.length;
-    if (head.length > max_frame_ || size > kMaxHeldFrames) return 0;
+    if (head.length > max_frame_ || size > max_held_) return 0;
     const bool block = head.type == NGHTTP2_HEADERS || head.type == NGHTTP2_PUSH_PROMISE;
     if (!block || (head.flags & NGHTTP2_FLAG_END_HEADERS) != 0) return size;
     scan = size;
   }
   for (;;) {
-    if (scan + kFrameHeader > unit.size()) return scan + kFrameHeader > kMaxHeldFrames ? 0 : scan + kFrameHeader;
+    if (scan + kFrameHeader > unit.size()) return scan + kFrameHeader > max_held_ ? 0 : scan + kFrameHeader;
     const Head head = parse(unit.data() + scan);
     const size_t size = scan + kFrameHeader + head.length;
-    if (head.length > max_frame_ || size > kMaxHeldFrames) return 0;
+    if (head.length > max_frame_ || size > max_held_) return 0;
     // What is no CONTINUATION here is the end of the connection; the session says so.
     if (head.type != NGHTTP2_CONTINUATION || (head.flags & NGHTTP2_FLAG_END_HEADERS) != 0) return size;
     scan = size;

@@ -7,8 +7,8 @@
 namespace zt::hbone {
 
 inline constexpr size_t kFrameHeader = 9;  // RFC 9113 §4.1
-// A frame or header block larger than this is given to the session as it comes. No block of a header list that we accept is
-// (RFC 7541: a field takes less than its name, its value and 32 bytes).
+// A frame or header block larger than this, or than what we say that we accept of headers, is given to the session as it comes. No block of
+// a header list that we accept is (RFC 7541: a field takes less than its name, its value and 32 bytes).
 inline constexpr size_t kMaxHeldFrames = 64 * 1024;
 
 // What went through a cursor, for whoever judges a peer by it.
@@ -25,8 +25,9 @@ struct FrameTally {
 class FrameCursor {
  public:
   // `preface`: bytes of the client's preface that come first (server role). `max_frame`: a payload that the session will refuse
-  // at once is not waited for.
-  FrameCursor(size_t preface, size_t max_frame) : preface_left_(preface), max_frame_(max_frame) {}
+  // at once is not waited for. `max_held`: see kMaxHeldFrames.
+  FrameCursor(size_t preface, size_t max_frame, size_t max_held = kMaxHeldFrames)
+      : preface_left_(preface), max_frame_(max_frame), max_held_(max_held) {}
 
   // Where it is between two turns.
   struct State {
@@ -38,7 +39,7 @@ class FrameCursor {
   };
   // At an edge: at_edge().
   [[nodiscard]] State export_state() const;
-  FrameCursor(State state, size_t max_frame);
+  FrameCursor(State state, size_t max_frame, size_t max_held = kMaxHeldFrames);
 
   // The next piece for the session, in `data` or in what is held; empty when all of `data` has been taken in. Takes what it
   // uses off the front of `data`; a piece is valid until the next call.
@@ -74,6 +75,7 @@ class FrameCursor {
   bool in_long_block_ = false;  // inside a header block that was too long to hold
   size_t preface_left_;
   size_t max_frame_;
+  size_t max_held_;
   size_t data_left_ = 0;  // of the DATA frame that the session is in
   size_t pass_left_ = 0;  // of another frame that was too long to hold
   // Nothing here needs these; whoever goes on in the middle does.

@@ -51,7 +51,7 @@ Session::Session(Tunnel& tunnel, WorkerIo& io, MemoryBudget& account, RecordLink
           .max_concurrent_streams = role == TunnelRole::kServer ? config.max_concurrent_streams : 0,
       },
       role_(role),
-      cursor_(role == TunnelRole::kServer ? kClientPreface : 0, config.max_frame_bytes) {}
+      cursor_(role == TunnelRole::kServer ? kClientPreface : 0, config.max_frame_bytes, most_held()) {}
 
 Session::~Session() {
   assert(!inside_ && calls_ == 0);

@@ -1,6 +1,7 @@
 #pragma once
 #include <nghttp2/nghttp2.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -99,6 +100,7 @@ class Session {
   // nghttp2 has ended the connection, and why.
   [[nodiscard]] bool ended() const { return nghttp2_session_want_read(session_) == 0; }
   [[nodiscard]] const std::string& error() const { return error_; }
+  [[nodiscard]] H2Error error_code() const { return error_code_; }
   [[nodiscard]] const AnnouncedSettings& announced() const { return announced_; }
   [[nodiscard]] bool inside() const { return inside_; }
 
@@ -131,6 +133,7 @@ class Session {
   };
   enum class Drained : uint8_t { kAll, kBatchFull, kOver };
 
+  [[nodiscard]] size_t most_held() const { return std::min<size_t>(kMaxHeldFrames, announced_.max_header_bytes); }
   Result<> make(const TunnelState* resumed);
   [[nodiscard]] bool tunnel_over() const;
   void wake();
@@ -174,6 +177,7 @@ class Session {
 
   ReceiveTurn* turn_ = nullptr;  // while frames are fed
   FrameCursor cursor_;
+  uint32_t arriving_headers_ = 0;  // of the block that is being read: there is one at a time
   FloodGuard guard_;
   PathRtt path_rtt_;
 
@@ -183,7 +187,8 @@ class Session {
   int32_t last_pulled_ = -1;             // the stream that had the last turn, and how many it had in a row before that
   uint32_t pulls_in_a_row_ = 0;
 
-  std::string error_;                      // what nghttp2 found wrong with the peer
+  std::string error_;  // what nghttp2 found wrong with the peer
+  H2Error error_code_ = H2Error::kProtocolError;
   const char* flooded_ = nullptr;          // what there was too much of
   std::vector<uint8_t>* aside_ = nullptr;  // takes control frames instead of the link
   bool rebuilding_ = false;                // callbacks do nothing: what is fed and sent is not real

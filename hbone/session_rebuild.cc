@@ -407,7 +407,7 @@ Result<> SessionRebuild::run() {
 
 Result<> Session::rebuild(const TunnelState& state, const AttachStream& attach) {
   announced_ = state.announced;
-  cursor_ = FrameCursor(state.cursor, announced_.max_frame_bytes);
+  cursor_ = FrameCursor(state.cursor, announced_.max_frame_bytes, most_held());
   frozen_ = true;
   ZT_TRY(make(&state));
   ZT_TRY(SessionRebuild(*this, state, attach).run());

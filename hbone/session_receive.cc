@@ -21,8 +21,10 @@ bool Session::feed(ReceiveTurn& turn, std::span<const uint8_t> content) {
     turn_ = nullptr;
     if (rv < 0) {
       deliver_touched(&turn);  // what came before the fault is good
-      tunnel_.close_for(rv == NGHTTP2_ERR_FLOODED ? H2Error::kEnhanceYourCalm : H2Error::kProtocolError,
-                        nghttp2_strerror(static_cast<int>(rv)));
+      // NGHTTP2_ERR_FLOODED and, where there is one, ..._TOO_MANY_CONTINUATIONS: the last ones.
+      const bool flood = rv <= NGHTTP2_ERR_FLOODED;
+      tunnel_.close_for(flood ? H2Error::kEnhanceYourCalm : H2Error::kProtocolError,
+                        (flood ? "the peer sends too many frames: " : "") + std::string(nghttp2_strerror(static_cast<int>(rv))));
       return false;
     }
   }
@@ -54,7 +56,7 @@ bool Session::make_room() {
 
 size_t Session::held_bytes() const {
   const size_t queued = link_.blocked() ? nghttp2_session_get_outbound_queue_size(session_) * kQueuedFrameBytes : 0;
-  return cursor_.held() + late_control_.size() + queued;
+  return cursor_.held() + arriving_headers_ + late_control_.size() + queued;
 }
 
 void Session::touch(Stream& stream) {

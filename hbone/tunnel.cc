@@ -9,7 +9,7 @@
 namespace zt::hbone {
 
 // What exists once for each peer, measured; nghttp2's session comes on top.
-static_assert(sizeof(Tunnel) <= 1376);
+static_assert(sizeof(Tunnel) <= 1424);
 
 Result<std::unique_ptr<Tunnel>> Tunnel::start(WorkerIo& io, MemoryBudget& account, Role role, UniqueFd fd, TlsEstablished tls,
                                               std::vector<uint8_t> early, const TunnelConfig& config, TunnelOwner& owner) {
@@ -113,7 +113,7 @@ void Tunnel::close_for(H2Error code, const std::string& what) {
 
 void Tunnel::end_with_session() {
   if (session_.error().empty()) return close(Reason::kOk);
-  close_for(H2Error::kProtocolError, std::string(session_.error()));
+  close_for(session_.error_code(), std::string(session_.error()));
 }
 
 void Tunnel::fail(Reason reason, std::string text) {

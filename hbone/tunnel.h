@@ -68,6 +68,9 @@ class Tunnel final : private TransportUser, private RecordLinkUser, private Defe
   // Closes now: GOAWAY(code), close_notify, streams are told `reason`.
   void close(Reason reason, H2Error code = H2Error::kNoError);
 
+  // The account is kept by this as long as the tunnel needs it.
+  void keep_account(std::shared_ptr<const void> account) { account_ = std::move(account); }
+
   // --- Hand-over to another process (tunnel_handover.cc). On the worker's thread, outside of every call to a handler or owner and of the
   // loop's end of a turn; the state is never that of the middle of a turn. One who leaves: prepare_handover(), then as often as it
   // takes settle() and unmovable(), freeze(), and thaw() or discard(). One who comes: resume(), thaw() or discard().
@@ -139,6 +142,7 @@ class Tunnel final : private TransportUser, private RecordLinkUser, private Defe
   void keepalive();
   void start_goaway_timer(Clock::time_point until);
 
+  std::shared_ptr<const void> account_;  // first: what is charged goes before it
   WorkerIo& io_;
   const TunnelConfig& config_;
   TunnelOwner& owner_;

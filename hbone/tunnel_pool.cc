@@ -20,12 +20,6 @@ TunnelPool::TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dia
 
 TunnelPool::~TunnelPool() = default;
 
-size_t TunnelPool::tunnels() const {
-  size_t count = 0;
-  for (const auto& [key, entry] : entries_) count += entry.tunnels.size();
-  return count;
-}
-
 // The least loaded tunnel with room. Null if there is none.
 TunnelPool::Pooled* TunnelPool::pick(Entry& entry) {
   Pooled* best = nullptr;
@@ -44,7 +38,6 @@ TunnelPool::Pooled* TunnelPool::pick(Entry& entry) {
 Task<Result<Stream*>> TunnelPool::open(const TunnelKey& key, const Headers& headers, StreamHandler& handler) {
   const auto deadline = loop_.now() + config_.acquire_timeout;
   for (;;) {
-    if (draining_) co_return fail(Reason::kDrained, "connection closed due to connection drain");
     Entry& entry = entries_[key];
     const bool dialling = entry.attempt != nullptr;
     if (Pooled* pooled = pick(entry)) {
@@ -81,23 +74,13 @@ Task<void> TunnelPool::dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attem
     if (place != entries_.end() && place->second.tunnels.empty() && !place->second.attempt) entries_.erase(place);
   } else {
     if (place == entries_.end()) place = entries_.try_emplace(key).first;
-    auto& pooled = place->second.tunnels.emplace_back(loop_);
+    auto& pooled = *(owned_[dialled->get()] = std::make_unique<Pooled>(loop_, place->first));
     pooled.tunnel = std::move(*dialled);
-    keys_[pooled.tunnel.get()] = &place->first;
+    place->second.tunnels.push_back(pooled);
+    all_.add(pooled);
     watch_idle(pooled);
-    if (draining_) pooled.tunnel->drain();
   }
   attempt->done.set();
-}
-
-TunnelPool::Pooled* TunnelPool::find(Tunnel& tunnel, const TunnelKey** key) {
-  const auto known = keys_.find(&tunnel);
-  if (known == keys_.end()) return nullptr;
-  if (key != nullptr) *key = known->second;
-  for (auto& pooled : entries_.at(*known->second).tunnels) {
-    if (pooled.tunnel.get() == &tunnel) return &pooled;
-  }
-  return nullptr;
 }
 
 void TunnelPool::watch_idle(Pooled& pooled) {
@@ -108,26 +91,16 @@ void TunnelPool::watch_idle(Pooled& pooled) {
   }
 }
 
-void TunnelPool::retire(const std::function<bool(const TunnelKey&)>& gone) {
-  for (auto& [key, entry] : entries_) {
-    if (!gone(key)) continue;
-    for (auto& pooled : entry.tunnels) pooled.tunnel->drain();
-  }
+bool TunnelPool::retire_some(bool anew, const std::function<bool(const TunnelKey&)>& gone) {
+  return retired_.some(all_, anew, kPiece, [&](Pooled& pooled) {
+    if (gone(pooled.key)) pooled.tunnel->drain();
+  });
 }
 
-void TunnelPool::close_if(const std::function<bool(const Tunnel&)>& condition, Reason reason) {
-  for (auto& [key, entry] : entries_) {
-    for (auto& pooled : entry.tunnels) {
-      if (condition(*pooled.tunnel)) pooled.tunnel->close(reason);
-    }
-  }
-}
-
-void TunnelPool::drain() {
-  draining_ = true;
-  for (auto& [key, entry] : entries_) {
-    for (auto& pooled : entry.tunnels) pooled.tunnel->drain();
-  }
+bool TunnelPool::close_some_if(bool anew, const std::function<bool(const Tunnel&)>& condition, Reason reason) {
+  return looked_at_.some(all_, anew, kPiece, [&](Pooled& pooled) {
+    if (condition(*pooled.tunnel)) pooled.tunnel->close(reason);
+  });
 }
 
 void TunnelPool::on_request(Stream& stream, Headers) noexcept {
@@ -136,18 +109,17 @@ void TunnelPool::on_request(Stream& stream, Headers) noexcept {
 }
 
 void TunnelPool::on_streams_changed(Tunnel& tunnel) noexcept {
-  if (Pooled* pooled = find(tunnel)) watch_idle(*pooled);
+  if (const auto known = owned_.find(&tunnel); known != owned_.end()) watch_idle(*known->second);
 }
 
 void TunnelPool::on_tunnel_closed(Tunnel& tunnel, const Error&) noexcept {
-  const TunnelKey* key = nullptr;
-  Pooled* pooled = find(tunnel, &key);
-  if (pooled == nullptr) return;  // closed while it was being started: the dial reports it
-  const auto place = entries_.find(*key);
-  keys_.erase(&tunnel);
-  auto& tunnels = place->second.tunnels;
-  tunnels.remove_if([pooled](const Pooled& candidate) { return &candidate == pooled; });
-  if (tunnels.empty() && !place->second.attempt) entries_.erase(place);
+  const auto known = owned_.find(&tunnel);
+  if (known == owned_.end()) return;  // closed while it was being started: the dial reports it
+  const auto place = entries_.find(known->second->key);
+  const auto gone = std::move(known->second);
+  owned_.erase(known);
+  gone->OfKey::unlink();
+  if (place->second.tunnels.empty() && !place->second.attempt) entries_.erase(place);
 }
 
 }  // namespace zt::hbone

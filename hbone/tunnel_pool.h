@@ -1,6 +1,5 @@
 #pragma once
 #include <functional>
-#include <list>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -8,6 +7,7 @@
 
 #include "base/address.h"
 #include "base/task.h"
+#include "base/walk_list.h"
 #include "hbone/tunnel.h"
 #include "identity/spiffe_id.h"
 
@@ -49,24 +49,26 @@ class TunnelPool final : private TunnelOwner {
   // Sends CONNECT on a pooled tunnel, dialling if need be. The stream's answer comes to handler.on_response().
   Task<Result<Stream*>> open(const TunnelKey& key, const Headers& headers, StreamHandler& handler);
 
+  // These go through the tunnels in pieces: `anew` begins with those that are there; true when none is left.
   // Closes idle tunnels and drains busy ones whose key matches.
-  void retire(const std::function<bool(const TunnelKey&)>& gone);
+  bool retire_some(bool anew, const std::function<bool(const TunnelKey&)>& gone);
   // Closes the tunnels that `condition` names, and their streams with them.
-  void close_if(const std::function<bool(const Tunnel&)>& condition, Reason reason);
-  // No new tunnels or streams; those there are go on until they end.
-  void drain();
+  bool close_some_if(bool anew, const std::function<bool(const Tunnel&)>& condition, Reason reason);
+  static constexpr size_t kPiece = 32;
 
-  [[nodiscard]] size_t tunnels() const;
+  [[nodiscard]] size_t tunnels() const { return owned_.size(); }
   [[nodiscard]] size_t dials() const { return dials_; }  // since start
 
  private:
-  struct Pooled {
-    explicit Pooled(EventLoop& loop) : idle(loop) {}
+  using OfKey = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
+  struct Pooled final : WalkList<Pooled>::Element, OfKey {
+    Pooled(EventLoop& loop, const TunnelKey& of) : key(of), idle(loop) {}
+    const TunnelKey& key;  // its entry's
     std::unique_ptr<Tunnel> tunnel;
     Timer idle;
   };
   struct Entry {
-    std::list<Pooled> tunnels;
+    boost::intrusive::list<Pooled, boost::intrusive::base_hook<OfKey>, boost::intrusive::constant_time_size<false>> tunnels;
     // The dial in flight, and how the last one ended. Waiters hold it: the entry may go while they wake up.
     struct Attempt {
       Event done;
@@ -78,7 +80,6 @@ class TunnelPool final : private TunnelOwner {
   Task<void> dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attempt);
   [[nodiscard]] Pooled* pick(Entry& entry);
   void watch_idle(Pooled& pooled);
-  Pooled* find(Tunnel& tunnel, const TunnelKey** key = nullptr);
 
   void on_request(Stream& stream, Headers headers) noexcept override;
   void on_streams_changed(Tunnel& tunnel) noexcept override;
@@ -88,9 +89,10 @@ class TunnelPool final : private TunnelOwner {
   const TunnelPoolConfig& config_;
   Dial dial_;
   std::unordered_map<TunnelKey, Entry, TunnelKeyHash> entries_;
-  std::unordered_map<Tunnel*, const TunnelKey*> keys_;  // which entry a tunnel is in
+  WalkList<Pooled> all_;
+  WalkList<Pooled>::Walk retired_, looked_at_;
+  std::unordered_map<const Tunnel*, std::unique_ptr<Pooled>> owned_;
   size_t dials_ = 0;
-  bool draining_ = false;
   TaskScope tasks_;  // last: dials end before what they use
 };
 

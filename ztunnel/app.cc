@@ -76,6 +76,7 @@ WorkerSettings worker_settings(const Config& config, MemoryLimit& memory) {
   settings.tunnel.stream_window_initial = std::min(settings.tunnel.stream_window_initial, config.tunnel.stream_window);
   settings.tunnel.connection_window = config.tunnel.connection_window;
   settings.tunnel.max_frame_bytes = config.tunnel.frame_size;
+  settings.tunnel.send_timeout = config.limits.send_timeout;
   settings.pool.max_streams_per_tunnel = config.tunnel.max_streams_per_tunnel;
   settings.pool.max_tunnels_per_key = config.tunnel.tunnels_per_key;
   settings.pool.idle_release = config.tunnel.idle_release;

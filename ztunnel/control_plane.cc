@@ -50,6 +50,7 @@ Result<std::unique_ptr<workload_api::XdsClient>> make_xds_client(EventLoop& loop
                                           .node_metadata = config.node.metadata,
                                           .node_json = config.node.json,
                                           .on_demand = control.xds_on_demand,
+                                          .lookups_per_asker = config.limits.lookups_per_pod,
                                           .random = {}});
 }
 

@@ -252,6 +252,26 @@ TEST_CASE("posted and end-of-turn work that does not fit into a turn goes on in 
   CHECK(one.runs == 1);
 }
 
+TEST_CASE("timers that are due together and do not fit into a turn go on in the next, in order") {
+  EventLoop loop;
+  std::vector<int> order;
+  std::vector<std::unique_ptr<Timer>> timers;
+  const auto due = Clock::now();
+  for (int i = 0; i < 4; ++i) {
+    timers.push_back(std::make_unique<Timer>(loop));
+    timers.back()->start(due + std::chrono::nanoseconds(i), [&, i] {
+      order.push_back(i);
+      work_for(EventLoop::kTurnLimit);
+    });
+  }
+  loop.run_once(0ms);
+  CHECK(order.size() == 1);
+  loop.run_once(0ms);
+  CHECK(order.size() == 2);
+  REQUIRE(loop.run_until([&] { return order.size() == 4; }, 10s));
+  CHECK(order == std::vector<int>{0, 1, 2, 3});
+}
+
 TEST_CASE("the more are ready the less each may do in a turn") {
   EventLoop loop;
   std::vector<std::unique_ptr<Busy>> work;

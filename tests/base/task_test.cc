@@ -73,9 +73,57 @@ TEST_CASE("an event wakes its waiters, and a waiter's limit passes without it") 
   REQUIRE(loop.run_until([&] { return timed_out == 1; }, 5s));
   CHECK(woken == 0);
   event.set();
-  CHECK(woken == 2);
+  REQUIRE(loop.run_until([&] { return woken == 2; }, 5s));
   scope.spawn(waiter(loop, event, 10s, woken, timed_out));  // set already
   CHECK(woken == 3);
+}
+
+TEST_CASE("an event with many waiters wakes as many as a turn has time for, and the others in the next ones, in order") {
+  EventLoop loop;
+  TaskScope scope(loop);
+  auto event = std::make_unique<Event>();
+  std::vector<int> woken;
+  std::optional<TaskScope> leaves(std::in_place, loop);
+  const auto waiter = [](EventLoop& event_loop, Event& on, std::vector<int>& order, int number) -> Task<void> {
+    const bool set = co_await on.wait(event_loop, 10s);
+    order.push_back(set ? number : -1);
+    for (const auto until = Clock::now() + EventLoop::kTurnLimit; Clock::now() < until;) {
+    }
+  };
+  for (int i = 0; i < 3; ++i) scope.spawn(waiter(loop, *event, woken, i));
+  leaves->spawn(waiter(loop, *event, woken, 3));
+  scope.spawn(waiter(loop, *event, woken, 4));
+  loop.post([&] {
+    event->set();
+    CHECK(woken.size() == 1);
+    event.reset();
+    leaves.reset();  // one that goes before its turn
+  });
+  loop.run_once(0ms);
+  CHECK(woken.size() == 1);
+  loop.run_once(0ms);
+  CHECK(woken.size() == 2);
+  REQUIRE(loop.run_until([&] { return woken.size() == 4; }, 10s));
+  CHECK(woken == std::vector<int>{0, 1, 2, 4});
+  REQUIRE(loop.run_until([&] { return scope.size() == 0; }, 10s));
+}
+
+TEST_CASE("tasks that are cancelled end where they wait") {
+  EventLoop loop;
+  TaskScope scope(loop);
+  Event event;
+  bool unwound = false, woken = false;
+  scope.spawn([](EventLoop& event_loop, Event& on, bool& gone, bool& went_on) -> Task<void> {
+    Flag guard(gone);
+    co_await on.wait(event_loop, 10s);
+    went_on = true;
+  }(loop, event, unwound, woken));
+  scope.cancel();
+  CHECK(unwound);
+  CHECK(scope.size() == 0);
+  event.set();
+  loop.run_once(0ms);
+  CHECK_FALSE(woken);
 }
 
 TEST_CASE("whoever is woken may destroy the event") {

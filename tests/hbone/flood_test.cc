@@ -25,9 +25,9 @@ std::string open_windows() {
 }  // namespace
 
 TEST_CASE("whatever a peer floods us with, it is told to calm down") {
-  const std::string name =
-      GENERATE(as<std::string>(), "window overflow of streams", "malformed headers", "refused requests",
-               "streams above the limit", "PRIORITY", "unknown frames", "WINDOW_UPDATE", "empty DATA", "PING", "SETTINGS");
+  const std::string name = GENERATE(as<std::string>(), "window overflow of streams", "malformed headers", "refused requests",
+                                    "streams above the limit", "PRIORITY", "unknown frames", "WINDOW_UPDATE", "empty DATA",
+                                    "PING", "SETTINGS", "requests taken back", "settings in one frame", "CONTINUATION");
   CAPTURE(name);
   Hostile peer;
   if (name == "refused requests") peer.server.status = "400";
@@ -41,9 +41,19 @@ TEST_CASE("whatever a peer floods us with, it is told to calm down") {
     if (name == "empty DATA") return frame(kData, 0, 1, "");
     if (name == "PING") return frame(kPing, 0, 0, "12345678");
     if (name == "SETTINGS") return frame(kSettings, 0, 0, "");
+    if (name == "settings in one frame") {
+      std::string many;
+      for (int i = 0; i < 100; ++i) many += std::string("\x00\x04", 2) + increment(0x10000);
+      return frame(kSettings, 0, 0, many);
+    }
+    if (name == "CONTINUATION") {
+      if (std::exchange(id, 5) == 3) return frame(kHeaders, 0, 3, connect_block());
+      return frame(kContinuation, 0, 3, "");
+    }
     const uint32_t now = std::exchange(id, id + 2);
     if (name == "window overflow of streams")
       return frame(kHeaders, 4, now, connect_block()) + frame(kWindowUpdate, 0, now, increment(0x7fffffff));
+    if (name == "requests taken back") return frame(kHeaders, 4, now, connect_block()) + frame(kRst, 0, now, increment(8));
     if (name == "malformed headers") return frame(kHeaders, 5, now, connect_block() + literal("Upper", "x"));
     return frame(kHeaders, name == "refused requests" ? 5 : 4, now, connect_block());
   };
@@ -147,6 +157,55 @@ TEST_CASE("a tunnel whose peer takes nothing gives its buffer back, is charged f
   REQUIRE(peer.loop.run_until([&] { return peer.server.closed.has_value(); }, 10s));
   CHECK(peer.server.closed->reason == Reason::kPeerLost);
   CHECK(peer.server.closed->text.find("took nothing for 200 ms") != std::string::npos);
+  CHECK(peer.io.budget.used() == 0);
+}
+
+TEST_CASE("a header block is charged while it comes, in whatever pieces, and no longer") {
+  Hostile peer;
+  peer.hello();
+  REQUIRE(peer.run([&] { return peer.count(kSettings) >= 1; }));
+  peer.write(frame(kSettings, 1, 0, ""));
+  SECTION("short enough to be held whole") {
+    const std::string block = connect_block() + literal("filler", std::string(30'000, 'f'));
+    peer.write(frame(kHeaders, 0, 1, block.substr(0, 20'000)));
+    REQUIRE(peer.run([&] { return peer.io.budget.used() == 20'009; }));
+    peer.write(frame(kContinuation, 4, 1, block.substr(20'000)));
+    REQUIRE(peer.run([&] { return peer.server.requests.size() == 1; }));
+    REQUIRE(peer.run([&] { return peer.io.budget.used() == 0; }));
+    CHECK_FALSE(peer.server.closed);
+  }
+  SECTION("too long to be held") {
+    // Fields go to HPACK as they come, and what has been read of them is held until the block ends.
+    std::string block = connect_block();
+    for (int i = 0; i < 10; ++i) block += literal("filler", std::string(4000, 'f'));
+    peer.write(frame(kHeaders, 0, 1, block) + frame(kContinuation, 0, 1, std::string(30'000, 'f')).substr(0, 100));
+    REQUIRE(peer.run([&] { return peer.io.budget.used() > 40'000 || peer.server.closed; }));
+    CHECK_FALSE(peer.server.closed);
+    CHECK(peer.io.budget.used() < 2 * 65536);
+  }
+}
+
+TEST_CASE("answers that a peer does not read are charged to it") {
+  Hostile peer;
+  const int small = 4096;
+  setsockopt(peer.fd.get(), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+  peer.write(open_windows() + frame(kHeaders, 4, 1, connect_block()));
+  REQUIRE(peer.loop.run_until([&] { return peer.server.users.size() == 1; }, 10s));
+  peer.server.users[0]->send(std::string(24 << 20, 'x'));
+  // The socket takes nothing any more, and what is left of a batch is charged.
+  REQUIRE(peer.loop.run_until([&] { return peer.io.buffers.lent() == 0 && peer.io.budget.used() > 0; }, 10s));
+  const size_t before = peer.io.budget.used();
+  peer.server.status = "503";  // no fault of its
+  std::string requests;
+  for (uint32_t id = 3; id < 103; id += 2) requests += frame(kHeaders, 5, id, connect_block());
+  peer.write(requests);
+  REQUIRE(peer.loop.run_until([&] { return peer.server.closed || peer.server.requests.size() == 51; }, 10s));
+  peer.loop.run_once(0ms);
+  peer.write(frame(kUnknown, 0, 0, ""));
+  REQUIRE(
+      peer.loop.run_until([&] { return peer.server.closed || peer.io.budget.used() >= before + 50 * kQueuedFrameBytes; }, 10s));
+  CHECK_FALSE(peer.server.closed);
+  peer.server.tunnel->close(Reason::kDrained);
   CHECK(peer.io.budget.used() == 0);
 }
 

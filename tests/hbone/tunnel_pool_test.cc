@@ -221,9 +221,45 @@ TEST_CASE("tunnels whose destination is gone are drained, others stay") {
   auto a = f.open(f.key(1)), b = f.open(f.key(2));
   REQUIRE(f.run([&] { return a->user.response && b->user.response; }));
   a->user.abandon(H2Error::kCancel);
-  f.pool->retire([](const TunnelKey& key) { return key.destination.port == 1; });
+  f.pool->retire_some(true, [](const TunnelKey& key) { return key.destination.port == 1; });
   REQUIRE(f.run([&] { return f.pool->tunnels() == 1; }));
   CHECK_FALSE(b->user.closed);
+}
+
+TEST_CASE("a pool goes through its tunnels in pieces, and through each of them once") {
+  Fixture f;
+  constexpr size_t kTunnels = 2 * TunnelPool::kPiece + 10;
+  std::vector<std::unique_ptr<Fixture::Request>> requests;
+  for (uint16_t i = 1; i <= kTunnels; ++i) requests.push_back(f.open(f.key(i)));
+  REQUIRE(f.run([&] { return std::ranges::all_of(requests, [](const auto& each) { return each->user.response.has_value(); }); }));
+  REQUIRE(f.pool->tunnels() == kTunnels);
+  size_t seen = 0, pieces = 0;
+  const bool close = GENERATE(false, true);
+  const auto piece = [&](bool anew) {
+    return close ? f.pool->close_some_if(
+                       anew,
+                       [&](const Tunnel&) {
+                         ++seen;
+                         return true;
+                       },
+                       Reason::kCertRevoked)
+                 : f.pool->retire_some(anew, [&](const TunnelKey&) {
+                     ++seen;
+                     return true;
+                   });
+  };
+  for (bool done = false; !done; ++pieces) {
+    const size_t before = seen;
+    done = piece(pieces == 0);
+    CHECK(seen - before <= TunnelPool::kPiece);
+    if (pieces == 0) {
+      for (auto& each : requests) each->user.abandon(H2Error::kCancel);
+    }
+    f.loop.run_once(0ms);  // those that end meanwhile
+  }
+  CHECK(seen == kTunnels);
+  CHECK(pieces == 3);
+  CHECK(f.run([&] { return f.pool->tunnels() == 0; }));
 }
 
 TEST_CASE("destroying the pool ends dials and tells streams") {

@@ -12,7 +12,7 @@ import time
 import pytest
 
 from harness import apps, dedicated, istiod as control
-from harness.hbone import client_hello
+from harness.hbone import Tunnel, client_hello
 from harness.istiod import ControlledMesh
 from harness.mesh import CAPTURE_PORTS, write_file
 from harness.process import eventually
@@ -343,6 +343,19 @@ def test_on_demand_what_the_control_plane_is_silent_about_is_not_called_in_plain
     shop.node.ztunnel.wait_line(f"connection failed.*the control plane did not say in time what it knows of /{outside.ip}")
     assert not outside.servers[0].peers
     shop.wait_metric(lambda n: n == 1, "zt_early_denials_total", reporter="source", reason="lookup_failed")
+
+
+def test_on_demand_a_name_about_which_the_control_plane_is_silent_is_not_said_to_be_nobodys(shop):
+    shop.istiod.say("node", shop.node.name)
+    outside = shop.node.pod("outside", captured=False)
+    shop.ca_folder = os.path.join(shop.folder, "ca")
+    shop.start(XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false", EMBEDDED_CA_DIR=shop.ca_folder, ZT_POLICY_WAIT="0s")
+    tunnel = Tunnel(outside, shop.web.ip, shop, shop.client.identity)
+    assert tunnel.connect("nowhere.example:80") == 503
+    shop.wait_metric(lambda n: n == 1, "zt_early_denials_total", reporter="destination", reason="no_service")
+    shop.istiod.say("silent")
+    assert tunnel.connect("elsewhere.example:80") == 503
+    shop.wait_metric(lambda n: n == 1, "zt_early_denials_total", reporter="destination", reason="lookup_failed")
 
 
 def test_on_demand_the_source_of_a_connection_is_asked_for_once_and_never_waited_for_long(shop):

@@ -26,8 +26,9 @@ class DeltaSession {
  public:
   struct Options {
     bool on_demand = false;  // XDS_ON_DEMAND: addresses are asked for one by one
+    size_t lookups_per_asker = kMaxLookupsOfAsker;
   };
-  DeltaSession(Store& store, Options options) : store_(store), options_(options) {}
+  DeltaSession(Store& store, Options options) : store_(store), options_(options), lookups_(options.lookups_per_asker) {}
 
   // A stream begins: its first requests, in order.
   [[nodiscard]] std::vector<DeltaRequest> start_stream();

@@ -7,7 +7,7 @@ namespace zt::workload_api {
 bool OnDemandKeys::has_room(const std::string& asker) const {
   const auto known = askers_.find(asker);
   const size_t mine = known == askers_.end() ? 0 : known->second;
-  return mine < kLookupsAlways || (mine < kMaxLookupsOfAsker && waiters_.size() < kMaxLookupsWaiting);
+  return mine < kLookupsAlways || (mine < per_asker_ && waiters_.size() < kMaxLookupsWaiting);
 }
 
 bool OnDemandKeys::look_up(const std::string& key, const std::string& asker, Clock::time_point now, LookupDone done) {

@@ -18,7 +18,7 @@ namespace zt::workload_api {
 inline constexpr std::chrono::seconds kLookupLimit{5};
 // Lookups that may wait at a time; more are refused.
 inline constexpr size_t kMaxLookupsWaiting = 16384;
-// Of them, those of one asker: a pod that scans addresses must leave room for the others.
+// Of them, those of one asker unless it is set: a pod that scans addresses must leave room for the others.
 inline constexpr size_t kMaxLookupsOfAsker = 1024;
 // What each asker may have waiting although many others have filled the table.
 inline constexpr size_t kLookupsAlways = 16;
@@ -44,6 +44,7 @@ using LookupDone = std::function<void(LookupAnswer)>;
 // Sans I/O; control thread. Callbacks run inside the calls and may look up again.
 class OnDemandKeys {
  public:
+  explicit OnDemandKeys(size_t per_asker = kMaxLookupsOfAsker) : per_asker_(per_asker) {}
   // True: send a subscription to `key` now. `asker`: on whose behalf, such as a pod's uid; bounds are counted by it.
   [[nodiscard]] bool look_up(const std::string& key, const std::string& asker, Clock::time_point now, LookupDone done);
 
@@ -94,6 +95,7 @@ class OnDemandKeys {
   // Forgets who waits; returns how to tell.
   LookupDone take(Waiter& waiter);
 
+  const size_t per_asker_;
   std::unordered_map<std::string, Key, TextHash, std::equal_to<>> keys_;
   Askers askers_;
   std::list<Waiter> waiters_;  // by deadline

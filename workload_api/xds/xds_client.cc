@@ -18,12 +18,12 @@ namespace zt::workload_api {
 
 class XdsClient::Impl {
  public:
-  Impl(EventLoop& loop, Store& store, rpc::Endpoint endpoint, NodeDescription node, bool on_demand,
+  Impl(EventLoop& loop, Store& store, rpc::Endpoint endpoint, NodeDescription node, DeltaSession::Options session,
        const std::function<double()>& random)
       : loop_(loop),
         endpoint_(std::move(endpoint)),
         node_(std::move(node)),
-        session_(store, {.on_demand = on_demand}),
+        session_(store, session),
         reconnect_(random),
         retry_(loop),
         lookup_timer_(loop) {}
@@ -151,9 +151,10 @@ Result<std::unique_ptr<XdsClient>> XdsClient::create(EventLoop& loop, Store& sto
   options.endpoint.max_message_bytes = kMaxResponseBytes;
   ZT_ASSIGN(rpc::Endpoint endpoint, rpc::Endpoint::make(std::move(options.endpoint)));
   ZT_ASSIGN(NodeDescription node, NodeDescription::make(options.node_id, options.node_metadata, options.node_json));
-  return std::unique_ptr<XdsClient>(
-      new XdsClient(std::make_unique<Impl>(loop, store, std::move(endpoint), std::move(node), options.on_demand,
-                                           options.random ? std::move(options.random) : Backoff::any_random())));
+  return std::unique_ptr<XdsClient>(new XdsClient(std::make_unique<Impl>(
+      loop, store, std::move(endpoint), std::move(node),
+      DeltaSession::Options{.on_demand = options.on_demand, .lookups_per_asker = options.lookups_per_asker},
+      options.random ? std::move(options.random) : Backoff::any_random())));
 }
 
 XdsClient::XdsClient(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -21,6 +21,7 @@ struct XdsOptions {
   std::map<std::string, std::string> node_metadata;
   std::map<std::string, std::string> node_json;
   bool on_demand = false;
+  size_t lookups_per_asker = kMaxLookupsOfAsker;
   std::function<double()> random;  // uniform in [0, 1); default: seeded by the system
 };
 
@@ -41,7 +42,7 @@ class XdsClient {
 
   // On-demand mode only: asks the control plane for "network/ip", a workload's uid or "namespace/hostname",
   // which the snapshot does not have. `done` runs once, at once or within kLookupLimit; then look into the
-  // newest snapshot. `asker`: on whose behalf (kMaxLookupsOfAsker).
+  // newest snapshot. `asker`: on whose behalf (XdsOptions::lookups_per_asker).
   void look_up(const std::string& key, const std::string& asker, LookupDone done);
 
   [[nodiscard]] XdsStats stats() const;

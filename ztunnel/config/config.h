@@ -137,6 +137,8 @@ struct LimitsConfig {
   uint32_t handshakes = 4096;
   uint32_t tunnels_per_pod = 10'000;  // that peers opened to it
   uint32_t connections_per_pod = 100'000;
+  uint32_t lookups_per_pod = 1024;                 // on demand, that wait for the control plane
+  std::chrono::milliseconds send_timeout{60'000};  // how long a tunnel's peer may take nothing of what there is for it
 };
 
 enum class CompliancePolicy : uint8_t { kNone, kPqc };

@@ -302,6 +302,10 @@ constexpr Setting kSettings[] = {
      set_number<ZT_FIELD(limits.tunnels_per_pod), 1, 1'000'000>},
     {"ZT_CONNECTIONS_PER_POD", "100000", "connections of one pod, both directions",
      set_number<ZT_FIELD(limits.connections_per_pod), 1, 10'000'000>},
+    {"ZT_LOOKUPS_PER_POD", "1024", "on demand: what one pod may be waiting for from the control plane",
+     set_number<ZT_FIELD(limits.lookups_per_pod), 16, 16'384>},
+    {"ZT_SEND_TIMEOUT", "60s", "how long the peer of a tunnel may take nothing of what there is for it",
+     set_duration<ZT_FIELD(limits.send_timeout), 1000, 600'000>},
 
     // Cryptography
     {"COMPLIANCE_POLICY", "", "pqc: post-quantum key exchange only; fips-140-2: as ZT_FIPS", set_compliance},

@@ -15,7 +15,6 @@ constexpr int kAcceptsPerTurn = 64;
 constexpr std::chrono::milliseconds kFirstExhaustedWait{100};
 constexpr std::chrono::milliseconds kMostExhaustedWait{800};
 constexpr double kExhaustedSpread = 0.5;  // the listeners of all pods are out of descriptors together
-constexpr int kMostWaiting = 8192;        // more than a socket's queue holds
 }  // namespace
 
 Acceptor::Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors)
@@ -42,11 +41,6 @@ void Acceptor::on_ready(uint32_t) noexcept {
 }
 void Acceptor::on_turn_end() noexcept {
   if (accept_some()) loop_.defer(*this);
-}
-
-void Acceptor::accept_waiting() {
-  for (int i = 0; i < kMostWaiting / kAcceptsPerTurn && accept_some(); ++i) {
-  }
 }
 
 bool Acceptor::accept_some() {

@@ -24,15 +24,14 @@ class Acceptor final : private Watcher, private Deferred {
   Result<> start();
   // Another proxy's listener on the same port, if there is one, gets the new connections from now on.
   void step_back() { steer_to_second(listener_.fd.get()); }
-  // Those that wait in the socket's queue at this moment: closing the socket would reset them.
-  void accept_waiting();
+  // Some of those that wait in the socket's queue: closing the socket would reset them. False when there are none left, or none can be
+  // accepted now.
+  bool accept_some();
   [[nodiscard]] bool transparent() const { return listener_.transparent; }
 
  private:
   void on_ready(uint32_t events) noexcept override;
   void on_turn_end() noexcept override;
-  // False when there are none left, or none can be accepted now.
-  bool accept_some();
 
   EventLoop& loop_;
   ListenSocket listener_;

@@ -2,6 +2,13 @@
 
 namespace zt::ztunnel {
 
+// What exists once for each connection, with hbone::Stream, and a peer's account once for each peer; measured. Whoever makes one larger
+// says so here.
+static_assert(sizeof(Connection) <= 296);
+static_assert(sizeof(StreamRelay) <= 240);
+static_assert(sizeof(SpliceRelay) <= 320);
+static_assert(sizeof(MemoryAccount) <= 160);
+
 namespace {
 // How far the byte metrics of a long connection lag behind.
 constexpr std::chrono::seconds kCountInterval{5};
@@ -23,7 +30,7 @@ void ConnectionTable::forget(Connection& connection) {
 Connection& ConnectionTable::enter(Connection* connection) {
   thread_.check();
   if (!count_timer_.armed()) count_timer_.start_after(kCountInterval, [this] { count_some(); });
-  places_.push_front(*connection);
+  all_.add(*connection);
   ++count_;
   return *connection;
 }
@@ -46,54 +53,27 @@ void ConnectionTable::end(Connection& connection, const Error& why) {
 }
 
 void ConnectionTable::count_some() {
-  if (counted_.done()) counted_.begin(*this);
-  for (size_t left = kPiece; left > 0; --left) {
-    Connection* const connection = counted_.next();
-    if (connection == nullptr) break;
-    if (connection->relay) connection->record.progress(connection->relay->bytes());
-  }
+  counted_.some(all_, counted_.done(), kPiece, [](Connection& connection) {
+    if (connection.relay) connection.record.progress(connection.relay->bytes());
+  });
   if (count_ == 0) return;
   count_timer_.start_after(counted_.done() ? Clock::duration(kCountInterval) : Clock::duration::zero(), [this] { count_some(); });
 }
 
 bool ConnectionTable::kill_some(bool anew, Reason reason, const std::string& text) {
-  if (anew) killed_.begin(*this);
-  for (size_t left = kPiece; left > 0; --left) {
-    Connection* const connection = killed_.next();
-    if (connection == nullptr) break;
-    if (connection->relay) connection->relay->kill(reason, text);
-  }
-  return killed_.done();
+  return killed_.some(all_, anew, kPiece, [&](Connection& connection) {
+    if (connection.relay) connection.relay->kill(reason, text);
+  });
+}
+
+bool ConnectionTable::end_some(Reason reason, std::string_view text) {
+  for (size_t left = kPiece; left > 0 && count_ > 0; --left) end(*all_.front(), {reason, std::string(text)});
+  return count_ == 0;
 }
 
 void ConnectionTable::end_all(Reason reason, std::string_view text) {
-  while (!places_.empty()) {
-    TablePlace& place = places_.front();
-    if (Connection* connection = connection_at(place)) {
-      end(*connection, {reason, std::string(text)});
-    } else {
-      places_.pop_front();
-    }
+  while (!end_some(reason, text)) {
   }
-}
-
-void ConnectionTable::Walk::begin(ConnectionTable& table) {
-  unlink();
-  table_ = &table;
-  table.places_.push_front(*this);
-}
-
-Connection* ConnectionTable::Walk::next() {
-  if (done()) return nullptr;
-  auto place = std::next(List::s_iterator_to(*this));
-  unlink();
-  for (; place != table_->places_.end(); ++place) {
-    if (Connection* connection = connection_at(*place)) {
-      table_->places_.insert(std::next(place), *this);
-      return connection;
-    }
-  }
-  return nullptr;
 }
 
 }  // namespace zt::ztunnel

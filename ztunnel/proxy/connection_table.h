@@ -1,5 +1,4 @@
 #pragma once
-#include <boost/intrusive/list.hpp>
 #include <concepts>
 #include <memory>
 #include <string>
@@ -8,6 +7,7 @@
 
 #include "base/event_loop.h"
 #include "base/thread_checker.h"
+#include "base/walk_list.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/connection_lines.h"
 #include "ztunnel/proxy/pod_counts.h"
@@ -15,27 +15,12 @@
 
 namespace zt::ztunnel {
 
-class ConnectionTable;
-
-// A place in a ConnectionTable: a connection's, or how far a walk has come. It leaves the table when it is destroyed.
-class TablePlace : public boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>> {
- protected:
-  enum class Kind : uint8_t { kConnection, kWalk };
-  explicit TablePlace(Kind kind) : kind_(kind) {}
-  TablePlace(const TablePlace&) = delete;
-  ~TablePlace() = default;
-
- private:
-  friend class ConnectionTable;
-  const Kind kind_;
-};
-
 // One connection that was let in or out. In its pod's table from before its policy was asked until it ends.
-struct Connection final : TablePlace {
+struct Connection final : WalkList<Connection>::Element {
   Connection(Worker& worker, std::atomic<uint32_t>& pod, ConnectionInfo info)
-      : TablePlace(Kind::kConnection), record(worker, std::move(info)), on_worker(worker.connections), in_pod(pod) {}
+      : record(worker, std::move(info)), on_worker(worker.connections), in_pod(pod) {}
   Connection(Worker& worker, std::atomic<uint32_t>& pod, ConnectionInfo info, const RelayBytes& counted)
-      : TablePlace(Kind::kConnection), record(worker, std::move(info), counted), on_worker(worker.connections), in_pod(pod) {}
+      : record(worker, std::move(info), counted), on_worker(worker.connections), in_pod(pod) {}
 
   ConnectionRecord record;
   std::unique_ptr<Relay> relay;  // null until bytes may move
@@ -76,32 +61,18 @@ class ConnectionTable {
   // Applications and peers of connections with a relay see resets; they end at the end of the turn. In pieces: `anew` begins;
   // true when none is left.
   bool kill_some(bool anew, Reason reason, const std::string& text);
-  // Ends all of them now, in whatever state they are.
+  // Ends as many of them as a piece has, now, in whatever state they are. True when none is left.
+  bool end_some(Reason reason, std::string_view text);
   void end_all(Reason reason, std::string_view text);
 
   [[nodiscard]] size_t count() const { return count_; }
-  // Goes through the connections in pieces: those that come or end between two pieces do not disturb it. New connections come in
-  // front and are not visited by walks that have begun.
-  class Walk final : TablePlace {
-   public:
-    Walk() : TablePlace(Kind::kWalk) {}
-    void begin(ConnectionTable& table);
-    // The next one; null when there is none left. It may be ended before the next call.
-    Connection* next();
-    [[nodiscard]] bool done() const { return !is_linked(); }
-
-   private:
-    friend class ConnectionTable;
-    ConnectionTable* table_ = nullptr;
-  };
+  // Goes through the connections in pieces (base/walk_list.h).
+  using Walk = WalkList<Connection>::Walk;
+  [[nodiscard]] WalkList<Connection>& all() { return all_; }
   // So many a piece: with ten thousand connections, what is ready waits for these and not for all.
   static constexpr size_t kPiece = 64;
 
  private:
-  using List = boost::intrusive::list<TablePlace, boost::intrusive::constant_time_size<false>>;
-  static Connection* connection_at(TablePlace& place) {
-    return place.kind_ == TablePlace::Kind::kConnection ? static_cast<Connection*>(&place) : nullptr;
-  }
   Connection& enter(Connection* connection);
   void remove(Connection& connection);
   void count_some();
@@ -109,7 +80,7 @@ class ConnectionTable {
   [[no_unique_address]] ThreadChecker thread_;
   Worker& worker_;
   std::atomic<uint32_t>& in_pod_;
-  List places_;
+  WalkList<Connection> all_;
   size_t count_ = 0;
   Walk counted_, killed_;
   Timer count_timer_;

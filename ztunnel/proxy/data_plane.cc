@@ -51,6 +51,7 @@ DataPlane::~DataPlane() {
     workers_[i]->post([pods = worker_pods_[i].get()] {
       pods->pods.clear();
       pods->dns.clear();
+      pods->leaving.clear();
     });
   }
   for (auto& worker : workers_) worker->stop();
@@ -70,7 +71,7 @@ void DataPlane::set_revocations(const identity::RevocationListsPtr& lists) {
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i, lists] {
       workers_[i]->tls().set_revocations(lists);
-      sweep_pods(i, [](PodWorker& pod, const std::string&, bool anew) { return pod.close_revoked(anew); }, [] {});
+      sweep_pods(i, [](PodWorker& pod, const std::string&, bool anew) { return pod.close_revoked_some(anew); }, [] {});
     });
   }
 }
@@ -177,18 +178,32 @@ void DataPlane::stop(const std::string& uid) {
   ++stopped_;
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i, uid] {
-      worker_pods_[i]->pods.erase(uid);
       worker_pods_[i]->dns.erase(uid);
+      auto left = worker_pods_[i]->pods.extract(uid);
+      if (left.empty()) return;
+      end_some(i, worker_pods_[i]->leaving.emplace_back(std::move(left.mapped())), true);
     });
   }
   ZT_LOG(kLog, kInfo, "pod stopped", Field::string("uid", uid));
 }
 
+// The connections of other pods have their turns meanwhile.
+void DataPlane::end_some(size_t worker, const std::weak_ptr<PodWorker>& leaving, bool anew) {
+  const auto pod = leaving.lock();
+  if (!pod) return;  // we are ending ourselves
+  if (pod->end_some(anew)) {
+    std::erase(worker_pods_[worker]->leaving, pod);
+  } else {
+    workers_[worker]->post([this, worker, leaving] { end_some(worker, leaving, false); });
+  }
+}
+
 void DataPlane::drain_all() {
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i] {
-      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->drain();
+      for (auto& [uid, pod] : worker_pods_[i]->pods) pod->step_back();
       for (auto& [uid, dns] : worker_pods_[i]->dns) dns->drain(steer_to_second);
+      sweep_pods(i, [](PodWorker& pod, const std::string&, bool anew) { return pod.drain_some(anew); }, [] {});
     });
   }
 }
@@ -316,7 +331,7 @@ void DataPlane::collect_connections(std::function<void(std::map<std::string, Pod
       const auto walk = std::make_shared<ConnectionTable::Walk>();
       const auto step = [mine, walk](PodWorker& pod, const std::string& uid, bool anew) {
         PodConnections& lines = (*mine)[uid];
-        if (anew) walk->begin(pod.connections());
+        if (anew) walk->begin(pod.connections().all());
         for (size_t left = ConnectionTable::kPiece; left > 0; --left) {
           const Connection* const connection = walk->next();
           if (connection == nullptr) return true;

@@ -77,6 +77,7 @@ class DataPlane final : public zds::PodManager {
   // Per worker, touched on its thread only.
   struct WorkerPods {
     std::unordered_map<std::string, std::unique_ptr<PodWorker>> pods;
+    std::vector<std::shared_ptr<PodWorker>> leaving;  // see end_some()
     // Of the pods whose listeners are this worker's.
     std::unique_ptr<dns::WorkerShare> dns_share;  // null: DNS is not served
     std::unordered_map<std::string, std::unique_ptr<dns::PodServer>> dns;
@@ -99,6 +100,8 @@ class DataPlane final : public zds::PodManager {
   void sweep_pods(size_t worker, PodStep step, std::function<void()> done);
   struct Sweep;
   void sweep_some(const std::shared_ptr<Sweep>& sweep);
+  // Ends a pod that was taken away, a piece a turn.
+  void end_some(size_t worker, const std::weak_ptr<PodWorker>& leaving, bool anew);
   // Until the connections of a worker that are ending have ended.
   void wait_for_ends(size_t worker, size_t left, int patience, std::function<void()> done);
 

@@ -13,8 +13,8 @@ Dialler::Dialler(const LocalPod& pod)
       pool_(pod.worker.loop(), pod.worker.settings().pool,
             [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); }) {}
 
-void Dialler::retire(const workload_api::Snapshot& snapshot) {
-  pool_.retire([&](const hbone::TunnelKey& key) {
+bool Dialler::retire_some(bool anew, const workload_api::Snapshot& snapshot) {
+  return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) {
     const auto* owner = snapshot.workload(pod_.worker.settings().network, key.destination.ip);
     if (owner == nullptr) return true;
     return std::ranges::find(key.expected, identity_of(*owner)) == key.expected.end();
@@ -43,10 +43,13 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_uncounted(hbone::Tunn
   UniqueFd fd = std::move(*connected);
   auto made = hbone::TlsHandshake::make_client(*context, key.expected);
   if (!made) co_return fail(Reason::kTlsFailed, "tls error: " + made.error().text);
-  auto shaken = co_await shake_hands(pod_.worker, pod_.memory, fd.get(), hbone::TlsRole::kClient, std::move(*made));
+  const PeerAccounts::Ptr memory = pod_.peers.of(key.destination.ip);
+  auto shaken = co_await shake_hands(pod_.worker, *memory, fd.get(), hbone::TlsRole::kClient, std::move(*made));
   if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
-  co_return hbone::Tunnel::start(pod_.worker.io(), pod_.memory, hbone::Tunnel::Role::kClient, std::move(fd),
-                                 std::move(shaken->tls), std::move(shaken->early), pod_.worker.settings().tunnel, owner);
+  auto started = hbone::Tunnel::start(pod_.worker.io(), *memory, hbone::Tunnel::Role::kClient, std::move(fd),
+                                      std::move(shaken->tls), std::move(shaken->early), pod_.worker.settings().tunnel, owner);
+  if (started) (*started)->keep_account(memory);
+  co_return started;
 }
 
 }  // namespace zt::ztunnel

@@ -15,9 +15,11 @@ class Dialler {
   Task<Result<hbone::Stream*>> open(const hbone::TunnelKey& key, const hbone::Headers& headers, hbone::StreamHandler& handler) {
     return pool_.open(key, headers, handler);
   }
-  // Tunnels to addresses whose workload is gone would fail whoever uses them next, or reach a stranger.
-  void retire(const workload_api::Snapshot& snapshot);
-  void close_if(const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) { pool_.close_if(condition, reason); }
+  // Tunnels to addresses whose workload is gone would fail whoever uses them next, or reach a stranger. In pieces, as the next.
+  bool retire_some(bool anew, const workload_api::Snapshot& snapshot);
+  bool close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
+    return pool_.close_some_if(anew, condition, reason);
+  }
 
  private:
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial(hbone::TunnelKey key, hbone::TunnelOwner& owner);

@@ -96,17 +96,25 @@ void HandshakeAdmission::watch_deadlines() {
     while (!by_age_.empty() && by_age_.front().deadline <= now) {
       Pending& oldest = by_age_.front();
       oldest.pod.fail(oldest, {Reason::kTlsTimeout, "tls handshake timed out"});
+      if (loop_.overdue()) break;  // those that came together end together: not in one turn
     }
     watch_deadlines();
   });
 }
 
 PodHandshakes::~PodHandshakes() {
-  while (!by_pod_.empty()) {
+  while (!drop_some()) {
+  }
+}
+
+bool PodHandshakes::drop_some() {
+  constexpr size_t kAtOnce = 64;
+  for (size_t left = kAtOnce; left > 0 && !by_pod_.empty(); --left) {
     UniqueFd fd;
     HandshakeCounts::Ticket ticket;
     forget(by_pod_.front(), fd, ticket);
   }
+  return by_pod_.empty();
 }
 
 void PodHandshakes::admit(UniqueFd fd, SocketAddress client) {

@@ -136,6 +136,8 @@ class PodHandshakes {
   PodHandshakes(const PodHandshakes&) = delete;
 
   void admit(UniqueFd fd, SocketAddress client);
+  // Drops some of those that wait, without a word. True when none is left.
+  bool drop_some();
   [[nodiscard]] size_t waiting() const { return waiting_; }
 
  private:

@@ -17,8 +17,8 @@ namespace {
 log::Scope kRbac("rbac");
 // Open connections for which the policies are asked again before the clock is looked at.
 constexpr size_t kRecheckedAtOnce = 64;
-// Tunnels that are held against new revocation lists before others have their turn.
-constexpr size_t kLookedAtOnce = 64;
+// Tunnels that are told to leave, or held against new revocation lists, before others have their turn.
+constexpr size_t kTunnelsAtOnce = 32;
 
 bool is_illegal(const WorkerSettings& settings, uint16_t port) {
   return std::find(settings.illegal_ports.begin(), settings.illegal_ports.end(), port) != settings.illegal_ports.end();
@@ -52,18 +52,22 @@ workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
 
 }  // namespace
 
-class Inbound::InboundTunnel final : public hbone::TunnelOwner {
+class Inbound::InboundTunnel final : public WalkList<InboundTunnel>::Element, public Unused, public hbone::TunnelOwner {
  public:
   InboundTunnel(Inbound& inbound, SocketAddress peer, SocketAddress local, bool transparent)
       : inbound_(inbound), peer_(peer), local_(local), transparent_(transparent) {}
 
   void on_request(hbone::Stream& stream, hbone::Headers headers) noexcept override {
+    if (inbound_.stopped_) return stream.abandon(hbone::H2Error::kRefusedStream);
+    Unused::unlink();
     inbound_.tasks_.spawn(inbound_.accept_connect(*this, stream, std::move(headers)));
   }
-  void on_streams_changed(hbone::Tunnel&) noexcept override {}
+  void on_streams_changed(hbone::Tunnel& tunnel) noexcept override {
+    if (tunnel.streams() == 0 && !leaving_ && !Unused::is_linked()) inbound_.unused_.push_back(*this);
+  }
   void on_tunnel_closed(hbone::Tunnel&, const Error&) noexcept override {
     // Last use of *this: connections on it were told by their streams.
-    inbound_.tunnels_.remove_if([this](const auto& each) { return each.get() == this; });
+    inbound_.forget(*this);
   }
 
  private:
@@ -71,8 +75,7 @@ class Inbound::InboundTunnel final : public hbone::TunnelOwner {
   Inbound& inbound_;
   SocketAddress peer_, local_;
   bool transparent_;
-  bool leaving_ = false;    // told to drain, to make room
-  uint64_t looked_at_ = 0;  // as Inbound's, when it was last looked at
+  bool leaving_ = false;  // told to drain, to make room
   Counted in_pod_;
   std::shared_ptr<const ProvenPeer> identity_;  // null: TLS without a SPIFFE id
   OpenSocket socket_;
@@ -82,33 +85,42 @@ class Inbound::InboundTunnel final : public hbone::TunnelOwner {
 Inbound::Inbound(LocalPod& pod, ConnectionTable& connections)
     : pod_(pod), worker_(pod.worker), connections_(connections), tasks_(pod.worker.loop()) {}
 
-Inbound::~Inbound() = default;
+Inbound::~Inbound() {
+  tasks_.cancel();
+  while (InboundTunnel* tunnel = tunnels_.front()) forget(*tunnel);
+}
 
-void Inbound::drain() {
+void Inbound::forget(InboundTunnel& tunnel) {
+  --tunnel_count_;
+  delete &tunnel;
+}
+
+bool Inbound::drain_some(bool anew) {
   draining_ = true;
-  for (auto& tunnel : tunnels_) tunnel->tunnel_->drain();
+  return drained_.some(tunnels_, anew, kTunnelsAtOnce, [](InboundTunnel& each) { each.tunnel_->drain(); });
 }
 
 bool Inbound::close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
-  if (anew) ++looked_at_;
-  // Those that have been looked at go to the back, where new ones come too: those that have not are in front.
-  for (size_t left = kLookedAtOnce; left > 0 && !tunnels_.empty(); --left) {
-    InboundTunnel& tunnel = *tunnels_.front();
-    if (std::exchange(tunnel.looked_at_, looked_at_) == looked_at_) return true;
-    tunnels_.splice(tunnels_.end(), tunnels_, tunnels_.begin());
-    if (condition(*tunnel.tunnel_)) tunnel.tunnel_->close(reason);
-  }
-  return tunnels_.empty() || tunnels_.front()->looked_at_ == looked_at_;
+  return looked_at_.some(tunnels_, anew, kTunnelsAtOnce, [&](InboundTunnel& each) {
+    if (condition(*each.tunnel_)) each.tunnel_->close(reason);
+  });
+}
+
+void Inbound::stop() {
+  stopped_ = true;
+  tasks_.cancel();
 }
 
 bool Inbound::admit_tunnel() {
   if (pod_.counts->tunnels.load(std::memory_order_relaxed) < worker_.settings().tunnels_per_pod) return true;
   worker_.metrics().limit_reached.get({"tunnels_per_pod"}).add();
-  for (auto& tunnel : tunnels_) {
-    if (tunnel->leaving_ || tunnel->tunnel_->streams() > 0 || tunnel->tunnel_->closed()) continue;
-    tunnel->leaving_ = true;
-    tunnel->in_pod_.release();
-    tunnel->tunnel_->drain();
+  while (!unused_.empty()) {
+    auto& oldest = static_cast<InboundTunnel&>(unused_.front());
+    unused_.pop_front();
+    if (oldest.tunnel_->closed() || oldest.tunnel_->streams() > 0) continue;
+    oldest.leaving_ = true;
+    oldest.in_pod_.release();
+    oldest.tunnel_->drain();
     return true;
   }
   return false;
@@ -142,25 +154,28 @@ Task<void> Inbound::accept_tunnel(Arrival arrival) {
     deny({Reason::kTlsFailed, "tls error: " + made.error().text});
     co_return;
   }
-  auto shaken = co_await shake_hands(worker_, pod_.memory, fd.get(), hbone::TlsRole::kServer, std::move(*made));
+  const PeerAccounts::Ptr memory = pod_.peers.of(client.ip);
+  auto shaken = co_await shake_hands(worker_, *memory, fd.get(), hbone::TlsRole::kServer, std::move(*made));
   if (!shaken) {
     deny({shaken.error().reason, "tls handshake error: " + shaken.error().text});
     co_return;
   }
   auto owner = std::make_unique<InboundTunnel>(*this, client, local, arrival.transparent);
   owner->in_pod_ = std::move(in_pod);
-  owner->looked_at_ = looked_at_;
   if (shaken->tls.peer) owner->identity_ = std::make_shared<const ProvenPeer>(*shaken->tls.peer);
-  auto started = hbone::Tunnel::start(worker_.io(), pod_.memory, hbone::Tunnel::Role::kServer, std::move(fd),
-                                      std::move(shaken->tls), std::move(shaken->early), worker_.settings().tunnel, *owner);
+  auto started = hbone::Tunnel::start(worker_.io(), *memory, hbone::Tunnel::Role::kServer, std::move(fd), std::move(shaken->tls),
+                                      std::move(shaken->early), worker_.settings().tunnel, *owner);
   if (!started) {
     deny(started.error());
     co_return;
   }
   owner->tunnel_ = std::move(*started);
+  owner->tunnel_->keep_account(memory);
   owner->socket_ = std::move(open);
   if (draining_) owner->tunnel_->drain();
-  tunnels_.push_back(std::move(owner));
+  ++tunnel_count_;
+  unused_.push_back(*owner);
+  tunnels_.add(*owner.release());
 }
 
 Verdict Inbound::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info, MissingPolicy missing) const {
@@ -219,6 +234,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
   };
 
   auto request = hbone::parse_connect(headers);
+  hbone::Headers().swap(headers);  // up to 64 KiB, which no account knows of: not for as long as this request is dealt with
   if (!request) {
     deny(request.error());
     co_return;
@@ -236,7 +252,8 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     deny(workload.error());
     co_return;
   }
-  if (pod_.lookups.on_demand() && !request->address) co_await pod_.lookups.find_service(pod_.name.ns, request->host);
+  LookupAnswer asked = LookupAnswer::kAnswered;
+  if (pod_.lookups.on_demand() && !request->address) asked = co_await pod_.lookups.find_service(pod_.name.ns, request->host);
   const auto snapshot = worker_.snapshot();
   const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
   auto target = inbound_target(*snapshot, {.workload = **workload,
@@ -246,6 +263,9 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
                                            .network = settings.network,
                                            .illegal_ports = settings.illegal_ports});
   if (!target) {
+    if (target.error().reason == Reason::kNoService && asked != LookupAnswer::kAnswered) {
+      target = fail(Reason::kLookupFailed, "the control plane did not say in time what it knows of " + request->host);
+    }
     deny(target.error());
     co_return;
   }
@@ -354,7 +374,8 @@ Task<void> Inbound::accept_plain(Arrival arrival) {
     refuse(upstream.error());
     co_return;
   }
-  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.memory), std::move(fd), std::move(*upstream));
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.peers.of(client.ip)), std::move(fd),
+                     std::move(*upstream));
 }
 
 // A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer

@@ -1,10 +1,10 @@
 #pragma once
 #include <functional>
-#include <list>
 #include <memory>
 
 #include "base/task.h"
 #include "base/unique_fd.h"
+#include "base/walk_list.h"
 #include "hbone/tunnel.h"
 #include "ztunnel/decide/authorize.h"
 #include "ztunnel/proxy/arrival.h"
@@ -25,22 +25,25 @@ class Inbound {
   void open_tunnel(Arrival arrival) { tasks_.spawn(accept_tunnel(std::move(arrival))); }
   void open_plain(Arrival arrival) { tasks_.spawn(accept_plain(std::move(arrival))); }
 
-  // Peers are told to open no more streams; what is there goes on.
-  void drain();
-  // In pieces: `anew` begins; true when none is left.
+  // Peers are told to open no more streams; what is there goes on. In pieces, as the next: `anew` begins; true when none is left.
+  bool drain_some(bool anew);
   bool close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason);
+  // Takes nothing more, and what is being dealt with is dropped.
+  void stop();
   // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left.
-  [[nodiscard]] size_t unfinished() const { return tasks_.size() + tunnels_.size(); }
+  [[nodiscard]] size_t unfinished() const { return tasks_.size() + tunnel_count_; }
 
   // Policies changed: all open connections are to be asked for again.
-  void recheck() { rechecked_.begin(connections_); }
+  void recheck() { rechecked_.begin(connections_.all()); }
   // Asks for some more of them; true when all have been asked.
   bool recheck_some(const workload_api::Snapshot& snapshot);
 
  private:
-  // A tunnel that a peer opened to this pod. In `tunnels_` until it closes.
+  // A tunnel that a peer opened to this pod. In `tunnels_`, which owns it, until it closes.
   class InboundTunnel;
+  using Unused = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
+  void forget(InboundTunnel& tunnel);
   // Makes room if the pod has as many tunnels as it may: the oldest that nobody uses goes. False: there is none here.
   bool admit_tunnel();
   Task<void> accept_tunnel(Arrival arrival);
@@ -57,11 +60,13 @@ class Inbound {
   LocalPod& pod_;
   Worker& worker_;
   ConnectionTable& connections_;
-  bool draining_ = false;
+  bool draining_ = false, stopped_ = false;
   ConnectionTable::Walk rechecked_;
-  std::list<std::unique_ptr<InboundTunnel>> tunnels_;
-  uint64_t looked_at_ = 0;  // close_some_if() was begun so often
-  TaskScope tasks_;         // last: coroutines end before what they use
+  WalkList<InboundTunnel> tunnels_;
+  WalkList<InboundTunnel>::Walk drained_, looked_at_;
+  boost::intrusive::list<Unused, boost::intrusive::constant_time_size<false>> unused_;  // without streams; the oldest in front
+  size_t tunnel_count_ = 0;
+  TaskScope tasks_;  // last: coroutines end before what they use
 };
 
 }  // namespace zt::ztunnel

@@ -2,6 +2,7 @@
 #include "base/task.h"
 #include "workload_api/model/model.h"
 #include "ztunnel/config/config.h"
+#include "ztunnel/proxy/peer_accounts.h"
 #include "ztunnel/proxy/pod_counts.h"
 #include "ztunnel/proxy/sockets.h"
 #include "ztunnel/proxy/worker.h"
@@ -15,7 +16,7 @@ struct LocalPod {
   const SocketOptions sockets;  // made in its network namespace
   Lookups lookups;
   const std::shared_ptr<PodCounts> counts;
-  MemoryAccount& memory;  // what is held for it here
+  PeerAccounts& peers;  // what is held for it here
 
   // Its workload in the newest snapshot; null if nobody has told of it.
   [[nodiscard]] const workload_api::Workload* known() const;

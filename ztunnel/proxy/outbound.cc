@@ -92,7 +92,8 @@ Task<void> Outbound::plain(UniqueFd fd, OpenSocket open, ConnectionInfo info, Pl
     connections_.end(connection, {upstream.error().reason, "io error: " + upstream.error().text});
     co_return;
   }
-  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.memory), std::move(fd), std::move(*upstream));
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.peers.of(to.address.ip)), std::move(fd),
+                     std::move(*upstream));
 }
 
 Task<void> Outbound::tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, Hbone via) {

@@ -18,6 +18,8 @@ class Outbound {
 
   // Takes a connection for life. `destination` is where the application wants to go: whoever captured the connection knows.
   void open(Arrival arrival, SocketAddress destination) { tasks_.spawn(run(std::move(arrival), destination)); }
+  // Drops those that are on their way.
+  void stop() { tasks_.cancel(); }
   // Connections that are on their way yet.
   [[nodiscard]] size_t unfinished() const { return tasks_.size(); }
 

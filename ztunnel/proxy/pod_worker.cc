@@ -9,6 +9,8 @@ namespace {
 log::Scope kLog("proxy");
 // How long a drain keeps its listeners: a round trip over a long distance.
 constexpr std::chrono::milliseconds kListenerLinger{250};
+// Batches of Acceptor::accept_some(): more than a listener's queue holds.
+constexpr size_t kMostWaiting = 128;
 
 std::string_view listener_name(ListenerKind kind) {
   switch (kind) {
@@ -24,25 +26,27 @@ PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, S
                      std::shared_ptr<PodCounts> counts)
     : worker_(worker),
       memory_(worker.io().budget, workload.ns + "/" + workload.name),
+      peers_(memory_),
       pod_{.worker = worker,
            .name = std::move(workload),
            .sockets = std::move(sockets),
            .lookups = {worker.loop(), worker.state(), uid, worker.settings().network, worker.settings().source_wait,
                        worker.lookups()},
            .counts = std::move(counts),
-           .memory = memory_},
+           .peers = peers_},
       linger_timer_(worker.loop()),
       connections_(worker, pod_.counts->connections),
       dialler_(pod_),
       inbound_(pod_, connections_),
       outbound_(pod_, connections_, dialler_),
       policy_generation_(worker.snapshot()->policy_generation()),
-      on_snapshot_(worker.state(), [this](const workload_api::Snapshot& snapshot, bool anew) {
+      on_snapshot_(std::in_place, worker.state(), [this](const workload_api::Snapshot& snapshot, bool anew) {
         if (anew) {
-          dialler_.retire(snapshot);
+          retire_anew_ = true;
           if (snapshot.policy_generation() != std::exchange(policy_generation_, snapshot.policy_generation())) inbound_.recheck();
         }
-        return inbound_.recheck_some(snapshot);
+        // What policies forbid ends first.
+        return inbound_.recheck_some(snapshot) && dialler_.retire_some(std::exchange(retire_anew_, false), snapshot);
       }) {}
 
 // Log lines and metrics first; coroutines and tunnels are unwound by the members' destructors.
@@ -109,17 +113,38 @@ void PodWorker::accept(Arrival arrival) {
   }
 }
 
-void PodWorker::drain() {
+void PodWorker::step_back() {
   for (auto& acceptor : acceptors_) acceptor->step_back();
   // Connections in the middle of their handshake belong to our listeners already.
-  linger_timer_.start_after(kListenerLinger, [this] {
-    for (auto& acceptor : acceptors_) acceptor->accept_waiting();
-    acceptors_.clear();
-  });
-  inbound_.drain();
+  linger_timer_.start_after(kListenerLinger, [this] { close_listeners(kMostWaiting); });
 }
 
-bool PodWorker::close_revoked(bool anew) {
+// What waits in the listeners' queues is accepted first, a batch a turn.
+void PodWorker::close_listeners(size_t batches) {
+  bool more = false;
+  for (auto& acceptor : acceptors_) more |= acceptor->accept_some();
+  if (!more || batches == 0) return acceptors_.clear();
+  linger_timer_.start_after(Clock::duration::zero(), [this, batches] { close_listeners(batches - 1); });
+}
+
+bool PodWorker::end_some(bool anew) {
+  if (anew) {
+    linger_timer_.cancel();
+    acceptors_.clear();
+    on_snapshot_.reset();
+    outbound_.stop();
+    inbound_.stop();
+    end_server_tunnels_ = end_client_tunnels_ = true;
+  }
+  if (handshakes_ && !handshakes_->drop_some()) return false;
+  // Their log lines say why; their tunnels would tell them something else.
+  if (!connections_.end_some(Reason::kDrained, "connection closed due to connection drain")) return false;
+  const auto all = [](const hbone::Tunnel&) { return true; };
+  return inbound_.close_some_if(std::exchange(end_server_tunnels_, false), all, Reason::kDrained) &&
+         dialler_.close_some_if(std::exchange(end_client_tunnels_, false), all, Reason::kDrained);
+}
+
+bool PodWorker::close_revoked_some(bool anew) {
   const auto revoked = [this](const hbone::Tunnel& tunnel) {
     if (tunnel.closed() || !tunnel.peer_chain()) return false;
     const bool server = tunnel.role() == hbone::Tunnel::Role::kServer;
@@ -131,8 +156,9 @@ bool PodWorker::close_revoked(bool anew) {
            Field::string("cause", good.error().text));
     return true;
   };
-  if (anew) dialler_.close_if(revoked, Reason::kCertRevoked);
-  return inbound_.close_some_if(anew, revoked, Reason::kCertRevoked);
+  if (anew) look_at_clients_ = true;
+  return inbound_.close_some_if(anew, revoked, Reason::kCertRevoked) &&
+         dialler_.close_some_if(std::exchange(look_at_clients_, false), revoked, Reason::kCertRevoked);
 }
 
 }  // namespace zt::ztunnel

@@ -33,11 +33,15 @@ class PodWorker {
   void accept(Arrival arrival);
   [[nodiscard]] Outbound& outbound() { return outbound_; }
 
-  // Leaves new connections to another proxy on the same ports, and stops accepting a moment later; peers are told to open no
-  // more streams; what is there goes on.
-  void drain();
-  // Closes the tunnels whose peer is revoked by now. In pieces: `anew` begins; true when none is left.
-  bool close_revoked(bool anew);
+  // Leaves new connections to another proxy on the same ports, and stops accepting a moment later.
+  void step_back();
+  // These are done in pieces: `anew` begins; true when nothing is left.
+  // Peers are told to open no more streams; what is there goes on.
+  bool drain_some(bool anew) { return inbound_.drain_some(anew); }
+  // Closes the tunnels whose peer is revoked by now.
+  bool close_revoked_some(bool anew);
+  // The pod is gone: nothing is accepted any more, and what there is ends. To be destroyed when nothing is left.
+  bool end_some(bool anew);
 
   [[nodiscard]] size_t connection_count() const { return connections_.count(); }
   // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left,
@@ -51,8 +55,11 @@ class PodWorker {
   // Whether the pod may have one more connection; else it is refused.
   bool admit(ListenerKind kind, const UniqueFd& fd, const SocketAddress& client);
 
+  void close_listeners(size_t batches);
+
   Worker& worker_;
   MemoryAccount memory_;
+  PeerAccounts peers_;
   LocalPod pod_;
   Timer linger_timer_;
   ConnectionTable connections_;
@@ -60,8 +67,9 @@ class PodWorker {
   Inbound inbound_;
   Outbound outbound_;
   uint64_t policy_generation_;
-  StateView::Listener on_snapshot_;
-  std::optional<PodHandshakes> handshakes_;  // where its listener is
+  bool retire_anew_ = false, look_at_clients_ = false, end_server_tunnels_ = false, end_client_tunnels_ = false;
+  std::optional<StateView::Listener> on_snapshot_;  // until end_some()
+  std::optional<PodHandshakes> handshakes_;         // where its listener is
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
 };
 

@@ -138,8 +138,8 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
 class SpliceRelay final : public Relay, private Deferred {
  public:
   // `memory`: what is in its pipes is charged there.
-  SpliceRelay(hbone::WorkerIo& io, MemoryAccount& memory)
-      : io_(io), client_(*this, 0), server_(*this, 1), in_pipes_(*this, memory) {}
+  SpliceRelay(hbone::WorkerIo& io, std::shared_ptr<MemoryAccount> memory)
+      : io_(io), client_(*this, 0), server_(*this, 1), memory_(std::move(memory)), in_pipes_(*this, *memory_) {}
   ~SpliceRelay() override;
 
   Result<> start(UniqueFd client, UniqueFd server, Done done);
@@ -194,6 +194,7 @@ class SpliceRelay final : public Relay, private Deferred {
   hbone::WorkerIo& io_;
   Leg client_, server_;
   Flow flows_[2];  // [0] client → server
+  std::shared_ptr<MemoryAccount> memory_;
   InPipes in_pipes_;
   uint64_t moved_ = 0;  // when it was last charged
   Done done_;

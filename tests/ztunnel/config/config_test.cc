@@ -217,6 +217,7 @@ TEST_CASE("bad values stop the start with name, value and reason") {
       Row{"ZT_HANDSHAKES", "-1", "expected a whole number from 1 to 1000000"},
       Row{"ZT_TUNNELS_PER_POD", "", "expected a whole number from 1 to 1000000"},
       Row{"ZT_CONNECTIONS_PER_POD", "10000001", "expected a whole number from 1 to 10000000"},
+      Row{"ZT_LOOKUPS_PER_POD", "15", "expected a whole number from 16 to 16384"},
       Row{"ZT_UNKNOWN_POLICY", "allow", "expected deny or skip"},
       Row{"ZT_LOCAL_CONGESTION_CONTROL", "cubic; rm", "expected the name of a congestion control, or nothing for the system's"},
       Row{"CLUSTER_DOMAIN", "cluster local", "expected a domain name"},

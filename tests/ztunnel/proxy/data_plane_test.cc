@@ -4,6 +4,7 @@
 #include "ztunnel/proxy/data_plane.h"
 
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -467,6 +468,206 @@ TEST_CASE("the admin dump and a shutdown pass over many connections in pieces, a
   size_t left = 0;
   for (const auto& worker : mesh.client->data_plane->workers()) left += worker->connections;
   CHECK(left == 0);
+}
+
+TEST_CASE("a pod that is taken away ends all of its connections and tunnels, and comes back anew") {
+  Mesh mesh;
+  constexpr size_t kOpen = 300;  // more than a piece for each worker
+  std::vector<UniqueFd> open;
+  for (size_t i = 0; i < kOpen; ++i) {
+    open.push_back(mesh.dial());
+    REQUIRE(open.back());
+  }
+  for (const auto& fd : open) REQUIRE(echo(fd.get(), 1) == 1);
+  const bool client = GENERATE(true, false);
+  CAPTURE(client);
+  Node& node = client ? *mesh.client : *mesh.server;
+  const auto tunnels = [&] {
+    size_t count = 0;
+    for (const auto& worker : node.data_plane->workers()) count += worker->io().client_tunnels + worker->io().server_tunnels;
+    return count;
+  };
+  REQUIRE(tunnels() > 0);
+  node.on_control([&] { node.data_plane->stop("dedicated"); });
+  for (const auto& fd : open) {
+    char byte;
+    CHECK(recv(fd.get(), &byte, 1, 0) <= 0);
+  }
+  for (const auto limit = Clock::now() + 20s; tunnels() > 0 && Clock::now() < limit;) std::this_thread::sleep_for(1ms);
+  CHECK(tunnels() == 0);
+  for (const auto& worker : node.data_plane->workers()) CHECK(worker->connections == 0);
+  node.on_control([&] {
+    auto bound =
+        node.data_plane->bind_dedicated("dedicated", {client ? "client" : "server", "shop", client ? "client" : "server"});
+    REQUIRE(bound);
+    node.data_plane->serve(std::move(*bound));
+  });
+  const UniqueFd again = mesh.dial();
+  REQUIRE(again);
+  CHECK(echo(again.get(), 1000) == 1000);
+}
+
+TEST_CASE("a handshake that has begun is charged to its pod and peer, and what is charged goes with it") {
+  Mesh mesh;
+  const auto held = [&] {
+    size_t bytes = 0;
+    for (const auto& worker : mesh.server->data_plane->workers()) bytes += worker->io().budget.used();
+    return bytes;
+  };
+  const auto becomes = [&](size_t least, size_t most) {
+    for (const auto limit = Clock::now() + 20s; Clock::now() < limit; std::this_thread::sleep_for(1ms)) {
+      if (const size_t now = held(); now >= least && now <= most) return true;
+    }
+    return false;
+  };
+  CHECK(held() == 0);
+  UniqueFd peer = tcp_socket();
+  sockaddr_storage storage;
+  const socklen_t length = at(mesh.server_ip, 15008).to_sockaddr(storage);
+  REQUIRE(connect(peer.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+  // A whole record, and the beginning of a ClientHello.
+  const std::string begun("\x16\x03\x01\x00\x06\x01\x00\x10\x00\x03\x03", 11);
+  REQUIRE(::send(peer.get(), begun.data(), begun.size(), 0) == static_cast<ssize_t>(begun.size()));
+  CHECK(becomes(40 * 1024, 64 * 1024));
+  peer.reset();
+  CHECK(becomes(0, 0));
+}
+
+namespace {
+
+// How long a worker is busy between two looks at its sockets, by the processor's time: what else runs on the machine does not count.
+class TurnProbe {
+ public:
+  explicit TurnProbe(Worker& worker) : worker_(worker) {
+    worker_.post([this] { look(); });
+  }
+  std::chrono::microseconds longest() {
+    ending_ = true;
+    ended_.get_future().wait();
+    return std::chrono::duration_cast<std::chrono::microseconds>(longest_);
+  }
+
+ private:
+  void look() {
+    timespec spent;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &spent);
+    const auto now = std::chrono::seconds(spent.tv_sec) + std::chrono::nanoseconds(spent.tv_nsec);
+    if (last_.count() > 0) longest_ = std::max<std::chrono::nanoseconds>(longest_, now - last_);
+    last_ = now;
+    if (ending_) return ended_.set_value();
+    worker_.post([this] { look(); });
+  }
+  Worker& worker_;
+  std::chrono::nanoseconds last_{0}, longest_{0};
+  std::atomic<bool> ending_{false};
+  std::promise<void> ended_;
+};
+
+// An application that takes connections and does nothing with them.
+class QuietServer {
+ public:
+  explicit QuietServer(const SocketAddress& address) : listener_(tcp_socket()) {
+    sockaddr_storage storage;
+    const socklen_t length = address.to_sockaddr(storage);
+    const int on = 1;
+    setsockopt(listener_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    REQUIRE(bind(listener_.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+    REQUIRE(listen(listener_.get(), 4096) == 0);
+    acceptor_ = std::thread([this] {
+      for (;;) {
+        UniqueFd fd(accept(listener_.get(), nullptr, nullptr));
+        if (!fd) return;
+        taken_.push_back(std::move(fd));
+        ++count;
+      }
+    });
+  }
+  ~QuietServer() {
+    shutdown(listener_.get(), SHUT_RDWR);
+    acceptor_.join();
+  }
+  std::atomic<size_t> count{0};
+
+ private:
+  UniqueFd listener_;
+  std::thread acceptor_;
+  std::vector<UniqueFd> taken_;
+};
+
+}  // namespace
+
+namespace {
+// A turn has 2 ms and goes on with one more piece. Sanitizers make all of it slower.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::chrono::milliseconds kLongTurn{200};
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+constexpr std::chrono::milliseconds kLongTurn{200};
+#else
+constexpr std::chrono::milliseconds kLongTurn{20};
+#endif
+#endif
+}  // namespace
+
+TEST_CASE("with thousands of connections no turn of a worker is long, whatever concerns all of them") {
+  rlimit files;
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &files) == 0);
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+  // Four sockets each are in this process: the application's, two of each proxy's, and the other application's.
+  const size_t count = std::min<size_t>(4500, (files.rlim_cur - 1000) / 4);
+  Mesh mesh;
+  mesh.app.reset();
+  QuietServer app(at(mesh.server_ip, Mesh::kAppPort));
+  std::vector<std::unique_ptr<TurnProbe>> probes;
+  for (Node* node : {mesh.client.get(), mesh.server.get()}) {
+    for (const auto& worker : node->data_plane->workers()) probes.push_back(std::make_unique<TurnProbe>(*worker));
+  }
+  std::vector<UniqueFd> open;
+  for (size_t i = 0; i < count; ++i) {
+    open.push_back(mesh.dial());
+    REQUIRE(open.back());
+  }
+  const auto until = [](const auto& done) {
+    for (const auto limit = Clock::now() + 60s; Clock::now() < limit; std::this_thread::sleep_for(1ms)) {
+      if (done()) return true;
+    }
+    return false;
+  };
+  REQUIRE(until([&] { return app.count == count; }));
+  const auto left = [](const Node& node) {
+    size_t all = 0;
+    for (const auto& worker : node.data_plane->workers()) all += worker->connections;
+    return all;
+  };
+  // Policies are asked again for all of them, tunnels are held against revocation lists, the admin dump names them.
+  for (int i = 0; i < 3; ++i) {
+    mesh.apply("policies: [{name: p" + std::to_string(i) +
+               ", namespace: shop, scope: Namespace, action: Deny, rules: [[[{destinationPorts: [9]}]]]}]\n");
+    for (Node* node : {mesh.client.get(), mesh.server.get()}) {
+      std::promise<size_t> lines;
+      node->loop.post([&] {
+        node->data_plane->set_revocations(nullptr);
+        node->data_plane->collect_connections([&](const std::map<std::string, PodConnections>& pods) {
+          size_t all = 0;
+          for (const auto& [uid, connections] : pods) all += connections.outbound.size() + connections.inbound.size();
+          lines.set_value(all);
+        });
+      });
+      auto counted = lines.get_future();
+      REQUIRE(counted.wait_for(60s) == std::future_status::ready);
+      CHECK(counted.get() == count);
+    }
+  }
+  // Peers are told to leave, and the pod goes.
+  mesh.server->on_control([&] { mesh.server->data_plane->drain_all(); });
+  mesh.client->on_control([&] { mesh.client->data_plane->stop("dedicated"); });
+  REQUIRE(until([&] { return left(*mesh.client) == 0 && left(*mesh.server) == 0; }));
+  for (auto& probe : probes) {
+    const auto longest = probe->longest();
+    CAPTURE(longest.count());
+    CHECK(longest < kLongTurn);
+  }
 }
 
 namespace {

@@ -43,12 +43,12 @@ struct Fixture {
   ~Fixture() { pod.reset(); }
 
   // The client's workload and these.
-  void know(const std::string& others) {
+  void know(const std::string& others, const std::string& services = "[]\n") {
     auto parsed = workload_api::parse_local_config(
         "workloads:\n- {uid: c, name: client, namespace: shop, serviceAccount: client, workloadIps: [127.0.0.1], protocol: "
         "HBONE, "
         "services: {}}\n" +
-            others + "services: []\npolicies: []\n",
+            others + "services: " + services + "policies: []\n",
         "test.yaml");
     REQUIRE(parsed);
     REQUIRE(store.replace_local(std::move(*parsed)).empty());
@@ -119,4 +119,40 @@ TEST_CASE("on demand, what has come by other ways while the control plane was si
   f.asked.at(0).done(LookupAnswer::kTimedOut);
   REQUIRE(f.run_until([&] { return f.pod->connection_count() == 1 || f.pod->unfinished() == 0; }));
   CHECK(f.denied("lookup_failed") == 0);
+}
+
+TEST_CASE("clients of one connection each are spread over the endpoints of a service, however many pods they are") {
+  constexpr int kPods = 500, kEndpoints = 10;
+  Fixture f;
+  std::string endpoints;
+  for (int i = 0; i < kEndpoints; ++i) {
+    const std::string number = std::to_string(i);
+    endpoints += "- {uid: e" + number + ", name: e" + number + ", workloadName: e" + number +
+                 ", namespace: shop, serviceAccount: s, workloadIps: [127.0.9." + std::to_string(i + 1) +
+                 "], protocol: TCP, services: {shop/s.shop: {80: 1}}}\n";
+  }
+  f.know(endpoints, "\n- {name: s, namespace: shop, hostname: s.shop, vips: [/240.1.0.1], ports: {80: 1}}\n");
+  std::vector<std::unique_ptr<PodWorker>> pods;
+  std::vector<UniqueFd> applications;
+  for (int i = 0; i < kPods; ++i) {
+    f.open("240.1.0.1:80");
+    REQUIRE(f.run_until([&] { return f.pod->unfinished() == 0; }));  // refused there: which endpoint it was is what counts
+    pods.push_back(std::exchange(
+        f.pod,
+        std::make_unique<PodWorker>(f.worker, "uid-" + std::to_string(i + 2), PodName{"client", "shop", "client"},
+                                    SocketOptions{}, std::make_shared<PodCounts>(std::make_shared<std::atomic<size_t>>(0)))));
+  }
+  const std::string text = f.metrics.render();
+  for (int i = 0; i < kEndpoints; ++i) {
+    const std::string label = "destination_workload=\"e" + std::to_string(i) + "\"";
+    size_t opened = 0;
+    for (size_t at = text.find("istio_tcp_connections_opened_total{"); at != std::string::npos;
+         at = text.find("istio_tcp_connections_opened_total{", at + 1)) {
+      const std::string line = text.substr(at, text.find('\n', at) - at);
+      if (line.find(label) != std::string::npos) opened += std::stoul(line.substr(line.rfind(' ') + 1));
+    }
+    INFO(label);
+    CHECK(opened == kPods / kEndpoints);
+  }
+  pods.clear();
 }

@@ -78,7 +78,7 @@ struct Between {
     return [this](Relay&) { ++relays_over; };
   }
   Result<> splice() {
-    auto relay = std::make_unique<SpliceRelay>(pair.io, pair.io.budget);
+    auto relay = std::make_unique<SpliceRelay>(pair.io, std::shared_ptr<MemoryAccount>(std::shared_ptr<void>(), &pair.io.budget));
     ZT_TRY(relay->start(std::move(client_socket), std::move(server_socket), count()));
     near = std::move(relay);
     return {};

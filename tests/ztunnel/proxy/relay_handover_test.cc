@@ -89,7 +89,8 @@ struct MovingPair : Ends {
   EventLoop loop;
   MemoryLimit memory{64 << 20};
   hbone::WorkerIo io{loop, memory};
-  std::unique_ptr<SpliceRelay> relay = std::make_unique<SpliceRelay>(io, io.budget);
+  std::unique_ptr<SpliceRelay> relay =
+      std::make_unique<SpliceRelay>(io, std::shared_ptr<MemoryAccount>(std::shared_ptr<void>(), &io.budget));
   std::optional<RelayEnd> end;
   RelayBytes bytes;
   size_t with_pipes = 0;
@@ -118,7 +119,7 @@ struct MovingPair : Ends {
     std::vector<UniqueFd> descriptors;
     const handover::PairUnit unit = freeze(descriptors);
     relay->discard();
-    relay = std::make_unique<SpliceRelay>(io, io.budget);
+    relay = std::make_unique<SpliceRelay>(io, std::shared_ptr<MemoryAccount>(std::shared_ptr<void>(), &io.budget));
     relay->resume(unit, std::move(descriptors), done());
     relay->thaw();
   }
@@ -366,7 +367,7 @@ TEST_CASE("a discarded relay says nothing to either application, and calls nobod
   CHECK_FALSE(pair.end);
   CHECK_FALSE(pair.client.ended);
   CHECK(pair.client.error == 0);
-  pair.relay = std::make_unique<SpliceRelay>(pair.io, pair.io.budget);
+  pair.relay = std::make_unique<SpliceRelay>(pair.io, std::shared_ptr<MemoryAccount>(std::shared_ptr<void>(), &pair.io.budget));
   pair.relay->resume(unit, std::move(descriptors), pair.done());
   pair.relay->thaw();
   pair.client.to_send = 500;
