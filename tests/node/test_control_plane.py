@@ -349,7 +349,7 @@ def test_on_demand_a_name_about_which_the_control_plane_is_silent_is_not_said_to
     shop.istiod.say("node", shop.node.name)
     outside = shop.node.pod("outside", captured=False)
     shop.ca_folder = os.path.join(shop.folder, "ca")
-    shop.start(XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false", EMBEDDED_CA_DIR=shop.ca_folder, ZT_POLICY_WAIT="0s")
+    shop.start(XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false", EMBEDDED_CA_DIR=shop.ca_folder, CA_ADDRESS=None)
     tunnel = Tunnel(outside, shop.web.ip, shop, shop.client.identity)
     assert tunnel.connect("nowhere.example:80") == 503
     shop.wait_metric(lambda n: n == 1, "zt_early_denials_total", reporter="destination", reason="no_service")
