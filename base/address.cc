@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "base/host_port.h"
 #include "base/text.h"
 
 namespace zt {
@@ -73,16 +74,10 @@ std::string IpAddress::to_string() const {
 }
 
 std::optional<SocketAddress> SocketAddress::parse(std::string_view text) {
-  const auto colon = text.rfind(':');
-  if (colon == std::string_view::npos) return std::nullopt;
-  auto host = text.substr(0, colon);
-  const auto port = whole_number<uint16_t>(text.substr(colon + 1));
-  const bool bracketed = host.size() >= 2 && host.front() == '[' && host.back() == ']';
-  if (bracketed) host = host.substr(1, host.size() - 2);
-  if (!port || (host.find(':') != std::string_view::npos) != bracketed) return std::nullopt;
-  const auto ip = IpAddress::parse(host);
+  const auto parts = split_host_port(text);
+  const auto ip = parts ? IpAddress::parse(parts->host) : std::nullopt;
   if (!ip) return std::nullopt;
-  return SocketAddress{*ip, *port};
+  return SocketAddress{*ip, parts->port};
 }
 
 SocketAddress SocketAddress::from_sockaddr(const sockaddr_storage& storage) {

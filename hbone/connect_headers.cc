@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 
+#include "base/host_port.h"
 #include "base/text.h"
 #include "mesh/reason.h"
 
@@ -170,14 +171,12 @@ Result<ReceivedConnect> parse_connect(const Headers& headers) {
     request.port = address->port;
     return request;
   }
-  const auto colon = request.authority.rfind(':');
-  if (colon == std::string::npos || colon == 0) return bad();
-  request.host = request.authority.substr(0, colon);
+  const auto parts = split_host_port(request.authority);
+  if (!parts || parts->bracketed) return bad();
   // It gets into logs and into what the control plane is asked for.
-  if (!visible_ascii(request.host) || request.host.find_first_of(":/?#[]@\\ ") != std::string::npos) return bad();
-  const char* end = request.authority.data() + request.authority.size();
-  const auto [stop, error] = std::from_chars(request.authority.data() + colon + 1, end, request.port);
-  if (error != std::errc{} || stop != end) return bad();
+  if (!visible_ascii(parts->host) || parts->host.find_first_of("/?#[]@\\ ") != std::string_view::npos) return bad();
+  request.host = parts->host;
+  request.port = parts->port;
   return request;
 }
 

@@ -18,6 +18,7 @@
 #include "base/address.h"
 #include "base/grpc/callback_queue.h"
 #include "base/grpc/host_verifier.h"
+#include "base/host_port.h"
 #include "base/log.h"
 
 namespace zt::rpc {
@@ -68,11 +69,9 @@ Result<Endpoint> Endpoint::make(EndpointOptions options) {
   const auto bad_address = [&] { return fail(Fault::kInvalidInput, address + " is not https://host:port"); };
   if (!address.starts_with(kScheme)) return bad_address();
   endpoint.authority_ = address.substr(kScheme.size());
-  const auto colon = endpoint.authority_.rfind(':');
-  if (colon == std::string::npos || colon == 0 || colon + 1 == endpoint.authority_.size()) return bad_address();
-  endpoint.host_ = endpoint.authority_.substr(0, colon);
-  if (endpoint.host_.starts_with('[') && endpoint.host_.ends_with(']'))
-    endpoint.host_ = endpoint.host_.substr(1, endpoint.host_.size() - 2);
+  const auto parts = split_host_port(endpoint.authority_);
+  if (!parts) return bad_address();
+  endpoint.host_ = parts->host;
 
   for (const HeaderList* headers : {&endpoint.options_.credentials.with_token, &endpoint.options_.headers})
     for (const auto& [name, value] : *headers)

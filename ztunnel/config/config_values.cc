@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "base/host_port.h"
 #include "base/text.h"
 #include "mesh/reason.h"
 
@@ -33,9 +34,8 @@ bool is_domain(std::string_view text) {
 // Host and port of "host:port" or "[v6]:port".
 bool is_host_port(std::string_view text) {
   if (SocketAddress::parse(text)) return true;
-  const auto colon = text.rfind(':');
-  if (colon == std::string_view::npos || !is_domain(text.substr(0, colon))) return false;
-  return parse_unsigned(text.substr(colon + 1), 1, 65535).has_value();
+  const auto parts = split_host_port(text);
+  return parts && !parts->bracketed && is_domain(parts->host) && parts->port > 0;
 }
 
 // Helm makes 4.194304e+06 of a large number in its values, which nobody reads as a whole number: say how to write it.

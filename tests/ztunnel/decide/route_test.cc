@@ -1,4 +1,5 @@
 #include "ztunnel/decide/route.h"
+#include "base/host_port.h"
 #include "mesh/reason.h"
 
 #include <catch2/catch.hpp>
@@ -482,8 +483,9 @@ namespace {
 // "address:port" or "host:port"; the test's own texts.
 Authority authority_of(std::string_view text) {
   if (const auto address = SocketAddress::parse(text)) return *address;
-  const size_t colon = text.rfind(':');
-  return HostPort{std::string(text.substr(0, colon)), static_cast<uint16_t>(std::stoi(std::string(text.substr(colon + 1))))};
+  const auto parts = split_host_port(text);
+  REQUIRE(parts);
+  return HostPort{std::string(parts->host), parts->port};
 }
 }  // namespace
 
