@@ -253,7 +253,7 @@ void RecordLink::settle() {
 void RecordLink::on_blocked_timer() {
   if (!blocked_) return;
   if (io_.loop.now() >= last_taken_ + send_timeout_) {
-    user_.on_link_lost(Reason::kPeerLost,
+    user_.on_link_lost(Reason::kSendTimeout,
                        "connection failed: the peer took nothing for " + std::to_string(send_timeout_.count()) + " ms");
     return;
   }

@@ -107,7 +107,7 @@ void Tunnel::close(Reason reason, H2Error code) {
 
 void Tunnel::close_for(H2Error code, const std::string& what) {
   if (closed_) return;
-  close(Reason::kH2Failed, code);
+  close(code == H2Error::kEnhanceYourCalm ? Reason::kPeerFlood : Reason::kH2Failed, code);
   closed_->text = "h2 failed: " + what;
 }
 

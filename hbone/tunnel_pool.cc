@@ -15,8 +15,8 @@ size_t TunnelKeyHash::operator()(const TunnelKey& key) const noexcept {
   return hash;
 }
 
-TunnelPool::TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dial)
-    : loop_(loop), config_(config), dial_(std::move(dial)), tasks_(loop) {}
+TunnelPool::TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dial, Ended ended)
+    : loop_(loop), config_(config), dial_(std::move(dial)), ended_(std::move(ended)), tasks_(loop) {}
 
 TunnelPool::~TunnelPool() = default;
 
@@ -112,9 +112,10 @@ void TunnelPool::on_streams_changed(Tunnel& tunnel) noexcept {
   if (const auto known = owned_.find(&tunnel); known != owned_.end()) watch_idle(*known->second);
 }
 
-void TunnelPool::on_tunnel_closed(Tunnel& tunnel, const Error&) noexcept {
+void TunnelPool::on_tunnel_closed(Tunnel& tunnel, const Error& why) noexcept {
   const auto known = owned_.find(&tunnel);
   if (known == owned_.end()) return;  // closed while it was being started: the dial reports it
+  if (ended_) ended_(known->second->key, why);
   const auto place = entries_.find(known->second->key);
   const auto gone = std::move(known->second);
   owned_.erase(known);

@@ -43,7 +43,9 @@ using Dial = std::function<Task<Result<std::unique_ptr<Tunnel>>>(const TunnelKey
 // peer sends GOAWAY, or when retire() says that its destination is gone.
 class TunnelPool final : private TunnelOwner {
  public:
-  TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dial);
+  // `ended`: told of each tunnel that ends.
+  using Ended = std::function<void(const TunnelKey& key, const Error& why)>;
+  TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dial, Ended ended = {});
   ~TunnelPool();
 
   // Sends CONNECT on a pooled tunnel, dialling if need be. The stream's answer comes to handler.on_response().
@@ -88,6 +90,7 @@ class TunnelPool final : private TunnelOwner {
   EventLoop& loop_;
   const TunnelPoolConfig& config_;
   Dial dial_;
+  Ended ended_;
   std::unordered_map<TunnelKey, Entry, TunnelKeyHash> entries_;
   WalkList<Pooled> all_;
   WalkList<Pooled>::Walk retired_, looked_at_;

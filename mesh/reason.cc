@@ -49,6 +49,8 @@ const ReasonInfo& reason_info(Reason reason) {
       {"handshake_limit", "CONNECT", 503},
       {"tunnel_limit", "CONNECT", 503},
       {"connection_limit", "CONNECT", 503},
+      {"peer_flood", "H2_HANDSHAKE_FAILURE", 503},
+      {"send_timeout", "CONNECT", 503},
   }};
   const auto index = static_cast<size_t>(reason);
   return kTable[index < kTable.size() ? index : static_cast<size_t>(Reason::kInternal)];

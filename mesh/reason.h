@@ -48,6 +48,8 @@ enum class Reason : uint8_t {
   kHandshakeLimit,   // too many handshakes in flight: of the source, for the pod, or in all
   kTunnelLimit,      // the pod has as many tunnels from peers as it may
   kConnectionLimit,  // the pod has as many connections as it may
+  kPeerFlood,        // the peer of a tunnel sends too much that moves nothing, or that has to be refused
+  kSendTimeout,      // the peer of a tunnel takes nothing of what there is for it
   kCount_,
 };
 

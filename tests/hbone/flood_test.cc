@@ -68,7 +68,7 @@ TEST_CASE("whatever a peer floods us with, it is told to calm down") {
   }
   REQUIRE(peer.run([&] { return peer.ended && peer.server.closed; }));
   CHECK(sent < 30'000);
-  CHECK(peer.server.closed->reason == Reason::kH2Failed);
+  CHECK(peer.server.closed->reason == Reason::kPeerFlood);
   CHECK(peer.server.closed->text.find("too many") != std::string::npos);
   REQUIRE(peer.count(kGoaway) >= 1);
   CHECK(peer.last(kGoaway).substr(4, 4) == increment(0xb));
@@ -155,7 +155,7 @@ TEST_CASE("a tunnel whose peer takes nothing gives its buffer back, is charged f
   REQUIRE_FALSE(peer.server.closed);
   CHECK(peer.io.budget.used() <= kWorkerBufferBytes);
   REQUIRE(peer.loop.run_until([&] { return peer.server.closed.has_value(); }, 10s));
-  CHECK(peer.server.closed->reason == Reason::kPeerLost);
+  CHECK(peer.server.closed->reason == Reason::kSendTimeout);
   CHECK(peer.server.closed->text.find("took nothing for 200 ms") != std::string::npos);
   CHECK(peer.io.budget.used() == 0);
 }

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness import apps, hbone
+from harness import apps, hbone, hbone_frames
 from harness.mesh import Mesh
 from harness.netns import run
 from harness.process import eventually
@@ -175,3 +175,25 @@ def test_a_flood_of_refused_connections_makes_a_few_lines_and_an_exact_count(sho
     seconds = time.monotonic() - begun
     eventually(lambda: any("connections failed" in line for line in lines()), "the rest to be summed up")
     assert len(lines()) - logged <= 11 * (seconds + 3)
+
+
+def test_a_peer_that_floods_its_tunnel_is_ended_and_said(shop):
+    """Its frames move nothing. It proved who it is, and still learns nothing but ENHANCE_YOUR_CALM."""
+    node = shop.nodes[1]
+
+    def ended():
+        _, metrics = node.http(15020, "/metrics")
+        return 'zt_limit_reached_total{limit="peer_flood"} 1\n' in metrics
+
+    leaf, key = hbone.certificate(shop.folder, shop.ca_folder, shop.client.identity)
+    with hbone.tls_context(shop.ca_folder, leaf, key).wrap_socket(shop.outsider.connect(shop.far.ip, 15008)) as tls:
+        tls.sendall(hbone_frames.PREFACE + hbone_frames.frame(hbone_frames.SETTINGS, 0, 0))
+        try:
+            for _ in range(100):
+                tls.sendall(hbone_frames.frame(hbone_frames.WINDOW_UPDATE, 0, 0, b"\0\0\0\1") * 1000)
+        except (ssl.SSLError, ConnectionError):
+            pass  # it ended while we wrote
+        eventually(ended, "the flood to be counted")
+    said = [line for line in node.ztunnel.text().splitlines() if f"src.addr={shop.outsider.ip}" in line and "too many" in line]
+    assert len(said) == 1
+    proxies_still_work(shop)

@@ -152,6 +152,14 @@ void deny_early(Worker& worker, Direction direction, const SocketAddress& source
                                     why.text);
 }
 
+void note_tunnel_end(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination,
+                     const Error& why) {
+  if (why.reason != Reason::kPeerFlood && why.reason != Reason::kSendTimeout) return;
+  worker.metrics().limit_reached.get({reason_info(why.reason).name}).add();
+  worker.metrics().denial_log.write(Clock::now(), source, destination, direction == Direction::kOutbound ? "outbound" : "inbound",
+                                    why.text);
+}
+
 void append_line(PodConnections& lines, const ConnectionInfo& info) {
   const bool inbound = info.direction == Direction::kInbound;
   (inbound ? lines.inbound : lines.outbound)

@@ -69,6 +69,10 @@ class ConnectionRecord {
 void deny_early(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination,
                 const Error& why);
 
+// A tunnel has ended. Says and counts it if its peer went too far.
+void note_tunnel_end(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination,
+                     const Error& why);
+
 // The attributes of a workload that travel in baggage.
 [[nodiscard]] hbone::Baggage baggage_of(const workload_api::Workload& workload);
 [[nodiscard]] identity::SpiffeId identity_of(const workload_api::Workload& workload);

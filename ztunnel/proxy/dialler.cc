@@ -10,8 +10,12 @@ namespace zt::ztunnel {
 
 Dialler::Dialler(const LocalPod& pod)
     : pod_(pod),
-      pool_(pod.worker.loop(), pod.worker.settings().pool,
-            [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); }) {}
+      pool_(
+          pod.worker.loop(), pod.worker.settings().pool,
+          [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); },
+          [this](const hbone::TunnelKey& key, const Error& why) {
+            note_tunnel_end(pod_.worker, Direction::kOutbound, {key.source_ip, 0}, key.destination, why);
+          }) {}
 
 bool Dialler::retire_some(bool anew, const workload_api::Snapshot& snapshot) {
   return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) {

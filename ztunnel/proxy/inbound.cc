@@ -65,7 +65,8 @@ class Inbound::InboundTunnel final : public WalkList<InboundTunnel>::Element, pu
   void on_streams_changed(hbone::Tunnel& tunnel) noexcept override {
     if (tunnel.streams() == 0 && !leaving_ && !Unused::is_linked()) inbound_.unused_.push_back(*this);
   }
-  void on_tunnel_closed(hbone::Tunnel&, const Error&) noexcept override {
+  void on_tunnel_closed(hbone::Tunnel&, const Error& why) noexcept override {
+    note_tunnel_end(inbound_.worker_, Direction::kInbound, peer_, local_, why);
     // Last use of *this: connections on it were told by their streams.
     inbound_.forget(*this);
   }

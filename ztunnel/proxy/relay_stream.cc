@@ -189,6 +189,8 @@ void StreamRelay::on_closed(Reason reason, H2Error code) noexcept {
   // The peer closed the whole tunnel: to an application that is a reset like any other, and no failure of ours.
   if (reason == Reason::kUpstreamReset || reason == Reason::kDownstreamReset) return finish(reason);
   if (reason == Reason::kPeerLost) return finish(reason, "h2 failed: the peer does not answer any more");
+  if (reason == Reason::kSendTimeout) return finish(reason, "h2 failed: the peer takes nothing any more");
+  if (reason == Reason::kPeerFlood) return finish(reason, "h2 failed: the peer floods its tunnel");
   if (reason == Reason::kCertRevoked) return finish(reason, "connection closed: peer certificate revoked by CRL");
   if (reason == Reason::kStreamReset) {
     // Contract §2.7: NO_ERROR and CANCEL are how peers close; everything else is a reset, and stays one.
