@@ -60,8 +60,8 @@ class Server {
       if (fd < 0) return;
       auto connection = std::make_unique<Connection>();
       connection->fd = fd;
-      epoll_.add(fd, EPOLLIN, connection.get());
-      (void)connection.release();  // owned by the event loop; deleted when turn() says that it is over
+      Connection* const owned = connection.release();  // by the event loop; deleted when turn() says that it is over
+      epoll_.add(fd, EPOLLIN, owned);
     }
   }
 

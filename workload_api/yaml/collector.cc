@@ -94,7 +94,7 @@ Str Collector::policy(const Value& item) {
   return name;
 }
 
-LocalContent Collector::take() && {
+LocalContent Collector::take() {
   content_.names = std::move(names_);
   return std::move(content_);
 }

@@ -19,9 +19,9 @@ class Collector {
   void read(yaml::Reader& reader);
 
   [[nodiscard]] const Outline& outline() const { return outline_; }
-  // What the items say, with all their names. To be called last.
-  [[nodiscard]] LocalContent take() &&;
-  [[nodiscard]] Outline take_outline() && { return std::move(outline_); }
+  // What the items say, with all their names, and where they are; each once, and last.
+  [[nodiscard]] LocalContent take();
+  [[nodiscard]] Outline take_outline() { return std::move(outline_); }
 
  private:
   Str workload(const yaml::Value& item);

@@ -46,11 +46,11 @@ LocalVersion read_whole(FileSource& source, const LocalReading& reading) {
     collector.read(reader);
     seen = reader.seen();
   }
-  LocalVersion version{.content = std::move(collector).take(), .pieces = nullptr};
+  LocalVersion version{.content = collector.take(), .pieces = nullptr};
   const uint64_t size = source.digest().size();
   if (size < reading.worth_cutting || seen.anchors || seen.directives) return version;
   const uint64_t digest = source.digest().value();
-  if (auto pieces = Pieces::cut(source, size, std::move(collector).take_outline(), digest, seen.values))
+  if (auto pieces = Pieces::cut(source, size, collector.take_outline(), digest, seen.values))
     version.pieces = std::make_shared<const Pieces>(std::move(*pieces));
   return version;
 }
@@ -170,8 +170,8 @@ std::optional<LocalVersion> read_change(FileSource& source, const LocalReading& 
     }
     values = document.values();
   }
-  LocalContent read = std::move(collector).take();
-  Outline outline = std::move(collector).take_outline();
+  LocalContent read = collector.take();
+  Outline outline = collector.take_outline();
   for (Outline::List& one : outline.lists)
     for (uint32_t& line : one.item_lines) --line;  // the key's
   const NameSet& names = list == LocalList::kPolicies ? read.names->policies : read.names->addresses;

@@ -26,7 +26,7 @@ Result<Batch> parse_local_config(std::string_view text, std::string_view file_na
     Collector collector(nullptr);
     yaml::Reader reader(source, kLimits);
     collector.read(reader);
-    return std::move(collector).take().batch;
+    return collector.take().batch;
   });
 }
 

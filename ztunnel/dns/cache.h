@@ -50,7 +50,7 @@ class PodCache final : private MemoryAccount::Claim {
  public:
   // `memory`: the pod's. When others need it, the older half goes.
   PodCache(CacheAccount& account, MemoryAccount& memory);
-  ~PodCache();
+  ~PodCache() override;
   PodCache(const PodCache&) = delete;
 
   // The answer to `query` with what is left of its TTLs; false if there is none.

@@ -59,7 +59,7 @@ class TcpSession final : private Deferred, private MemoryAccount::Claim {
   // `memory`: the pod's. When others need it, the connection goes.
   TcpSession(EventLoop& loop, UniqueFd client, const SocketOptions& options, PodDns& pod, MemoryAccount& memory,
              std::function<void(TcpSession&)> closed);
-  ~TcpSession();
+  ~TcpSession() override;
   TcpSession(const TcpSession&) = delete;
   void start();
   [[nodiscard]] bool busy() const { return !waiting_.empty() || client_.unsent() > 0; }
