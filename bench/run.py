@@ -28,6 +28,7 @@ def arguments():
     parser.add_argument("--peer", metavar="BINARY", help="another proxy to measure, turn by turn: run in dedicated mode, with istio/ztunnel's environment names; "
                         "or another build of ours")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each path, of which the median counts (default 3)")
+    parser.add_argument("--seconds", type=int, metavar="N", help="length of a turn (default 4); many short turns beside each other bear a machine that others use")
     parser.add_argument("--only", metavar="WORDS", help="only works whose name contains one of these comma-separated words")
     parser.add_argument("--quick", action="store_true", help="one short turn of each: shows that it works, not how fast")
     parser.add_argument("--workers", default="", metavar="N", help="ZTUNNEL_WORKER_THREADS of every proxy (default: the proxies' own)")
@@ -120,6 +121,8 @@ def measure(work, paths, rounds, settings):
 def main():
     options = arguments()
     settings = Settings(options.quick)
+    if options.seconds:
+        settings.seconds = options.seconds
     works = all_works(settings)
     if options.only:
         wanted = [word.strip() for word in options.only.split(",")]
