@@ -117,8 +117,9 @@ class EventLoop {
  private:
   friend class Timer;
   static constexpr int kMaxEvents = 256;
-  // As many may do all that they can in one turn.
-  static constexpr size_t kFullShares = 8;
+  // As many may do all that they can in one turn: the sockets of a few dozen busy streams count here, and with 8 the tunnel that
+  // they share was filled in small batches, which cost bulk over 32 connections 4 % of its processor time.
+  static constexpr size_t kFullShares = 32;
   static constexpr std::chrono::seconds kLongestTurnPart{10};
   static constexpr size_t kLongestTurnParts = 7;  // the current one included
 

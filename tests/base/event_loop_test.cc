@@ -289,7 +289,9 @@ TEST_CASE("the more are ready the less each may do in a turn") {
   run_with(1);
   CHECK(shares.back() == 1 << 20);
   run_with(32);
+  CHECK(shares.front() == 1 << 20);
+  run_with(128);
   CHECK(shares.front() == (1 << 20) / 4);
-  run_with(1000);
+  run_with(10'000);
   CHECK(shares.front() == 16 << 10);
 }
