@@ -12,7 +12,7 @@ import pytest
 
 from harness import dedicated, dns
 from harness.dns_shop import VIP, WWW, build, dig
-from harness.mesh import program, sanitized
+from harness.mesh import program
 from harness.netns import run
 from harness.process import Process, eventually
 
@@ -130,7 +130,6 @@ def test_a_pod_that_asks_too_much_at_once_is_told_so_and_others_are_not_harmed(m
     eventually(lambda: dig(mesh.client, silent.ip, "+tcp", "+short", "web.shop") == VIP, "a connection to be free again")
 
 
-@pytest.mark.skipif(sanitized(), reason="a sanitizer's own memory says nothing of ours")
 def test_what_slow_queries_over_tcp_hold_is_bounded_and_paid_by_the_pod_that_sends_them(mesh):
     build(mesh)
     other = mesh.nodes[0].pod("other")

@@ -164,6 +164,7 @@ bool TcpSession::step_upstream() {
 }
 
 void TcpSession::serve(View message) {
+  asked_ = true;
   const Query query(message);
   Plan plan = pod_.plan(query, Transport::kTcp, scratch_);
   switch (plan.step) {

@@ -62,7 +62,8 @@ class TcpSession final : private Deferred, private MemoryAccount::Claim {
   ~TcpSession() override;
   TcpSession(const TcpSession&) = delete;
   void start();
-  [[nodiscard]] bool busy() const { return !waiting_.empty() || client_.unsent() > 0; }
+  // Whether somebody waits for an answer, or has only just come and will ask: closing now would reset the connection under the query.
+  [[nodiscard]] bool busy() const { return !waiting_.empty() || client_.unsent() > 0 || (!asked_ && !client_ended_); }
 
  private:
   struct Side final : Watcher {
@@ -108,6 +109,7 @@ class TcpSession final : private Deferred, private MemoryAccount::Claim {
   size_t tries_ = 0;
   bool connected_ = false;   // the upstream has answered our SYN
   bool asked_anew_ = false;  // after the upstream had closed a connection in use
+  bool asked_ = false;       // by the client, at least once
   bool client_ended_ = false;
   bool done_ = false;
   std::vector<Waiting> waiting_;

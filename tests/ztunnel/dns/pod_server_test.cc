@@ -123,6 +123,17 @@ TEST_CASE_METHOD(Fixture, "A TCP connection is charged for what it holds, and cl
   CHECK(describe(receive(second.get())) == "NOERROR aa web.shop 10.96.0.1");
 }
 
+TEST_CASE_METHOD(Fixture, "A server that leaves waits for those who have connected and not asked yet") {
+  const auto client = connect();
+  server->drain([](int) {});
+  const auto closed = [&] { return !connect_to(tcp_socket().get(), address); };
+  REQUIRE(loop.run_until(closed, 5s));
+  CHECK(server->unfinished() == 1);
+  send(client.get(), ask("web.shop"));
+  CHECK(describe(receive(client.get())) == "NOERROR aa web.shop 10.96.0.1");
+  CHECK(server->unfinished() == 0);  // it may ask more, but need not
+}
+
 TEST_CASE_METHOD(Fixture, "A server that goes gives back what its connections held") {
   const auto client = connect();
   send(client.get(), ask("www.example.com"));
