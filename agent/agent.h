@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "agent/pods_file.h"
+#include "agent/pods/pods_file.h"
 #include "base/event_loop.h"
 #include "base/file_watch.h"
 #include "redirection/redirector.h"

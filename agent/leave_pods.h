@@ -2,7 +2,7 @@
 #include <chrono>
 #include <vector>
 
-#include "agent/pods_file.h"
+#include "agent/pods/pods_file.h"
 #include "redirection/redirector.h"
 
 namespace zt::agent {

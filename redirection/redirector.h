@@ -27,6 +27,9 @@ struct RedirectionOptions {
   friend bool operator==(const RedirectionOptions&, const RedirectionOptions&) = default;
 };
 
+// kInvalidInput: not something that can name a network interface, or that would mean something else in an nft text.
+[[nodiscard]] Result<> valid_interface_name(std::string_view name);
+
 struct RedirectedPod {
   std::shared_ptr<const Netns> netns;
   RedirectionOptions options;

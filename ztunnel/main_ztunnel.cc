@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "ztunnel/app.h"
 #include "ztunnel/config/environment.h"
+#include "ztunnel/explain/command.h"
 #include "ztunnel/telemetry/version.h"
 
 namespace {
@@ -52,6 +53,12 @@ int main(int argc, char** argv) {
   // Contract §0.1: `proxy` or nothing runs; further words are ignored (the chart passes `proxy ztunnel`).
   const std::string_view command = argc > 1 ? argv[1] : "proxy";
   if (command == "proxy") return run_proxy(argc, argv);
+  if (command == "explain" || command == "check-config") {
+    const CommandResult result = command == "explain" ? run_explain(argc, argv) : run_check_config(argc, argv);
+    std::fputs(result.out.c_str(), stdout);
+    std::fputs(result.errors.c_str(), stderr);
+    return result.exit_code;
+  }
   if (command == "version") {
     const char* istio = std::getenv("ISTIO_META_ISTIO_VERSION");
     std::puts(version_line(build_info(istio != nullptr ? istio : "")).c_str());
@@ -59,10 +66,13 @@ int main(int argc, char** argv) {
   }
   if (command == "help" || command == "--help" || command == "-h") {
     std::fputs(
-        "usage: ztunnel [proxy|version|help]\n\nThe node proxy. It takes its configuration from these environment variables:\n\n",
+        "usage: ztunnel [proxy|version|help]\n"
+        "       ztunnel explain SOURCE DESTINATION [--file FILE|--dump FILE|--admin HOST:PORT] [-o json]\n"
+        "       ztunnel check-config FILE [-o json]\n"
+        "\nThe node proxy. It takes its configuration from these environment variables:\n\n",
         stdout);
     std::fputs(config_help().c_str(), stdout);
     return 0;
   }
-  return complain("unknown command '" + std::string(command) + "': expected proxy, version or help");
+  return complain("unknown command '" + std::string(command) + "': expected proxy, explain, check-config, version or help");
 }

@@ -21,9 +21,13 @@ struct Mark {
   uint32_t column = 1;
 };
 
+struct Node;
+
 struct Refusal {
   Mark mark;
   std::string text;
+  // The value that was refused, for who goes on after a mistake (Node::passed_over); null if it was no value.
+  const Node* node = nullptr;
 };
 
 // What the reader makes of a value. Texts and the values below live as long as the reader says.
@@ -37,6 +41,9 @@ struct Node {
   uint32_t stands_for = 1;      // values in it and itself, an alias counted as all that it stands for
   Mark mark;
   Kind kind = Kind::kNull;
+  // Set by who wants to know of further mistakes and reads once more: what was refused then counts as absent; where it must be
+  // there, something is read in its place.
+  mutable bool passed_over = false;
 };
 
 // A value and the way to it, as in "workloads[3].waypoint.destination". Cheap to copy; the parent and the key's text must outlive it.
@@ -55,6 +62,7 @@ class Value {
   [[nodiscard]] std::string_view tag() const { return node_->tag; }
   [[nodiscard]] Mark mark() const { return node_->mark; }
   [[nodiscard]] const Node& node() const { return *node_; }
+  [[nodiscard]] bool passed_over() const { return node_->passed_over; }
 
   [[nodiscard]] std::string_view text() const;
   [[nodiscard]] std::string_view required_text() const;  // not empty
@@ -67,16 +75,21 @@ class Value {
   // visit(Value) for each item of a list.
   template <class Visit>
   void each(Visit&& visit) const {
-    if (!is_list()) refuse("list expected");
+    if (!is_list()) {
+      if (passed_over()) return;
+      refuse("list expected");
+    }
     size_t index = 0;
-    for (const Node* item = node_->first; item != nullptr; item = item->next) visit(Value(*item, *this, index++));
+    for (const Node* item = node_->first; item != nullptr; item = item->next, ++index)
+      if (!item->passed_over) visit(Value(*item, *this, index));
   }
   // visit(Value key, Value value) for each pair of a map, in the order of the file. Keys are texts, and none is there twice.
   template <class Visit>
   void each_pair(Visit&& visit) const {
     check_keys();
+    if (!is_map()) return;
     for (const Node* key = node_->first; key != nullptr; key = key->next->next)
-      visit(Value(*key, *this, key->text), Value(*key->next, *this, key->text));
+      if (!key->passed_over && !key->next->passed_over) visit(Value(*key, *this, key->text), Value(*key->next, *this, key->text));
   }
 
   // One of the names, in any case of letters.
@@ -85,11 +98,13 @@ class Value {
     const std::string_view given = text();
     for (const auto& [name, choice] : choices)
       if (equals_ignoring_case(name, given)) return choice;
+    if (passed_over()) return choices.begin()->second;
     std::string names;
     for (const auto& [name, choice] : choices) names.append(names.empty() ? "" : ", ").append(name);
     refuse("\"" + std::string(given) + "\" is not one of " + names);
   }
 
+  // Of a value that was passed over nothing is said again: the refusal has no text, and names the value around it.
   [[noreturn]] void refuse(std::string_view why) const;
   [[nodiscard]] std::string path() const;
 
@@ -116,6 +131,8 @@ class Map {
   void finish() const;
 
  private:
+  [[nodiscard]] std::optional<Value> find(std::string_view key);
+
   static constexpr size_t kMaxKeys = 32;  // that any map of ours knows
 
   const Value& value_;

@@ -23,8 +23,4 @@ inline constexpr std::array<std::string_view, 3> kAllTables{kNatTable, kMangleTa
 // Removes our tables, whether they are there or not.
 [[nodiscard]] std::string render_removal();
 
-// kInvalidInput: not something that can name a network interface, or that would mean something else in an nft
-// text.
-[[nodiscard]] Result<> valid_interface_name(std::string_view name);
-
 }  // namespace zt::redirection

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "agent/pods_file.h"
+#include "agent/pods/pods_file.h"
 #include "base/file.h"
 #include "mesh/reason.h"
 #include "redirection/constants.h"

@@ -36,7 +36,7 @@ const char* namespace_fault(const StringMatch& match) {
 
 class Search {
  public:
-  std::optional<DeadValue> run(const Authorization& policy) {
+  std::vector<DeadValue> run(const Authorization& policy) {
     for (size_t rule = 0; rule < policy.rules.size(); ++rule)
       for (size_t clause = 0; clause < policy.rules[rule].size(); ++clause)
         for (size_t match = 0; match < policy.rules[rule][clause].size(); ++match) {
@@ -74,17 +74,13 @@ class Search {
   }
 
   void note(const char* field, size_t index, std::string_view value, const char* why) {
-    if (found_) {
-      ++found_->more;
-      return;
-    }
-    found_ = DeadValue{.field = fmt::format("rules[{}][{}][{}].{}[{}]", place_.rule, place_.clause, place_.match, field, index),
-                       .value = std::string(value),
-                       .why = why};
+    found_.push_back({.field = fmt::format("rules[{}][{}][{}].{}[{}]", place_.rule, place_.clause, place_.match, field, index),
+                      .value = std::string(value),
+                      .why = why});
   }
 
   Place place_;
-  std::optional<DeadValue> found_;
+  std::vector<DeadValue> found_;
 };
 
 }  // namespace
@@ -105,6 +101,13 @@ void note_dead_identity(const Workload& workload, DeadIdentity& found) {
   }
 }
 
-std::optional<DeadValue> dead_value(const Authorization& policy) { return Search().run(policy); }
+std::vector<DeadValue> dead_values(const Authorization& policy) { return Search().run(policy); }
+
+std::optional<DeadValue> dead_value(const Authorization& policy) {
+  auto all = dead_values(policy);
+  if (all.empty()) return std::nullopt;
+  all.front().more = all.size() - 1;
+  return std::move(all.front());
+}
 
 }  // namespace zt::workload_api

@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "workload_api/model/model.h"
 
@@ -26,5 +27,7 @@ struct DeadValue {
 // The first, if there is one. In a positive field it never matches: an ALLOW lets nobody in by it, a DENY keeps nobody out. In a
 // not… field it always holds: it excepts nobody.
 [[nodiscard]] std::optional<DeadValue> dead_value(const Authorization& policy);
+// All of them, each by itself.
+[[nodiscard]] std::vector<DeadValue> dead_values(const Authorization& policy);
 
 }  // namespace zt::workload_api

@@ -56,6 +56,8 @@ GatewayAddress gateway(const Value& value) {
   Map map(value);
   const Value destination = map.require("destination");
   GatewayAddress gateway;
+  const auto port = map.take("hboneMtlsPort");
+  gateway.hbone_mtls_port = port ? port->port() : uint16_t{15008};
   const auto [first, rest] = split_network(destination.required_text());
   if (const auto ip = IpAddress::parse(rest)) {
     gateway.destination = NetworkAddress{first, *ip};
@@ -64,8 +66,6 @@ GatewayAddress gateway(const Value& value) {
   } else {
     destination.refuse(fmt::format("\"{}\" is neither \"namespace/hostname\" nor \"network/address\"", destination.text()));
   }
-  const auto port = map.take("hboneMtlsPort");
-  gateway.hbone_mtls_port = port ? port->port() : uint16_t{15008};
   map.finish();
   return gateway;
 }
@@ -235,7 +235,7 @@ WeightedWaypoint weighted_waypoint(const Value& value) {
 
 }  // namespace
 
-Ref<Service> read_service(const Value& value, Interner& texts) {
+Ref<Service> read_service(const Value& value, Interner& texts, DumpedEndpoints* dumped) {
   Map map(value);
   auto service = make_ref<Service>();
   service->name = texts.make(text_or(map.take("name"), ""));
@@ -260,8 +260,14 @@ Ref<Service> read_service(const Value& value, Interner& texts) {
     service->visibility =
         visibility->one_of<Visibility>({{"Public", Visibility::kPublic}, {"Namespace", Visibility::kNamespace}});
   if (const auto canonical = map.take("canonical")) service->canonical = canonical->boolean();
-  if (const auto endpoints = map.take("endpoints"); endpoints && !endpoints->is_empty())
-    endpoints->refuse("endpoints come from the `services` of the workloads, they are not listed here");
+  if (const auto endpoints = map.take("endpoints"); endpoints && !endpoints->is_empty()) {
+    if (dumped == nullptr) endpoints->refuse("endpoints come from the `services` of the workloads, they are not listed here");
+    endpoints->each_pair([&](const Value& uid, const Value& endpoint) {
+      Map one(endpoint);
+      const auto ports = one.take("port");
+      dumped->emplace_back(uid.text(), ports ? port_map(*ports) : PortMap());
+    });
+  }
   map.finish();
   return service;
 }

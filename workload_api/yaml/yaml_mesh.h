@@ -1,4 +1,8 @@
 #pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "base/yaml/value.h"
 #include "workload_api/model/model.h"
 #include "workload_api/store/interner.h"
@@ -8,6 +12,9 @@
 namespace zt::workload_api {
 
 [[nodiscard]] Ref<Workload> read_workload(const yaml::Value& value, Interner& texts);
-[[nodiscard]] Ref<Service> read_service(const yaml::Value& value, Interner& texts);
+// The admin dump lists a service's endpoints: the uid of each and its ports. In a local file they are no part of a service, and
+// are refused unless `endpoints` is given.
+using DumpedEndpoints = std::vector<std::pair<std::string, PortMap>>;
+[[nodiscard]] Ref<Service> read_service(const yaml::Value& value, Interner& texts, DumpedEndpoints* endpoints = nullptr);
 
 }  // namespace zt::workload_api

@@ -1,4 +1,4 @@
-#include "agent/pods_file.h"
+#include "agent/pods/pods_file.h"
 
 #include <fmt/core.h>
 
@@ -11,7 +11,7 @@
 #include "base/json_writer.h"
 #include "base/yaml/reader.h"
 #include "mesh/reason.h"
-#include "redirection/nftables/nftables_rules.h"
+#include "redirection/redirector.h"
 
 namespace zt::agent {
 

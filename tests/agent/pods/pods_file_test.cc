@@ -1,4 +1,4 @@
-#include "agent/pods_file.h"
+#include "agent/pods/pods_file.h"
 
 #include <catch2/catch.hpp>
 #include <string>
