@@ -29,6 +29,8 @@ def arguments():
                         "or another build of ours")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each path, of which the median counts (default 3)")
     parser.add_argument("--seconds", type=int, metavar="N", help="length of a turn (default 4); many short turns beside each other bear a machine that others use")
+    parser.add_argument("--anew", action="store_true", help="new processes for each turn: two processes of one program differ by up to 10 %% for as long as they live")
+    parser.add_argument("--one-cpu", action="store_true", help="everything on one CPU: what a wake-up costs depends on where the kernel puts the programs, more than on what they do")
     parser.add_argument("--only", metavar="WORDS", help="only works whose name contains one of these comma-separated words")
     parser.add_argument("--quick", action="store_true", help="one short turn of each: shows that it works, not how fast")
     parser.add_argument("--workers", default="", metavar="N", help="ZTUNNEL_WORKER_THREADS of every proxy (default: the proxies' own)")
@@ -106,11 +108,13 @@ def write_readme(text, path="README.md"):
         file.write(head + begin + "\n" + text + "\n" + end + rest.split(end)[1])
 
 
-def measure(work, paths, rounds, settings):
+def measure(work, paths, options, settings):
     samples, failures = {path.name: [] for path in paths}, []
-    for _ in range(rounds):
-        for path in paths:
+    for turn in range(1 if options.quick else options.rounds):
+        for path in paths if turn % 2 == 0 else reversed(paths):
             try:
+                if options.anew:
+                    path.start()
                 samples[path.name].append(work(path, settings))
             except Failed as failure:
                 failures.append((path.name, str(failure)))
@@ -137,6 +141,8 @@ def main():
     load, ours = (os.path.realpath(os.path.join(options.bin, name)) for name in ("zt_load", "ztunnel"))
     workers = {"ZTUNNEL_WORKER_THREADS": options.workers} if options.workers else {}
 
+    if options.one_cpu:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything made here is taken down
     sweep_stale()
     paths, results, broken = [], [], 0
@@ -156,7 +162,7 @@ def main():
                   f"median of {rounds}")
             print(f"{'':48}" + "".join(f"{path.name:>12}" for path in paths) + (f"{'ours/peer':>12}" if options.peer else ""))
             for name, work in works.items():
-                samples, failures = measure(work, paths, rounds, settings)
+                samples, failures = measure(work, paths, options, settings)
                 print_table(name, {path: medians(values) for path, values in samples.items()}, failures)
                 broken += sum(1 for path, _ in failures if path != "peer")
                 results.append({"work": name, "samples": samples, "failures": failures})

@@ -171,6 +171,13 @@ struct SessionCallbacks {
     return 0;
   }
 
+  // nghttp2 resets the stream, later: a request that was not passed on yet need not be, and costs nobody a connection.
+  static int frame_invalid(nghttp2_session* session, const nghttp2_frame* frame, int, void* user_data) {
+    if (self(user_data).rebuilding_ || self(user_data).role_ != TunnelRole::kServer) return 0;
+    if (Stream* found = stream(session, frame->hd.stream_id); found != nullptr) found->headers_.reset();
+    return 0;
+  }
+
   // What nghttp2 itself found wrong. Not always fatal; if it is, a GOAWAY follows and it reads no more.
   static int session_error(nghttp2_session*, int, const char* text, size_t length, void* user_data) {
     self(user_data).error_.assign(text, std::min<size_t>(length, 200));
@@ -222,6 +229,7 @@ struct SessionCallbacks {
       nghttp2_session_callbacks_set_on_begin_headers_callback(made, begin_headers);
       nghttp2_session_callbacks_set_on_header_callback(made, header);
       nghttp2_session_callbacks_set_on_frame_recv_callback(made, frame_received);
+      nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(made, frame_invalid);
       nghttp2_session_callbacks_set_on_data_chunk_recv_callback(made, data_chunk);
       nghttp2_session_callbacks_set_on_stream_close_callback(made, stream_closed);
       nghttp2_session_callbacks_set_on_frame_send_callback(made, frame_sent);

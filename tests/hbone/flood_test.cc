@@ -75,6 +75,19 @@ TEST_CASE("whatever a peer floods us with, it is told to calm down") {
   CHECK(most <= 128 * 1024);
 }
 
+TEST_CASE("a request whose stream is broken in the same breath is nobody's business") {
+  Hostile peer;
+  peer.hello();
+  std::string part;
+  for (uint32_t id = 1; id < 21; id += 2) {
+    part += frame(kHeaders, 4, id, connect_block()) + frame(kWindowUpdate, 0, id, increment(0x7fffffff));
+  }
+  peer.write(part + frame(kHeaders, 4, 21, connect_block()));
+  REQUIRE(peer.run([&] { return !peer.server.requests.empty() && peer.count(kRst) == 10; }));
+  CHECK(peer.server.requests.size() == 1);
+  CHECK_FALSE(peer.server.closed);
+}
+
 TEST_CASE("a peer that does not read what it makes us answer is bounded and ended") {
   const std::string name = GENERATE(as<std::string>(), "refused requests", "streams above the limit", "malformed headers");
   CAPTURE(name);

@@ -1,9 +1,6 @@
 #include "ztunnel/dns/pod_server.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "base/log.h"
@@ -12,44 +9,10 @@ namespace zt::ztunnel::dns {
 
 namespace {
 log::Scope kLog("dns");
-constexpr std::chrono::milliseconds kExhaustedWait{100};
-constexpr int kAcceptsPerTurn = 64;
+// Batches of Acceptor::accept_some(): more than a listener's queue holds.
+constexpr size_t kMostWaiting = 4;
 constexpr std::chrono::milliseconds kListenerLinger{250};
 }  // namespace
-
-class PodServer::TcpListener final : private Watcher {
- public:
-  TcpListener(PodServer& server, UniqueFd fd) : server_(server), fd_(std::move(fd)), retry_(server.share_.loop) {}
-  ~TcpListener() { server_.share_.loop.unwatch(fd_.get(), *this); }
-
-  Result<> start() {
-    ZT_TRY(server_.share_.loop.watch(fd_.get(), *this));
-    accept_waiting();
-    return {};
-  }
-  void accept_waiting() {
-    for (int i = 0; i < kAcceptsPerTurn; ++i) {
-      UniqueFd fd(::accept4(fd_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-      if (fd) {
-        server_.accept(std::move(fd));
-      } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-        return;
-      } else if (errno != EINTR && errno != ECONNABORTED && errno != EPROTO) {
-        ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(errno)));
-        server_.share_.metrics.accept_errors.get({"dns"}).add();
-        return retry_.start_after(kExhaustedWait, [this] { accept_waiting(); });
-      }
-    }
-    retry_.start_after({}, [this] { accept_waiting(); });
-  }
-  [[nodiscard]] int fd() const { return fd_.get(); }
-
- private:
-  void on_ready(uint32_t) noexcept override { accept_waiting(); }
-  PodServer& server_;
-  const UniqueFd fd_;
-  Timer retry_;
-};
 
 PodServer::PodServer(WorkerShare& share, PodName pod, SocketOptions sockets, Listeners listeners)
     : share_(share),
@@ -63,7 +26,14 @@ PodServer::PodServer(WorkerShare& share, PodName pod, SocketOptions sockets, Lis
   for (auto& fd : listeners.udp) {
     udp_.push_back(std::make_unique<UdpListener>(share.loop, std::move(fd), dns_, cache_, forwarder_, original_, share.batch));
   }
-  for (auto& fd : listeners.tcp) tcp_.push_back(std::make_unique<TcpListener>(*this, std::move(fd)));
+  const auto failed = [this](int error) {
+    share_.metrics.accept_errors.get({"dns"}).add();
+    ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(error)));
+  };
+  for (auto& fd : listeners.tcp) {
+    tcp_.push_back(std::make_unique<Acceptor>(
+        share.loop, std::move(fd), [this](UniqueFd client, const SocketAddress&) { accept(std::move(client)); }, failed));
+  }
 }
 
 PodServer::~PodServer() {
@@ -85,7 +55,10 @@ void PodServer::drain(const std::function<void(int fd)>& step_back) {
 
 void PodServer::stop_listening() {
   stopped_ = true;
-  for (auto& listener : tcp_) listener->accept_waiting();
+  for (auto& listener : tcp_) {
+    for (size_t batches = kMostWaiting; batches > 0 && listener->accept_some(); --batches) {
+    }
+  }
   tcp_.clear();
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "base/acceptor.h"
 #include "base/event_loop.h"
 #include "ztunnel/dns/pod_dns.h"
 #include "ztunnel/dns/sockets.h"
@@ -29,7 +30,6 @@ class PodServer final : private Deferred {
   [[nodiscard]] size_t unfinished() const;
 
  private:
-  class TcpListener;
   void on_turn_end() noexcept override;
   void stop_listening();
   void accept(UniqueFd fd);
@@ -43,7 +43,7 @@ class PodServer final : private Deferred {
   std::vector<std::unique_ptr<UdpListener>> udp_;  // kept while queries that came over them are under way
   bool stopped_ = false;
   Forwarder forwarder_;
-  std::vector<std::unique_ptr<TcpListener>> tcp_;
+  std::vector<std::unique_ptr<Acceptor>> tcp_;
   std::list<std::unique_ptr<TcpSession>> sessions_;
   std::vector<TcpSession*> ended_;
   Timer linger_;

@@ -1,10 +1,13 @@
 #pragma once
+#include <cstdint>
+
 #include "base/address.h"
 #include "base/unique_fd.h"
-#include "ztunnel/proxy/acceptor.h"
 #include "ztunnel/proxy/pod_counts.h"
 
 namespace zt::ztunnel {
+
+enum class ListenerKind : uint8_t { kOutbound, kInboundPlain, kInboundTunnel };
 
 // A connection that was accepted and is on its way into a pod's table, maybe from one worker to another.
 struct Arrival {

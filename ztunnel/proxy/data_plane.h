@@ -10,7 +10,6 @@
 #include "base/ticket.h"
 #include "zds/zds_session.h"
 #include "ztunnel/dns/pod_server.h"
-#include "ztunnel/proxy/acceptor.h"
 #include "ztunnel/proxy/pod_worker.h"
 #include "ztunnel/proxy/worker.h"
 

@@ -86,8 +86,11 @@ Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver han
       hand_over(std::move(arrival));
     };
   }
-  auto acceptor = std::make_unique<Acceptor>(worker_.loop(), std::move(listener), std::move(accepted),
-                                             worker_.metrics().accept_errors.get({listener_name(kind)}));
+  const auto failed = [&errors = worker_.metrics().accept_errors.get({listener_name(kind)})](int error) {
+    errors.add();
+    ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(error)));
+  };
+  auto acceptor = std::make_unique<Acceptor>(worker_.loop(), std::move(listener.fd), std::move(accepted), failed);
   ZT_TRY(acceptor->start());
   acceptors_.push_back(std::move(acceptor));
   return {};
@@ -114,7 +117,7 @@ void PodWorker::accept(Arrival arrival) {
 }
 
 void PodWorker::step_back() {
-  for (auto& acceptor : acceptors_) acceptor->step_back();
+  for (auto& acceptor : acceptors_) steer_to_second(acceptor->fd());  // another proxy gets the new connections, if there is one
   // Connections in the middle of their handshake belong to our listeners already.
   linger_timer_.start_after(kListenerLinger, [this] { close_listeners(kMostWaiting); });
 }

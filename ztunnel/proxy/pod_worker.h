@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "ztunnel/proxy/acceptor.h"
+#include "base/acceptor.h"
 #include "ztunnel/proxy/arrival.h"
 #include "ztunnel/proxy/connection_table.h"
 #include "ztunnel/proxy/dialler.h"

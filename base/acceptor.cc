@@ -1,15 +1,14 @@
-#include "ztunnel/proxy/acceptor.h"
+#include "base/acceptor.h"
 
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
+#include <utility>
 
-#include "base/log.h"
-
-namespace zt::ztunnel {
+namespace zt {
 
 namespace {
-log::Scope kLog("proxy");
 // Per turn: a burst of new connections must not hold up those that are there.
 constexpr int kAcceptsPerTurn = 64;
 constexpr std::chrono::milliseconds kFirstExhaustedWait{100};
@@ -17,21 +16,21 @@ constexpr std::chrono::milliseconds kMostExhaustedWait{800};
 constexpr double kExhaustedSpread = 0.5;  // the listeners of all pods are out of descriptors together
 }  // namespace
 
-Acceptor::Acceptor(EventLoop& loop, ListenSocket listener, Accepted accepted, Counter& errors)
+Acceptor::Acceptor(EventLoop& loop, UniqueFd listener, Accepted accepted, Failed failed)
     : loop_(loop),
       listener_(std::move(listener)),
       accepted_(std::move(accepted)),
-      errors_(errors),
+      failed_(std::move(failed)),
       retry_(loop),
       exhausted_(kFirstExhaustedWait, kMostExhaustedWait, kExhaustedSpread, Backoff::any_random()) {}
 
 Acceptor::~Acceptor() {
   loop_.cancel_deferred(*this);
-  loop_.unwatch(listener_.fd.get(), *this);
+  loop_.unwatch(listener_.get(), *this);
 }
 
 Result<> Acceptor::start() {
-  ZT_TRY(loop_.watch(listener_.fd.get(), *this));
+  ZT_TRY(loop_.watch(listener_.get(), *this));
   loop_.defer(*this);  // what queued up before the registration
   return {};
 }
@@ -47,7 +46,7 @@ bool Acceptor::accept_some() {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
     sockaddr_storage storage{};
     socklen_t length = sizeof storage;
-    UniqueFd fd(::accept4(listener_.fd.get(), reinterpret_cast<sockaddr*>(&storage), &length, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    UniqueFd fd(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&storage), &length, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (fd) {
       exhausted_.reset();
       accepted_(std::move(fd), SocketAddress::from_sockaddr(storage));
@@ -59,8 +58,7 @@ bool Acceptor::accept_some() {
       case ECONNABORTED:
       case EPROTO: continue;
       default:
-        errors_.add();
-        ZT_LOG(kLog, kError, "cannot accept connections, waiting", Field::string("error", errno_text(errno)));
+        failed_(errno);
         retry_.start_after(exhausted_.next(), [this] { on_ready(EPOLLIN); });
         return false;
     }
@@ -68,4 +66,4 @@ bool Acceptor::accept_some() {
   return true;
 }
 
-}  // namespace zt::ztunnel
+}  // namespace zt
