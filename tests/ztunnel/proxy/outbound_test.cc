@@ -25,7 +25,7 @@ struct Asked {
 // A worker that the test runs, with one pod on it.
 struct Fixture {
   MemoryLimit memory{16 << 20};
-  WorkerSettings settings{.sockets = {}, .memory = &memory};
+  WorkerSettings settings{.sockets = {}, .tunnel = {}, .memory = &memory};
   Metrics metrics{1, {}, "test"};
   std::vector<Asked> asked;
   Worker worker{0, settings, metrics, {}, [this](std::string key, std::string asker, workload_api::LookupDone done) {
