@@ -34,6 +34,7 @@ SOURCES = 8
 # What an attack may make the proxy hold on top of what it held, and keep when it is over.
 BUDGET_MB, LEFT_MB = 64, 16
 P99_RATIO = 1.5
+SLOW = f"small requests' p99 more than {P99_RATIO} times"
 P99_NOISE_US = 2000  # on two CPUs that the attacker shares, differences below this say nothing
 
 
@@ -158,11 +159,23 @@ def run(field, name, seconds, judge_latency):
     if during is None:
         wrong.append("small requests failed")
     elif judge_latency and quiet is not None and during > max(P99_RATIO * quiet, quiet + P99_NOISE_US):
-        wrong.append(f"small requests' p99 more than {P99_RATIO} times")
+        wrong.append(SLOW)
     if living != len(field.held):
         wrong.append("connections were lost")
     return {"before": before, "peak": peak.megabytes, "after": after, "quiet": quiet, "during": during, "living": living,
             "did": json.loads(said) if said.strip() else {}}, wrong
+
+
+def run_judged(field, name, seconds, judge_latency):
+    """The same; if nothing but its latency breaks the promise it is run twice more and the median counts: on two CPUs that the attacker
+    shares, one measurement's p99 varies by a factor of two."""
+    runs = [run(field, name, seconds, judge_latency)]
+    if runs[0][1] == [SLOW]:
+        runs += [run(field, name, seconds, judge_latency) for _ in range(2)]
+        broken = [r for r in runs if r[1] not in ([], [SLOW])]
+        runs.sort(key=lambda r: (r[0].get("during") or 0) / (r[0].get("quiet") or 1))
+        return broken[0] if broken else runs[1]
+    return runs[0]
 
 
 def labels_cost(field):
@@ -214,7 +227,7 @@ def main():
             if name == "scan":
                 continue  # needs a control plane that is asked, below
             scrape = labels_cost(field) if name == "labels" else 0
-            figures, wrong = run(field, name, seconds, not options.quick)
+            figures, wrong = run_judged(field, name, seconds, not options.quick)
             if name == "labels":
                 grown = labels_cost(field)
                 figures["did"]["scrape KB"] = [round(scrape / 1024), round(grown / 1024)]
@@ -235,7 +248,7 @@ def main():
             mesh.istiod.say("node", mesh.node.name)
             mesh.start(RUST_LOG="info", XDS_ON_DEMAND="true", ISTIO_META_DNS_CAPTURE="false")
             field.hold()
-            report("scan", *run(field, "scan", seconds, not options.quick))
+            report("scan", *run_judged(field, "scan", seconds, not options.quick))
     os.makedirs(os.path.dirname(os.path.abspath(options.json)), exist_ok=True)
     with open(options.json, "w") as file:
         json.dump(results, file, indent=1)

@@ -17,23 +17,23 @@ namespace zt::ztunnel {
 
 // What all workers are made from; immutable after start.
 struct WorkerSettings {
-  SocketOptions sockets;  // netns is filled per pod
-  hbone::TunnelConfig tunnel;
-  hbone::TunnelPoolConfig pool;
-  hbone::TlsOptions tls;
+  SocketOptions sockets{};  // netns is filled per pod
+  hbone::TunnelConfig tunnel{};
+  hbone::TunnelPoolConfig pool{};
+  hbone::TlsOptions tls{};
   std::shared_ptr<SharedTlsContexts> shared_contexts = std::make_shared<SharedTlsContexts>();  // of all workers
-  Clock::duration handshake_timeout;
-  Clock::duration connect_answer_timeout;
-  Clock::duration certificate_timeout;
-  Clock::duration policy_wait;
+  Clock::duration handshake_timeout{};
+  Clock::duration connect_answer_timeout{};
+  Clock::duration certificate_timeout{};
+  Clock::duration policy_wait{};
   MissingPolicy missing_policy = MissingPolicy::kUndecided;
   Clock::duration source_wait = std::chrono::milliseconds(250);  // Lookups::find_source()
   bool response_baggage = true;
   bool localhost_app_tunnel = true;
   bool policy_info_logging = false;
-  std::string network;
-  std::vector<uint16_t> illegal_ports;
-  HandshakeLimits handshakes;
+  std::string network{};
+  std::vector<uint16_t> illegal_ports{};
+  HandshakeLimits handshakes{};
   uint32_t tunnels_per_pod = 10'000;
   uint32_t connections_per_pod = 100'000;
   MemoryLimit* memory = nullptr;  // what all workers together may hold for others; outlives them
