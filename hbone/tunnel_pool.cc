@@ -21,14 +21,16 @@ TunnelPool::TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dia
 TunnelPool::~TunnelPool() = default;
 
 // The least loaded tunnel with room. Null if there is none.
-TunnelPool::Pooled* TunnelPool::pick(Entry& entry) {
+TunnelPool::Pooled* TunnelPool::pick(const TunnelKey& key, Entry& entry) {
   Pooled* best = nullptr;
   for (auto& pooled : entry.tunnels) {
     const Tunnel& tunnel = *pooled.tunnel;
     if (tunnel.free_streams() == 0 || tunnel.streams() >= config_.max_streams_per_tunnel) continue;
     if (best == nullptr || tunnel.streams() < best->tunnel->streams()) best = &pooled;
   }
-  if (best != nullptr && best->tunnel->saturated() && entry.tunnels.size() < config_.max_tunnels_per_key && !entry.attempt) {
+  const bool busy =
+      best != nullptr && (best->tunnel->saturated() || (key.spread && best->tunnel->streams() >= config_.spread_streams));
+  if (busy && entry.tunnels.size() < config_.max_tunnels_per_key && !entry.attempt) {
     // Use it, but let the next ones have another: nobody waits for a handshake that only spreads load.
     entry.attempt = std::make_shared<Entry::Attempt>();
   }
@@ -40,7 +42,7 @@ Task<Result<Stream*>> TunnelPool::open(const TunnelKey& key, const Headers& head
   for (;;) {
     Entry& entry = entries_[key];
     const bool dialling = entry.attempt != nullptr;
-    if (Pooled* pooled = pick(entry)) {
+    if (Pooled* pooled = pick(key, entry)) {
       if (!dialling && entry.attempt != nullptr) tasks_.spawn(dial(key, entry.attempt));
       auto stream = pooled->tunnel->open(headers, handler);
       watch_idle(*pooled);  // not at the end of the turn: its time may be up in this one

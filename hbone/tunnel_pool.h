@@ -21,7 +21,15 @@ struct TunnelKey {
   SocketAddress destination;
   IpAddress source_ip;
 
-  friend bool operator==(const TunnelKey&, const TunnelKey&) = default;
+  // What else is known of the destination; says nothing about who may share.
+  std::string workload{};  // its uid; for whoever decides when a tunnel is of no use any more
+  // The server deals with each tunnel on one of its threads and is for many (a waypoint, a gateway): a tunnel with
+  // `spread_streams` streams gets a neighbour.
+  bool spread = false;
+
+  friend bool operator==(const TunnelKey& a, const TunnelKey& b) {
+    return a.source == b.source && a.expected == b.expected && a.destination == b.destination && a.source_ip == b.source_ip;
+  }
 };
 struct TunnelKeyHash {
   size_t operator()(const TunnelKey& key) const noexcept;
@@ -30,6 +38,7 @@ struct TunnelKeyHash {
 struct TunnelPoolConfig {
   size_t max_streams_per_tunnel = 100;                // POOL_MAX_STREAMS_PER_CONNECTION
   size_t max_tunnels_per_key = 4;                     // beyond that streams share, up to the peer's limit
+  size_t spread_streams = 16;                         // see TunnelKey::spread
   std::chrono::milliseconds idle_release{300'000};    // POOL_UNUSED_RELEASE_TIMEOUT
   std::chrono::milliseconds acquire_timeout{20'000};  // connect + handshake, for one waiter
 };
@@ -80,7 +89,7 @@ class TunnelPool final : private TunnelOwner {
   };
 
   Task<void> dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attempt);
-  [[nodiscard]] Pooled* pick(Entry& entry);
+  [[nodiscard]] Pooled* pick(const TunnelKey& key, Entry& entry);
   void watch_idle(Pooled& pooled);
 
   void on_request(Stream& stream, Headers headers) noexcept override;

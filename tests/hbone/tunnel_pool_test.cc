@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <map>
+#include <set>
 
 #include "mesh/reason.h"
 #include "tests/hbone/tunnel_pair.h"
@@ -117,6 +118,28 @@ TEST_CASE("beyond the stream limit another tunnel is dialled, and a full one is 
   requests.push_back(f.open(f.key(1)));
   REQUIRE(f.run([&] { return requests.back()->user.response.has_value(); }));
   CHECK(f.dials[1] == 3);
+}
+
+TEST_CASE("a tunnel to a server that is for many gets neighbours as it fills, up to the limit") {
+  Fixture f;
+  f.pool_config.spread_streams = 4;
+  f.make();
+  auto waypoint = f.key(1);
+  waypoint.spread = true;
+  std::vector<std::unique_ptr<Fixture::Request>> requests;
+  const auto open = [&](const TunnelKey& key) {
+    requests.push_back(f.open(key));
+    REQUIRE(f.run([&] { return requests.back()->user.response.has_value(); }));
+  };
+  for (int i = 0; i < 4; ++i) open(waypoint);
+  CHECK(f.dials[1] == 1);
+  for (int i = 0; i < 60; ++i) open(waypoint);
+  CHECK(f.dials[1] == 4);
+  std::multiset<size_t> loads;
+  for (const auto& server : f.servers) loads.insert(server->tunnel->streams());
+  CHECK(*loads.rbegin() - *loads.begin() <= 4);
+  for (int i = 0; i < 64; ++i) open(f.key(2));
+  CHECK(f.dials[2] == 1);
 }
 
 TEST_CASE("a stream limit above what is assumed of a peer holds once the peer has said what it allows") {

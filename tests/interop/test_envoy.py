@@ -169,3 +169,29 @@ def test_envoy_refuses_us_when_we_are_not_the_client_it_expects(mesh, to_envoy):
     connect = to_envoy(accepts="spiffe://cluster.local/ns/shop/sa/somebody-else")
     assert gives_nothing(connect)
     mesh.nodes[0].ztunnel.wait_line('connection complete.*direction="outbound".*error=')
+
+
+def test_a_service_is_called_through_an_envoy_waypoint_and_the_pod_knows_the_waypoint(mesh, start_envoy):
+    first, second = mesh.nodes
+    client, web = first.pod("client"), second.pod("web")
+    waypoint = second.pod("waypoint", captured=False)
+    waypoint.speaks_hbone = True
+    web.serve(8080, apps.name_and_echo("web"))
+    vip, name = "10.96.0.20", "waypoint.shop.svc.cluster.local"
+    mesh.service("web", vip, 80, 8080, [web])
+    mesh.service("waypoint", "10.96.0.21", 15008, 15008, [waypoint])
+    mesh.services[0][0]["waypoint"] = {"destination": f"shop/{name}", "hboneMtlsPort": 15008}
+    mesh.start()
+    envoy = start_envoy(mesh, waypoint, "envoy-waypoint.yaml", 15008, waypoint.identity, client.identity, address=web.ip,
+                        authority=f"{web.ip}:8080", backend=web.identity)
+    payload = os.urandom(BULK)
+    with client.connect(vip, 80, timeout=30) as sock:
+        answer, end = exchange(sock, payload)
+    assert end == apps.FIN and answer == f"web sees {waypoint.ip}\n".encode() + payload
+    line = envoy.wait_line("^CONNECT ")
+    assert f"CONNECT {vip}:80 peer={client.identity}" in line
+    assert ";host=web.shop.svc.cluster.local" in line and "status=200" in line
+    outbound = mesh.nodes[0].ztunnel.wait_line('connection complete.*direction="outbound"')
+    assert f"dst.addr={waypoint.ip}:15008 dst.hbone_addr={vip}:80" in outbound and f'dst.identity="{waypoint.identity}"' in outbound
+    inbound = mesh.nodes[1].ztunnel.wait_line('connection complete.*direction="inbound"')
+    assert f'src.identity="{waypoint.identity}"' in inbound

@@ -99,22 +99,33 @@ const GatewayAddress* service_waypoint(const Service& service, const NumberFor& 
   return service.waypoint.get();
 }
 
-// The source is a waypoint of `upstream` itself: its traffic has been through the waypoint already (§3.2 step
-// 7). Asked of what the source says it serves, so it costs nothing that grows with the waypoint's replicas.
-bool is_waypoint_of(const Snapshot& snapshot, const Workload& upstream, const Workload& source, const IpAddress& client_ip) {
-  if (!upstream.waypoint || !source.has_address(client_ip)) return false;
+// The reference leads to the source itself: what it sends has been through the waypoint already (§3.2 step 7).
+// Asked of what the source says it serves, so it costs nothing that grows with the waypoint's replicas.
+bool leads_to_source(const Snapshot& snapshot, const GatewayAddress& reference, const Workload& source,
+                     const IpAddress& client_ip) {
+  if (!source.has_address(client_ip)) return false;
   const ServiceEntry* service = nullptr;
   const Workload* workload = nullptr;
-  if (const auto* address = std::get_if<NetworkAddress>(&upstream.waypoint->destination)) {
+  if (const auto* address = std::get_if<NetworkAddress>(&reference.destination)) {
     workload = snapshot.workload(address->network.view(), address->ip);
     if (workload == nullptr) service = snapshot.service_by_vip(address->network.view(), address->ip, std::nullopt);
   } else {
-    const auto& name = std::get<NamespacedHostname>(upstream.waypoint->destination);
+    const auto& name = std::get<NamespacedHostname>(reference.destination);
     service = snapshot.service(name.ns.view(), name.hostname.view());
     if (service == nullptr) workload = snapshot.workload_by_hostname(name.ns.view(), name.hostname.view());
   }
   if (service != nullptr) return source.membership(service->service().key.view()) != nullptr;
   return workload != nullptr && workload->identity == source.identity && workload->has_address(client_ip);
+}
+
+// A captured waypoint that calls the service it stands for: through itself again that would never end. (The peer asks this for
+// workloads only.)
+bool is_waypoint_of(const Snapshot& snapshot, const Service& service, const Workload& source, const IpAddress& client_ip) {
+  const auto leads_here = [&](const GatewayAddress& reference) {
+    return leads_to_source(snapshot, reference, source, client_ip);
+  };
+  return (service.waypoint && leads_here(*service.waypoint)) ||
+         std::ranges::any_of(service.weighted_waypoints, [&](const auto& waypoint) { return leads_here(waypoint.destination); });
 }
 
 // ---- Identities
@@ -201,7 +212,8 @@ Route through_waypoint(const Upstream& waypoint, const SocketAddress& dialled, c
                       Hbone{.dial = {{}, waypoint.port},
                             .authority = dialled.to_string(),
                             .expected = expected_identities(waypoint),
-                            .to = {WorkloadPtr(waypoint.workload), ServicePtr(service)}},
+                            .to = {WorkloadPtr(waypoint.workload), ServicePtr(service)},
+                            .waypoint = true},
                       0);
 }
 
@@ -260,7 +272,8 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
                                   : snapshot.service_by_vip(request.network, dialled.ip, source.ns.view());
   if (meant != nullptr) {
     const Service& service = meant->service();
-    if (const GatewayAddress* reference = service_waypoint(service, request.number)) {
+    const GatewayAddress* const reference = service_waypoint(service, request.number);
+    if (reference != nullptr && !is_waypoint_of(snapshot, service, source, request.client_ip)) {
       const auto waypoint = find_gateway(snapshot, *reference, client, dialled, ResolutionMode::kWaypoint);
       if (!waypoint) return unknown(Reason::kUnknownWaypoint, "waypoint", *reference);
       if (waypoint->workload->network != source.network)
@@ -283,7 +296,7 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
     if (meant == nullptr) return Deny{Reason::kNoService, fmt::format("no service for target address: {}", dialled.to_string())};
     return through_gateway(snapshot, workload, meant->service(), client, dialled);
   }
-  if (meant == nullptr && workload.waypoint && !is_waypoint_of(snapshot, workload, source, request.client_ip)) {
+  if (meant == nullptr && workload.waypoint && !leads_to_source(snapshot, *workload.waypoint, source, request.client_ip)) {
     const auto waypoint = find_gateway(snapshot, *workload.waypoint, client, dialled, ResolutionMode::kWaypoint);
     if (!waypoint) return unknown(Reason::kUnknownWaypoint, "waypoint", *workload.waypoint);
     return through_waypoint(*waypoint, dialled, upstream.service);

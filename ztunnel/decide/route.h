@@ -70,6 +70,7 @@ struct Hbone {
   std::string authority;
   std::vector<identity::SpiffeId> expected;  // the peer must be one of these
   Destination to;
+  bool waypoint = false;  // the peer is the waypoint of what was dialled
 };
 
 // A CONNECT to a network gateway, and inside its stream a second TLS connection with a CONNECT of the same
@@ -130,6 +131,7 @@ struct InboundTarget {
                            // where we connect
   std::optional<SocketAddress> proxy_destination;  // send a PROXY header with this destination (§2.10)
   workload_api::ServicePtr service;                // the one a hostname authority named, else null
+  workload_api::ServicePtr proxy_service{};        // whom a PROXY header names beside `proxy_destination`; null: no service
 };
 
 // Errors carry the reason whose HTTP status answers the CONNECT: kIpMismatch 400; kNoService, kNoUpstream,

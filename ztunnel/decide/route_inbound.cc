@@ -60,8 +60,7 @@ std::optional<uint16_t> target_port(const Service& service, const Workload& work
   return target && *target != 0 ? target : std::nullopt;
 }
 
-// The VIP that a PROXY header names for a hostname: of our network, else of the client's family (mixed
-// families would lose both addresses), else IPv4.
+// The VIP that a PROXY header names for a hostname: of our network, else of the client's family, else IPv4.
 std::optional<IpAddress> proxy_vip(const Service& service, std::string_view network, const IpAddress& client_ip) {
   std::optional<IpAddress> best;
   int best_rank = -1;
@@ -112,6 +111,10 @@ Result<InboundTarget> inbound_target(const Snapshot& snapshot, const InboundRequ
         address != nullptr ? std::optional(address->ip) : proxy_vip(*target.service, request.network, request.client_ip);
     if (!ip) return fail(Reason::kNoUpstream, fmt::format("service {} has no IP addresses", target.service->key.view()));
     target.proxy_destination = SocketAddress{*ip, asked_port};
+    target.proxy_service = target.service;
+    if (address != nullptr && snapshot.workload(request.network, address->ip) == nullptr)
+      if (const ServiceEntry* entry = snapshot.service_by_vip(request.network, address->ip, std::nullopt))
+        target.proxy_service = entry->service_ptr();
   }
   return target;
 }

@@ -19,9 +19,18 @@ Dialler::Dialler(const LocalPod& pod)
 
 bool Dialler::retire_some(bool anew, const workload_api::Snapshot& snapshot) {
   return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) {
-    const auto* owner = snapshot.workload(pod_.worker.settings().network, key.destination.ip);
-    if (owner == nullptr) return true;
-    return std::ranges::find(key.expected, identity_of(*owner)) == key.expected.end();
+    const auto unexpected = [&](const workload_api::Workload& workload) {
+      return std::ranges::find(key.expected, identity_of(workload)) == key.expected.end();
+    };
+    const auto* chosen = key.workload.empty() ? snapshot.workload(pod_.worker.settings().network, key.destination.ip)
+                                              : snapshot.workload(key.workload);
+    if (chosen == nullptr || unexpected(*chosen)) return true;
+    // By name: what the name stands for is not in the state.
+    if (chosen->addresses.empty()) return chosen->hostname.empty();
+    if (!chosen->has_address(key.destination.ip)) return true;
+    // Another workload may have got the address before the old one is said to be gone. (On the host's network many share one.)
+    const auto* owner = snapshot.workload(chosen->network.view(), key.destination.ip);
+    return owner != nullptr && unexpected(*owner);
   });
 }
 

@@ -283,7 +283,9 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
                             .own_address = target->upstream.ip == local.ip};
   std::string header;
   if (target->proxy_destination) {
-    header = render_proxy_header(peer, *target->proxy_destination, identity ? identity->text : std::string());
+    header =
+        render_proxy_header(peer, *target->proxy_destination, identity ? std::string_view(identity->text) : std::string_view(),
+                            target->proxy_service ? target->proxy_service->hostname.view() : std::string_view());
     // Such an application is asked over the loopback, where nobody else can write it a header (contract §4.4). Policies see the
     // pod's address all the same.
     if (settings.localhost_app_tunnel) {

@@ -112,7 +112,9 @@ Task<void> Outbound::tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, H
   const hbone::TunnelKey key{.source = identity_of(*info.source_workload),
                              .expected = std::move(via.expected),
                              .destination = via.dial,
-                             .source_ip = info.source.ip};
+                             .source_ip = info.source.ip,
+                             .workload = info.destination_workload ? info.destination_workload->uid.str() : std::string(),
+                             .spread = via.waypoint};
   Connection& connection = connections_.add(std::move(info));
   connection.accepted = std::move(open);
   std::unique_ptr<StreamRelay> relay;

@@ -221,6 +221,7 @@ workloads:
 - {uid: sandwich, namespace: shop, serviceAccount: sw, protocol: HBONE, workloadIps: [10.0.2.3], applicationTunnel: {protocol: PROXY, port: 15088}, services: {shop/wp-sandwich: {}}}
 - {uid: plain-backend, namespace: shop, serviceAccount: web, protocol: TCP, workloadIps: [10.0.1.8], services: {shop/svc-wp: {}, shop/svc-pass: {}}}
 - {uid: canary, namespace: shop, serviceAccount: canary, protocol: HBONE, workloadIps: [10.0.2.4], services: {shop/wp-canary: {}}}
+- {uid: weighted-backend, namespace: shop, serviceAccount: web, protocol: HBONE, workloadIps: [10.0.1.9], services: {shop/svc-weighted: {}}}
 services:
 - {hostname: wp, namespace: shop, vips: [/10.1.2.1], ports: {15008: 15008}, subjectAltNames: ["spiffe://cluster.local/ns/x/sa/san"]}
 - {hostname: wp-empty, namespace: shop, ports: {15008: 15008}}
@@ -283,6 +284,10 @@ services:
        "hbone 10.0.1.3:15008 authority=10.0.1.3:80 expect=[shop/web] workload=by-vip service=-"},
       {"from another waypoint through the workload's own", "wp1", "10.0.1.4:80",
        "hbone 10.0.2.2:15010 authority=10.0.1.4:80 expect=[pay/wph] workload=wp-host service=-"},
+      {"from a captured waypoint to the service it stands for: not through itself again", "wp1", "10.1.0.1:80",
+       "plain 10.0.1.8:8080 workload=plain-backend service=shop/svc-wp"},
+      {"from a waypoint that gets a part of the service's connections likewise", "canary", "10.1.0.7:80",
+       "hbone 10.0.1.9:15008 authority=10.0.1.9:8080 expect=[shop/web] workload=weighted-backend service=shop/svc-weighted"},
       {"weights of 0 leave the plain waypoint", "client", "10.1.0.8:80",
        "hbone 10.0.2.1:15008 authority=10.1.0.8:80 expect=[x/san shop/wp] workload=wp1 "
        "service=shop/svc-weightless"},
