@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "ztunnel/admin/browser_guard.h"
 #include "ztunnel/admin/http_negotiate.h"
 #include "ztunnel/admin/readiness.h"
 #include "ztunnel/telemetry/metrics_registry.h"
@@ -90,6 +91,9 @@ HttpResponse heap_profiling(const HttpRequest& request) {
 HttpHandler admin_handler(AdminHooks hooks) {
   return [hooks = std::move(hooks)](const HttpRequest& request, HttpRespond respond) {
     const auto& path = request.path;
+    if (request.method != "GET" && request.method != "HEAD") {
+      if (auto why = foreign_page(request); !why.empty()) return respond(HttpResponse::text(403, std::move(why)));
+    }
     if (path == "/config_dump") return hooks.config_dump(std::move(respond));
     if (path == "/logging") return respond(logging(request));
     if (path == "/quitquitquit") {

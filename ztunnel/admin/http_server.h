@@ -22,6 +22,7 @@ struct HttpRequest {
   std::string query;  // as it came, without the '?'
   std::string accept;
   std::string accept_encoding;
+  std::string host, origin, fetch_site;  // Host, Origin, Sec-Fetch-Site: whose page a browser sends it for
   std::string body;
 };
 

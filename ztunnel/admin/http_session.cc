@@ -101,6 +101,9 @@ void HttpSession::dispatch() {
   request.query = target.substr(std::min(question + 1, target.size()));
   request.accept = message[http::field::accept];
   request.accept_encoding = message[http::field::accept_encoding];
+  request.host = message[http::field::host];
+  request.origin = message[http::field::origin];
+  request.fetch_site = message["Sec-Fetch-Site"];
   request.body = std::move(parser_->get().body());
 
   // Answers, unless somebody has; when nobody can any more, the client is told.

@@ -130,6 +130,44 @@ TEST_CASE("a level for everything takes back the levels of modules that were set
   REQUIRE(log::set_filter(kDefaultLogFilter));
 }
 
+TEST_CASE("a page that a browser was led to changes nothing, programs and our own page do") {
+  struct Row {
+    const char* headers;
+    int status;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"Host: localhost:15000\r\n", 200},
+      {"Host: 127.0.0.1:15000\r\n", 200},
+      {"Host: 127.0.0.1\r\n", 200},
+      {"Host: [::1]:15000\r\n", 200},
+      {"Host: [::1]\r\n", 200},
+      {"Host: LOCALHOST:8080\r\nOrigin: http://localhost:8080\r\nSec-Fetch-Site: same-origin\r\n", 200},
+      {"Host: localhost:15000\r\nSec-Fetch-Site: none\r\n", 200},
+      {"Host: localhost:15000\r\nOrigin: http://localhost:8080\r\n", 403},
+      {"Host: localhost:15000\r\nOrigin: https://localhost:15000\r\n", 403},
+      {"Host: localhost:15000\r\nOrigin: null\r\n", 403},
+      {"Host: localhost:15000\r\nOrigin: http://evil.example\r\n", 403},
+      {"Host: localhost:15000\r\nSec-Fetch-Site: cross-site\r\n", 403},
+      {"Host: localhost:15000\r\nSec-Fetch-Site: same-site\r\n", 403},
+      {"Host: node-7.example:15000\r\n", 200},
+      {"Host: rebound.example:15000\r\nSec-Fetch-Site: same-origin\r\n", 403},
+      {"Host: rebound.example:15000\r\nOrigin: http://rebound.example:15000\r\n", 403},
+      {"Host: localhost.evil.example\r\nOrigin: http://localhost.evil.example\r\n", 403},
+      {"Host: [::1.evil.example\r\nOrigin: http://[::1.evil.example\r\n", 403},
+  }));
+  INFO(row.headers);
+  Ports ports;
+  testing::Client client(ports.admin);
+  client.send(std::string("POST /quitquitquit HTTP/1.1\r\n") + row.headers + "Content-Length: 0\r\n\r\n");
+  const auto answer = client.receive();
+  CHECK(answer.status == row.status);
+  CHECK(ports.shutdowns == (row.status == 200 ? 1 : 0));
+  if (row.status == 403) CHECK(answer.body.starts_with("refused: only programs and this server's own page may do this"));
+  // Reading is harmless: a page of another origin cannot see the answer.
+  client.send(std::string("GET /logging HTTP/1.1\r\n") + row.headers + "\r\n");
+  CHECK(client.receive().status == 405);
+}
+
 TEST_CASE("readiness names what is missing") {
   Ports ports;
   const auto manager = ports.readiness.hold("workload proxy manager");
