@@ -84,6 +84,7 @@ class Session {
   void freeze();
   void export_to(TunnelState& state) const;
   void thaw();
+  [[nodiscard]] std::vector<std::pair<int32_t, StreamHandler*>> users() const;
   // Streams go without a word.
   void forget_streams();
   // Instead of begin(): a session that has come to `state`. Nothing of it is sent yet.

@@ -124,6 +124,14 @@ void Session::export_to(TunnelState& state) const {
   std::ranges::sort(state.streams, {}, &StreamState::id);
 }
 
+std::vector<std::pair<int32_t, StreamHandler*>> Session::users() const {
+  std::vector<std::pair<int32_t, StreamHandler*>> users;
+  users.reserve(stream_count_);
+  for (const Stream& stream : all_) users.emplace_back(stream.id_, stream.handler_);
+  std::ranges::sort(users);
+  return users;
+}
+
 void Session::thaw() {
   frozen_ = false;
   for (auto stream = all_.begin(); stream != all_.end();) {

@@ -61,7 +61,7 @@ Result<Stream*> Tunnel::open(const Headers& headers, StreamHandler& handler) {
   return session_.open(headers, handler);
 }
 
-size_t Tunnel::free_streams() const { return closed_ || draining_ ? 0 : session_.free_streams(); }
+size_t Tunnel::free_streams() const { return closed_ || draining_ || frozen_ != nullptr ? 0 : session_.free_streams(); }
 
 void Tunnel::drain() {
   if (frozen_ != nullptr) {

@@ -99,6 +99,8 @@ class Tunnel final : private TransportUser, private RecordLinkUser, private Defe
                                                 const TunnelState& state, const TunnelConfig& config, TunnelOwner& owner,
                                                 const AttachStream& attach);
   [[nodiscard]] bool frozen() const { return frozen_ != nullptr; }
+  // Of its streams, by ascending id. Null: a stream that nobody has taken.
+  [[nodiscard]] std::vector<std::pair<int32_t, StreamHandler*>> users() const { return session_.users(); }
   [[nodiscard]] int socket() const { return link_.socket(); }
 
   [[nodiscard]] size_t streams() const { return session_.streams(); }

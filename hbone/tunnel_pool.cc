@@ -75,21 +75,26 @@ Task<void> TunnelPool::dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attem
     attempt->error = std::move(dialled).error();
     if (place != entries_.end() && place->second.tunnels.empty() && !place->second.attempt) entries_.erase(place);
   } else {
-    if (place == entries_.end()) place = entries_.try_emplace(key).first;
-    auto& pooled = *(owned_[dialled->get()] = std::make_unique<Pooled>(loop_, place->first));
-    pooled.tunnel = std::move(*dialled);
-    place->second.tunnels.push_back(pooled);
-    all_.add(pooled);
-    watch_idle(pooled);
+    watch_idle(enter(key, std::move(*dialled)));
   }
   attempt->done.set();
 }
 
-void TunnelPool::watch_idle(Pooled& pooled) {
+TunnelPool::Pooled& TunnelPool::enter(const TunnelKey& key, std::unique_ptr<Tunnel> tunnel) {
+  const auto place = entries_.try_emplace(key).first;
+  auto& pooled = *(owned_[tunnel.get()] = std::make_unique<Pooled>(loop_, place->first));
+  pooled.tunnel = std::move(tunnel);
+  place->second.tunnels.push_back(pooled);
+  all_.add(pooled);
+  return pooled;
+}
+
+void TunnelPool::watch_idle(Pooled& pooled, Clock::duration idle) {
   if (pooled.tunnel->streams() > 0) {
     pooled.idle.cancel();
   } else if (!pooled.idle.armed()) {
-    pooled.idle.start_after(config_.idle_release, [&pooled] { pooled.tunnel->close(Reason::kOk); });
+    pooled.unused_since = loop_.now() - idle;
+    pooled.idle.start_after(config_.idle_release - idle, [&pooled] { pooled.tunnel->close(Reason::kOk); });
   }
 }
 
@@ -114,10 +119,30 @@ void TunnelPool::on_streams_changed(Tunnel& tunnel) noexcept {
   if (const auto known = owned_.find(&tunnel); known != owned_.end()) watch_idle(*known->second);
 }
 
+bool TunnelPool::prepare_some_handover(bool anew) {
+  return prepared_.some(all_, anew, kPiece, [](Pooled& pooled) { pooled.tunnel->prepare_handover(); });
+}
+
+std::optional<TunnelPool::Held> TunnelPool::next_leaving() {
+  Pooled* const next = leaving_.next();
+  if (next == nullptr) return std::nullopt;
+  const auto idle = next->idle.armed() ? loop_.now() - next->unused_since : Clock::duration{};
+  return Held{next->key, *next->tunnel, std::chrono::duration_cast<std::chrono::milliseconds>(idle)};
+}
+
+void TunnelPool::adopt(const TunnelKey& key, std::unique_ptr<Tunnel> tunnel, std::chrono::milliseconds idle) {
+  watch_idle(enter(key, std::move(tunnel)), std::clamp<Clock::duration>(idle, Clock::duration{}, config_.idle_release));
+}
+
 void TunnelPool::on_tunnel_closed(Tunnel& tunnel, const Error& why) noexcept {
   const auto known = owned_.find(&tunnel);
   if (known == owned_.end()) return;  // closed while it was being started: the dial reports it
   if (ended_) ended_(known->second->key, why);
+  forget(tunnel);
+}
+
+void TunnelPool::forget(Tunnel& tunnel) {
+  const auto known = owned_.find(&tunnel);
   const auto place = entries_.find(known->second->key);
   const auto gone = std::move(known->second);
   owned_.erase(known);

@@ -67,6 +67,22 @@ class TunnelPool final : private TunnelOwner {
   bool close_some_if(bool anew, const std::function<bool(const Tunnel&)>& condition, Reason reason);
   static constexpr size_t kPiece = 32;
 
+  // --- Hand-over to another process, and from one. All that are there, in pieces as above.
+  bool prepare_some_handover(bool anew);
+  struct Held {
+    const TunnelKey& key;
+    Tunnel& tunnel;
+    std::chrono::milliseconds idle;  // how long it has been unused
+  };
+  // One after the other; nothing: that was all.
+  void begin_leaving() { leaving_.begin(all_); }
+  [[nodiscard]] std::optional<Held> next_leaving();
+  // One that has been discarded. Who needs its key dials anew.
+  void forget(Tunnel& tunnel);
+  // What a tunnel is resumed with that comes to us; it is in the pool from adopt() on, and thawed after it.
+  [[nodiscard]] TunnelOwner& owner() { return *this; }
+  void adopt(const TunnelKey& key, std::unique_ptr<Tunnel> tunnel, std::chrono::milliseconds idle);
+
   [[nodiscard]] size_t tunnels() const { return owned_.size(); }
   [[nodiscard]] size_t dials() const { return dials_; }  // since start
 
@@ -77,6 +93,7 @@ class TunnelPool final : private TunnelOwner {
     const TunnelKey& key;  // its entry's
     std::unique_ptr<Tunnel> tunnel;
     Timer idle;
+    Clock::time_point unused_since;  // while `idle` runs
   };
   struct Entry {
     boost::intrusive::list<Pooled, boost::intrusive::base_hook<OfKey>, boost::intrusive::constant_time_size<false>> tunnels;
@@ -90,7 +107,8 @@ class TunnelPool final : private TunnelOwner {
 
   Task<void> dial(TunnelKey key, std::shared_ptr<Entry::Attempt> attempt);
   [[nodiscard]] Pooled* pick(const TunnelKey& key, Entry& entry);
-  void watch_idle(Pooled& pooled);
+  Pooled& enter(const TunnelKey& key, std::unique_ptr<Tunnel> tunnel);
+  void watch_idle(Pooled& pooled, Clock::duration idle = {});
 
   void on_request(Stream& stream, Headers headers) noexcept override;
   void on_streams_changed(Tunnel& tunnel) noexcept override;
@@ -102,7 +120,7 @@ class TunnelPool final : private TunnelOwner {
   Ended ended_;
   std::unordered_map<TunnelKey, Entry, TunnelKeyHash> entries_;
   WalkList<Pooled> all_;
-  WalkList<Pooled>::Walk retired_, looked_at_;
+  WalkList<Pooled>::Walk retired_, looked_at_, prepared_, leaving_;
   std::unordered_map<const Tunnel*, std::unique_ptr<Pooled>> owned_;
   size_t dials_ = 0;
   TaskScope tasks_;  // last: dials end before what they use

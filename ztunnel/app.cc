@@ -16,6 +16,7 @@
 #include "base/linux/netns.h"
 #include "base/linux/signals.h"
 #include "base/log.h"
+#include "handover/meeting_place.h"
 #include "hbone/tls/aead.h"
 #include "identity/crl_file.h"
 #include "identity/loop_scheduler.h"
@@ -44,6 +45,8 @@ log::Scope kLog("app");
 constexpr std::string_view kDedicatedUid = "dedicated";
 // How old the gauges of a scrape may be.
 constexpr std::chrono::seconds kCollectInterval{1};
+// How long a process that leaves tries to give its connections away, before it drains as if there were nobody to take them.
+constexpr std::chrono::seconds kHandOverLimit{10};
 
 // Every captured connection costs two descriptors; the soft limit is there for programs that use select().
 void raise_descriptor_limit() {
@@ -179,6 +182,7 @@ struct App::Impl {
   Readiness::Hold state_hold;
   std::unique_ptr<zds::ZdsClient> zds;
   Readiness::Hold agent_hold;
+  std::unique_ptr<handover::MeetingPlace> meeting_place;  // once we can serve
   BackgroundThread dumps{"zt-dump"};
   std::unique_ptr<HttpServer> http;
   Timer collect_timer;
@@ -199,6 +203,9 @@ struct App::Impl {
   void dump(const HttpRespond& respond);
   void on_signal(int number);
   void drain(std::string_view why);
+  void shut_down(Clock::duration deadline);
+  void wait_for_predecessor();
+  [[nodiscard]] std::string successor_path() const;
   void collect();
   void follow_container();
   void give_memory_back(size_t load);
@@ -356,6 +363,7 @@ Result<> App::Impl::start_proxy() {
                                          zds::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
                                                                    if (ready) {
                                                                      agent_hold.done();
+                                                                     wait_for_predecessor();
                                                                    } else {
                                                                      agent_hold = readiness.hold("workload proxy manager");
                                                                    }
@@ -458,7 +466,55 @@ void App::Impl::drain(std::string_view why) {
   ZT_LOG(kLog, kInfo, "shutting down", Field::string("reason", why));
   if (zds) zds->shutdown();
   dedicated.reset();
-  data_plane->shutdown(config.general.drain_deadline, [this] {
+  // Whoever is at the meeting place by now is newer, and ready: nobody else is given anything.
+  const bool succeeded = meeting_place != nullptr && !meeting_place->is_ours();
+  meeting_place.reset();
+  if (!succeeded) return shut_down(config.general.drain_deadline);
+  const auto begun = Clock::now();
+  const auto say = [begun](std::string_view what, const HandOverCounts& counts) {
+    const auto ms = [](Clock::duration time) { return std::chrono::duration_cast<std::chrono::milliseconds>(time).count(); };
+    std::string causes;
+    for (const auto& [cause, count] : counts.causes)
+      causes += (causes.empty() ? "" : ", ") + cause + ": " + std::to_string(count);
+    ZT_LOG(kLog, kInfo, what, Field::count("connections", static_cast<int64_t>(counts.connections)),
+           Field::count("units", static_cast<int64_t>(counts.units)), Field::count("left", static_cast<int64_t>(counts.left)),
+           Field::count("refused", static_cast<int64_t>(counts.refused)),
+           Field::count("longest_stop_ms", ms(counts.longest_stop)), Field::count("ms", ms(Clock::now() - begun)),
+           Field::string("causes", causes), Field::string("refusal", counts.refusal), Field::string("error", counts.end));
+  };
+  const Clock::duration deadline = config.general.drain_deadline;
+  const auto started = data_plane->hand_over(
+      successor_path(), std::min<Clock::duration>(kHandOverLimit, deadline / 2),
+      [say](const HandOverCounts& counts) { say("handing over", counts); },
+      [this, say, begun, deadline](const HandOverCounts& counts) {
+        say("handed over", counts);
+        for (const auto& [cause, count] : counts.causes) metrics.handover_stayed.get({cause}).add(count);
+        shut_down(std::max(deadline - (Clock::now() - begun), Clock::duration::zero()));
+      });
+  if (started) return;
+  ZT_LOG(kLog, kWarn, "nobody takes the connections over", Field::string("cause", started.error().text));
+  shut_down(deadline);
+}
+
+std::string App::Impl::successor_path() const { return config.inpod.uds + ".successor"; }
+
+// A process that cannot have the place serves all the same, and drains when it leaves.
+void App::Impl::wait_for_predecessor() {
+  if (!config.inpod.hand_over || !config.inpod.port_reuse || meeting_place != nullptr || draining) return;
+  data_plane->identify({.build = build_info(config.telemetry.istio_version).version,
+                        .trust_domain = config.general.trust_domain,
+                        .node = config.general.node_name.value_or("")});
+  auto taken = handover::MeetingPlace::take(loop, successor_path(),
+                                            [this](UniqueFd visitor) { data_plane->take_over(std::move(visitor)); });
+  if (!taken) {
+    ZT_LOG(kLog, kWarn, "connections will not be handed over", Field::string("cause", taken.error().text));
+    return;
+  }
+  meeting_place = std::move(*taken);
+}
+
+void App::Impl::shut_down(Clock::duration deadline) {
+  data_plane->shutdown(deadline, [this] {
     http->drain();
     ZT_LOG(kLog, kInfo, "shutdown complete");
     loop.stop();

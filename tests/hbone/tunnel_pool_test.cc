@@ -297,3 +297,58 @@ TEST_CASE("destroying the pool ends dials and tells streams") {
   f.loop.run_once(1ms);
   SUCCEED();
 }
+
+TEST_CASE("a tunnel that comes from another process has been idle for as long as it was there") {
+  Fixture f;
+  f.pool_config.idle_release = 60s;
+  f.make();
+  const auto come = [&](std::chrono::milliseconds idle) {
+    auto [a, b] = tcp_pair();
+    auto& server = *f.servers.emplace_back(std::make_unique<ServerEnd>());
+    auto far = Tunnel::start(f.io, f.io.budget, Tunnel::Role::kServer, std::move(b), established(true), {}, f.config, server);
+    REQUIRE(far);
+    server.tunnel = std::move(*far);
+    auto near =
+        Tunnel::start(f.io, f.io.budget, Tunnel::Role::kClient, std::move(a), established(false), {}, f.config, f.pool->owner());
+    REQUIRE(near);
+    f.pool->adopt(f.key(1), std::move(*near), idle);
+  };
+  come(10s);
+  come(59'950ms);
+  come(90s);  // configured to wait for longer there
+  CHECK(f.pool->tunnels() == 3);
+  REQUIRE(f.run([&] { return f.pool->tunnels() == 1; }));
+  f.pool->begin_leaving();
+  const auto left = f.pool->next_leaving();
+  REQUIRE(left);
+  CHECK(left->key == f.key(1));
+  CHECK(left->idle >= 10s);
+  CHECK(left->idle < 60s);
+  CHECK_FALSE(f.pool->next_leaving());
+  // Whoever needs the key shares it.
+  auto request = f.open(f.key(1));
+  REQUIRE(f.run([&] { return request->user.response.has_value(); }));
+  CHECK(f.dials[1] == 0);
+}
+
+TEST_CASE("a tunnel that has left is not used, and whoever needs its key dials anew") {
+  Fixture f;
+  auto first = f.open(f.key(1));
+  REQUIRE(f.run([&] { return first->user.response.has_value(); }));
+  Tunnel& leaving = first->user.stream->tunnel();
+  REQUIRE(f.pool->prepare_some_handover(true));
+  REQUIRE(f.run([&] {
+    leaving.settle();
+    return !leaving.unmovable();
+  }));
+  (void)leaving.freeze();
+  // Frozen, it takes nothing new.
+  auto second = f.open(f.key(1));
+  REQUIRE(f.run([&] { return second->user.response.has_value(); }));
+  CHECK(&second->user.stream->tunnel() != &leaving);
+  CHECK(f.dials[1] == 2);
+  first->user.stream = nullptr;
+  leaving.discard();
+  f.pool->forget(leaving);
+  CHECK(f.pool->tunnels() == 1);
+}

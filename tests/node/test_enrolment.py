@@ -284,7 +284,7 @@ def _try(shop):
 
 def test_two_proxies_overlap_during_an_upgrade_and_no_call_fails(shop):
     """As a DaemonSet with a surge does it: the new one runs in a namespace of its own beside the old one, on the same agent."""
-    shop.start(TERMINATION_GRACE_PERIOD_SECONDS="20")
+    shop.start(TERMINATION_GRACE_PERIOD_SECONDS="20", ZT_HAND_OVER="false")
     node, old = shop.nodes[1], shop.nodes[1].ztunnel
     held = LiveConnection(shop.client, shop.web.ip)
     calls = Calls(shop.client, shop.web.ip)

@@ -107,6 +107,7 @@ struct SocketConfig {
 struct InpodConfig {
   std::string uds = "/var/run/ztunnel/ztunnel.sock";
   bool port_reuse = true;
+  bool hand_over = true;  // live connections, to the process that replaces us
 };
 
 struct TunnelConfig {

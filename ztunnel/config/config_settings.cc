@@ -268,6 +268,8 @@ constexpr Setting kSettings[] = {
      set_boolean<ZT_FIELD(socket.user_timeout)>},
     {"INPOD_UDS", "/var/run/ztunnel/ztunnel.sock", "socket of the node agent", set_text<ZT_FIELD(inpod.uds)>},
     {"INPOD_PORT_REUSE", "true", "SO_REUSEPORT, so that two proxies can overlap", set_boolean<ZT_FIELD(inpod.port_reuse)>},
+    {"ZT_HAND_OVER", "true", "give live connections to the proxy that replaces this one, and take them from the one before",
+     set_boolean<ZT_FIELD(inpod.hand_over)>},
     {"ZT_LOCAL_CONGESTION_CONTROL", "cubic", "congestion control of legs that stay on the node; empty: the system's",
      set_congestion_control},
 

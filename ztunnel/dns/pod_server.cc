@@ -48,6 +48,7 @@ Result<> PodServer::start() {
 }
 
 void PodServer::drain(const std::function<void(int fd)>& step_back) {
+  if (std::exchange(draining_, true)) return;
   for (auto& listener : udp_) step_back(listener->fd());
   for (auto& listener : tcp_) step_back(listener->fd());
   if (!stopped_) linger_.start_after(kListenerLinger, [this] { stop_listening(); });

@@ -41,7 +41,7 @@ class PodServer final : private Deferred {
   PodCache cache_;
   OriginalServer original_;
   std::vector<std::unique_ptr<UdpListener>> udp_;  // kept while queries that came over them are under way
-  bool stopped_ = false;
+  bool draining_ = false, stopped_ = false;
   Forwarder forwarder_;
   std::vector<std::unique_ptr<Acceptor>> tcp_;
   std::list<std::unique_ptr<TcpSession>> sessions_;

@@ -53,6 +53,7 @@ class ConnectionTable {
   template <std::derived_from<Relay> R, class... Sockets>
   void start(Connection& connection, std::unique_ptr<R> relay, Sockets&&... sockets) {
     R& moving = *relay;
+    moving.connection = &connection;
     connection.relay = std::move(relay);
     auto started = moving.start(std::forward<Sockets>(sockets)..., done(connection));
     if (!started) end(connection, started.error());

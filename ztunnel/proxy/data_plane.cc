@@ -33,7 +33,7 @@ dns::SocketOptions dns_options(const SocketOptions& sockets) {
 
 DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
                      Metrics& metrics, CertificateRequest certificates, LookupRequest lookups, const dns::Settings* dns)
-    : settings_(settings), listen_(listen), dns_(dns), shutdown_timer_(control), ticket_(control) {
+    : settings_(settings), listen_(listen), dns_(dns), shutdown_timer_(control), hand_over_timer_(control), ticket_(control) {
   for (size_t i = 0; i < workers; ++i) {
     workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates, lookups));
     worker_pods_.push_back(std::make_unique<WorkerPods>());
@@ -49,6 +49,8 @@ DataPlane::~DataPlane() {
   // Pods go on their own threads, before the threads end.
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([pods = worker_pods_[i].get()] {
+      pods->giving.reset();
+      pods->taking.clear();
       pods->pods.clear();
       pods->dns.clear();
       pods->leaving.clear();
@@ -198,13 +200,20 @@ void DataPlane::end_some(size_t worker, const std::weak_ptr<PodWorker>& leaving,
   }
 }
 
-void DataPlane::drain_all() {
+void DataPlane::step_back_all() {
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i] {
       for (auto& [uid, pod] : worker_pods_[i]->pods) pod->step_back();
       for (auto& [uid, dns] : worker_pods_[i]->dns) dns->drain(steer_to_second);
-      sweep_pods(i, [](PodWorker& pod, const std::string&, bool anew) { return pod.drain_some(anew); }, [] {});
     });
+  }
+}
+
+void DataPlane::drain_all() {
+  step_back_all();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post(
+        [this, i] { sweep_pods(i, [](PodWorker& pod, const std::string&, bool anew) { return pod.drain_some(anew); }, [] {}); });
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,6 +13,7 @@
 #include "ztunnel/dns/pod_server.h"
 #include "ztunnel/proxy/pod_worker.h"
 #include "ztunnel/proxy/worker.h"
+#include "ztunnel/proxy/worker_handover.h"
 
 namespace zt::ztunnel {
 
@@ -54,6 +56,19 @@ class DataPlane final : public zds::PodManager {
   void stop(const std::string& uid) override;
   void drain_all() override;
 
+  // --- Hand-over (data_plane_handover.cc; docs/handover.md). Gives connections to the process that waits at `path`, as long as there
+  // are some that may be moved, and for `limit`: new ones go to its listeners from here on. What is left then is for shutdown().
+  // `progress` once a second, `done` at the end; both on this thread. The error, at once: nobody waits there, and nothing has changed.
+  using HandOverDone = std::function<void(const HandOverCounts&)>;
+  [[nodiscard]] Result<> hand_over(const std::string& path, Clock::duration limit, HandOverDone progress, HandOverDone done);
+  // Somebody who leaves has come: one of the workers takes over what it gives.
+  void take_over(UniqueFd visitor);
+  // What we say of ourselves to the other process.
+  struct HandOverIdentity {
+    std::string build, trust_domain, node;
+  };
+  void identify(HandOverIdentity identity) { identity_ = std::move(identity); }
+
   // Stops accepting, tells peers, waits for the connections to end, and for those that were on their way when the peers had not
   // heard of it; what is left at the deadline is cut. `done` on this thread.
   void shutdown(Clock::duration deadline, std::function<void()> done);
@@ -75,8 +90,11 @@ class DataPlane final : public zds::PodManager {
   };
   // Per worker, touched on its thread only.
   struct WorkerPods {
-    std::unordered_map<std::string, std::unique_ptr<PodWorker>> pods;
+    PodWorkers pods;
     std::vector<std::shared_ptr<PodWorker>> leaving;  // see end_some()
+    // After the pods, which they speak of.
+    std::unique_ptr<WorkerLeaving> giving;
+    std::list<std::unique_ptr<WorkerArriving>> taking;
     // Of the pods whose listeners are this worker's.
     std::unique_ptr<dns::WorkerShare> dns_share;  // null: DNS is not served
     std::unordered_map<std::string, std::unique_ptr<dns::PodServer>> dns;
@@ -116,6 +134,14 @@ class DataPlane final : public zds::PodManager {
   uint64_t stopped_ = 0;
   Timer shutdown_timer_;
   std::function<void()> shutdown_done_;
+  [[nodiscard]] handover::Hello hello() const;
+  void step_back_all();
+  struct HandOver;
+  void give_all(const std::shared_ptr<HandOver>& hand_over);
+  void report_progress(const std::shared_ptr<HandOver>& hand_over);
+  HandOverIdentity identity_;
+  size_t next_taking_ = 0;
+  Timer hand_over_timer_;
   Ticket ticket_;  // what the workers owe us
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "hbone/socket_transport.h"
 #include "mesh/reason.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/handshaking.h"
@@ -17,21 +18,42 @@ Dialler::Dialler(const LocalPod& pod)
             note_tunnel_end(pod_.worker, Direction::kOutbound, {key.source_ip, 0}, key.destination, why);
           }) {}
 
+bool Dialler::gone(const hbone::TunnelKey& key, const workload_api::Snapshot& snapshot) const {
+  const auto unexpected = [&](const workload_api::Workload& workload) {
+    return std::ranges::find(key.expected, identity_of(workload)) == key.expected.end();
+  };
+  const auto* chosen = key.workload.empty() ? snapshot.workload(pod_.worker.settings().network, key.destination.ip)
+                                            : snapshot.workload(key.workload);
+  if (chosen == nullptr || unexpected(*chosen)) return true;
+  // By name: what the name stands for is not in the state.
+  if (chosen->addresses.empty()) return chosen->hostname.empty();
+  if (!chosen->has_address(key.destination.ip)) return true;
+  // Another workload may have got the address before the old one is said to be gone. (On the host's network many share one.)
+  const auto* owner = snapshot.workload(chosen->network.view(), key.destination.ip);
+  return owner != nullptr && unexpected(*owner);
+}
+
 bool Dialler::retire_some(bool anew, const workload_api::Snapshot& snapshot) {
-  return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) {
-    const auto unexpected = [&](const workload_api::Workload& workload) {
-      return std::ranges::find(key.expected, identity_of(workload)) == key.expected.end();
-    };
-    const auto* chosen = key.workload.empty() ? snapshot.workload(pod_.worker.settings().network, key.destination.ip)
-                                              : snapshot.workload(key.workload);
-    if (chosen == nullptr || unexpected(*chosen)) return true;
-    // By name: what the name stands for is not in the state.
-    if (chosen->addresses.empty()) return chosen->hostname.empty();
-    if (!chosen->has_address(key.destination.ip)) return true;
-    // Another workload may have got the address before the old one is said to be gone. (On the host's network many share one.)
-    const auto* owner = snapshot.workload(chosen->network.view(), key.destination.ip);
-    return owner != nullptr && unexpected(*owner);
-  });
+  return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) { return gone(key, snapshot); });
+}
+
+Result<std::unique_ptr<hbone::Tunnel>> Dialler::resume(const hbone::TunnelKey& key, UniqueFd socket,
+                                                       const hbone::TunnelState& state, const hbone::AttachStream& attach) {
+  const PeerAccounts::Ptr memory = pod_.peers.of(key.destination.ip);
+  auto resumed = hbone::Tunnel::resume(pod_.worker.io(), *memory,
+                                       std::make_unique<hbone::SocketTransport>(pod_.worker.loop(), std::move(socket)), state,
+                                       pod_.worker.settings().tunnel, pool_.owner(), attach);
+  if (resumed) (*resumed)->keep_account(memory);
+  return resumed;
+}
+
+hbone::Tunnel& Dialler::adopt(const hbone::TunnelKey& key, std::unique_ptr<hbone::Tunnel> tunnel,
+                              std::chrono::milliseconds idle) {
+  hbone::Tunnel& adopted = *tunnel;
+  pool_.adopt(key, std::move(tunnel), idle);
+  adopted.thaw();
+  if (gone(key, *pod_.worker.snapshot())) adopted.drain();
+  return adopted;
 }
 
 Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial(hbone::TunnelKey key, hbone::TunnelOwner& owner) {

@@ -20,8 +20,15 @@ class Dialler {
   bool close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
     return pool_.close_some_if(anew, condition, reason);
   }
+  [[nodiscard]] size_t tunnels() const { return pool_.tunnels(); }
+  // Hand-over: what is there. What comes from another process is resumed, frozen, and ours and thawed from adopt() on.
+  [[nodiscard]] hbone::TunnelPool& pool() { return pool_; }
+  Result<std::unique_ptr<hbone::Tunnel>> resume(const hbone::TunnelKey& key, UniqueFd socket, const hbone::TunnelState& state,
+                                                const hbone::AttachStream& attach);
+  hbone::Tunnel& adopt(const hbone::TunnelKey& key, std::unique_ptr<hbone::Tunnel> tunnel, std::chrono::milliseconds idle);
 
  private:
+  [[nodiscard]] bool gone(const hbone::TunnelKey& key, const workload_api::Snapshot& snapshot) const;
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial(hbone::TunnelKey key, hbone::TunnelOwner& owner);
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner);
 

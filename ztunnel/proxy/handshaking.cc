@@ -5,6 +5,7 @@
 #include <array>
 #include <cerrno>
 
+#include "base/log.h"
 #include "mesh/reason.h"
 
 namespace zt::ztunnel {
@@ -12,6 +13,8 @@ namespace zt::ztunnel {
 using hbone::TlsHandshake;
 
 namespace {
+
+log::Scope kLog("proxy");
 
 // What OpenSSL holds for a handshake in flight (measured: 41 to 45 KiB), and what goes with it.
 constexpr size_t kHandshakeBytes = 48 * 1024;
@@ -98,6 +101,18 @@ Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, int 
   worker.metrics().handshakes.get({name, result ? "ok" : reason_info(result.error().reason).name}).add();
   worker.metrics().handshake_duration.get({name}).observe(std::chrono::duration<double>(Clock::now() - begun).count());
   co_return result;
+}
+
+bool peer_revoked(Worker& worker, const hbone::Tunnel& tunnel) {
+  if (tunnel.closed() || !tunnel.peer_chain()) return false;
+  const bool server = tunnel.role() == hbone::TunnelRole::kServer;
+  const auto good =
+      worker.tls().check_revocation(*tunnel.peer_chain(), server ? hbone::TlsRole::kServer : hbone::TlsRole::kClient);
+  if (good) return false;
+  ZT_LOG(kLog, kInfo, "closing a tunnel",
+         Field::string("peer", tunnel.peer_identity() ? tunnel.peer_identity()->to_string() : ""),
+         Field::string("cause", good.error().text));
+  return true;
 }
 
 }  // namespace zt::ztunnel

@@ -4,6 +4,7 @@
 
 #include "base/task.h"
 #include "hbone/tls/handshake.h"
+#include "hbone/tunnel.h"
 #include "ztunnel/proxy/worker.h"
 
 namespace zt::ztunnel {
@@ -19,5 +20,8 @@ struct Handshaken {
 // kTlsFailed, kTlsTimeout, kCertRevoked, kResourceLimit. Worker's thread.
 Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, int fd, hbone::TlsRole role,
                                      hbone::TlsHandshake handshake);
+
+// Whether the lists that are known by now name a certificate of the tunnel's peer; says so in the log.
+[[nodiscard]] bool peer_revoked(Worker& worker, const hbone::Tunnel& tunnel);
 
 }  // namespace zt::ztunnel

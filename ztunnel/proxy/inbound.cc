@@ -8,6 +8,7 @@
 #include "mesh/reason.h"
 #include "ztunnel/decide/route.h"
 #include "ztunnel/proxy/handshaking.h"
+#include "ztunnel/proxy/inbound_tunnel.h"
 #include "ztunnel/proxy/proxy_header.h"
 
 namespace zt::ztunnel {
@@ -17,8 +18,6 @@ namespace {
 log::Scope kRbac("rbac");
 // Open connections for which the policies are asked again before the clock is looked at.
 constexpr size_t kRecheckedAtOnce = 64;
-// Tunnels that are told to leave, or held against new revocation lists, before others have their turn.
-constexpr size_t kTunnelsAtOnce = 32;
 
 bool is_illegal(const WorkerSettings& settings, uint16_t port) {
   return std::find(settings.illegal_ports.begin(), settings.illegal_ports.end(), port) != settings.illegal_ports.end();
@@ -52,37 +51,6 @@ workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
 
 }  // namespace
 
-class Inbound::InboundTunnel final : public WalkList<InboundTunnel>::Element, public Unused, public hbone::TunnelOwner {
- public:
-  InboundTunnel(Inbound& inbound, SocketAddress peer, SocketAddress local, bool transparent)
-      : inbound_(inbound), peer_(peer), local_(local), transparent_(transparent) {}
-
-  void on_request(hbone::Stream& stream, hbone::Headers headers) noexcept override {
-    if (inbound_.stopped_) return stream.abandon(hbone::H2Error::kRefusedStream);
-    Unused::unlink();
-    inbound_.tasks_.spawn(inbound_.accept_connect(*this, stream, std::move(headers)));
-  }
-  void on_streams_changed(hbone::Tunnel& tunnel) noexcept override {
-    if (tunnel.streams() == 0 && !leaving_ && !Unused::is_linked()) inbound_.unused_.push_back(*this);
-  }
-  void on_tunnel_closed(hbone::Tunnel&, const Error& why) noexcept override {
-    note_tunnel_end(inbound_.worker_, Direction::kInbound, peer_, local_, why);
-    // Last use of *this: connections on it were told by their streams.
-    inbound_.forget(*this);
-  }
-
- private:
-  friend class Inbound;
-  Inbound& inbound_;
-  SocketAddress peer_, local_;
-  bool transparent_;
-  bool leaving_ = false;  // told to drain, to make room
-  Counted in_pod_;
-  std::shared_ptr<const ProvenPeer> identity_;  // null: TLS without a SPIFFE id
-  OpenSocket socket_;
-  std::unique_ptr<hbone::Tunnel> tunnel_;
-};
-
 Inbound::Inbound(LocalPod& pod, ConnectionTable& connections)
     : pod_(pod), worker_(pod.worker), connections_(connections), tasks_(pod.worker.loop()) {}
 
@@ -98,11 +66,11 @@ void Inbound::forget(InboundTunnel& tunnel) {
 
 bool Inbound::drain_some(bool anew) {
   draining_ = true;
-  return drained_.some(tunnels_, anew, kTunnelsAtOnce, [](InboundTunnel& each) { each.tunnel_->drain(); });
+  return drained_.some(tunnels_, anew, InboundTunnel::kPiece, [](InboundTunnel& each) { each.tunnel_->drain(); });
 }
 
 bool Inbound::close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
-  return looked_at_.some(tunnels_, anew, kTunnelsAtOnce, [&](InboundTunnel& each) {
+  return looked_at_.some(tunnels_, anew, InboundTunnel::kPiece, [&](InboundTunnel& each) {
     if (condition(*each.tunnel_)) each.tunnel_->close(reason);
   });
 }
@@ -162,7 +130,6 @@ Task<void> Inbound::accept_tunnel(Arrival arrival) {
     co_return;
   }
   auto owner = std::make_unique<InboundTunnel>(*this, client, local, arrival.transparent);
-  owner->in_pod_ = std::move(in_pod);
   if (shaken->tls.peer) owner->identity_ = std::make_shared<const ProvenPeer>(*shaken->tls.peer);
   auto started = hbone::Tunnel::start(worker_.io(), *memory, hbone::Tunnel::Role::kServer, std::move(fd), std::move(shaken->tls),
                                       std::move(shaken->early), worker_.settings().tunnel, *owner);
@@ -172,11 +139,16 @@ Task<void> Inbound::accept_tunnel(Arrival arrival) {
   }
   owner->tunnel_ = std::move(*started);
   owner->tunnel_->keep_account(memory);
-  owner->socket_ = std::move(open);
-  if (draining_) owner->tunnel_->drain();
+  enter(std::move(owner), std::move(open), std::move(in_pod));
+}
+
+void Inbound::enter(std::unique_ptr<InboundTunnel> tunnel, OpenSocket open, Counted in_pod) {
+  tunnel->in_pod_ = std::move(in_pod);
+  tunnel->socket_ = std::move(open);
+  if (draining_) tunnel->tunnel_->drain();
   ++tunnel_count_;
-  unused_.push_back(*owner);
-  tunnels_.add(*owner.release());
+  if (tunnel->tunnel_->streams() == 0) unused_.push_back(*tunnel);
+  tunnels_.add(*tunnel.release());
 }
 
 Verdict Inbound::judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info, MissingPolicy missing) const {
@@ -381,24 +353,28 @@ Task<void> Inbound::accept_plain(Arrival arrival) {
                      std::move(*upstream));
 }
 
+void Inbound::judge_open(Connection& connection, const workload_api::Snapshot& snapshot) {
+  const ConnectionInfo& known = connection.record.info();
+  if (known.direction != Direction::kInbound || !connection.relay) return;
+  // A policy that the workload names and that has not come counts for nothing here, as at the peer: those that are there decide.
+  // A new connection waits for it and is refused without it, since it may be a DENY. An open one was let in before it was
+  // named; to cut it for the name alone would end all connections of a workload whenever the control plane sends the
+  // workload first, as it does. When it comes, this is asked again. But it must not shield from the others meanwhile: if an
+  // ALLOW is withdrawn and none of those that are left matches, or a DENY does, the connection ends.
+  const Verdict verdict = judge(snapshot, known, MissingPolicy::kSkip);
+  if (verdict.allowed()) return;
+  ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),
+         Field::string("policy", verdict.policy.view()));
+  connection.relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
+}
+
 // A policy changed: every open inbound connection is asked again with the workload as it is now (contract §4.7; unlike the peer
 // this also follows a change of the workload's own policy list).
 bool Inbound::recheck_some(const workload_api::Snapshot& snapshot) {
   for (size_t left = kRecheckedAtOnce; left > 0; --left) {
     Connection* const connection = rechecked_.next();
     if (connection == nullptr) break;
-    const ConnectionInfo& known = connection->record.info();
-    if (known.direction != Direction::kInbound || !connection->relay) continue;
-    // A policy that the workload names and that has not come counts for nothing here, as at the peer: those that are there decide.
-    // A new connection waits for it and is refused without it, since it may be a DENY. An open one was let in before it was
-    // named; to cut it for the name alone would end all connections of a workload whenever the control plane sends the
-    // workload first, as it does. When it comes, this is asked again. But it must not shield from the others meanwhile: if an
-    // ALLOW is withdrawn and none of those that are left matches, or a DENY does, the connection ends.
-    const Verdict verdict = judge(snapshot, known, MissingPolicy::kSkip);
-    if (verdict.allowed()) continue;
-    ZT_LOG(kRbac, kInfo, "connection closed by a policy change", Field::bare("src.addr", known.source.to_string()),
-           Field::string("policy", verdict.policy.view()));
-    connection->relay->kill(Reason::kPolicyRevoked, "connection closed due to policy change");
+    judge_open(*connection, snapshot);
   }
   return rechecked_.done();
 }

@@ -1,6 +1,7 @@
 #pragma once
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "base/task.h"
 #include "base/unique_fd.h"
@@ -11,12 +12,19 @@
 #include "ztunnel/proxy/connection_table.h"
 #include "ztunnel/proxy/local_pod.h"
 
+namespace zt::handover {
+struct TunnelUnit;
+}
+
 namespace zt::ztunnel {
 
 // What arrives at a pod, on one worker: tunnels and the CONNECTs in them (contract §4.1), and plain TCP (§4.6).
 // Worker's thread.
 class Inbound {
  public:
+  // A tunnel that a peer opened to this pod. In `tunnels_`, which owns it, until it closes.
+  class InboundTunnel;
+
   Inbound(LocalPod& pod, ConnectionTable& connections);
   ~Inbound();
   Inbound(const Inbound&) = delete;
@@ -33,17 +41,37 @@ class Inbound {
   // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left.
   [[nodiscard]] size_t unfinished() const { return tasks_.size() + tunnel_count_; }
 
+  // --- Hand-over to another process, and from one (inbound_handover.cc). All tunnels that are there, in pieces as above.
+  bool prepare_some_handover(bool anew);
+  struct Held {
+    InboundTunnel& owner;
+    hbone::Tunnel& tunnel;
+    SocketAddress peer, local;
+    bool transparent;
+  };
+  // One after the other; nothing: that was all.
+  void begin_leaving() { leaving_.begin(tunnels_); }
+  [[nodiscard]] std::optional<Held> next_leaving();
+  // One whose tunnel has been discarded.
+  void forget(InboundTunnel& tunnel);
+  // One that another process froze, frozen and in no list until keep().
+  Result<std::unique_ptr<InboundTunnel>> resume(UniqueFd socket, const handover::TunnelUnit& unit,
+                                                const hbone::AttachStream& attach);
+  // Ours from here on, and thawed.
+  hbone::Tunnel& keep(std::unique_ptr<InboundTunnel> resumed);
+  // Asks the policies for an open connection, as for all when they change: it ends if they refuse it now.
+  void judge_open(Connection& connection) { judge_open(connection, *worker_.snapshot()); }
+
   // Policies changed: all open connections are to be asked for again.
   void recheck() { rechecked_.begin(connections_.all()); }
   // Asks for some more of them; true when all have been asked.
   bool recheck_some(const workload_api::Snapshot& snapshot);
 
  private:
-  // A tunnel that a peer opened to this pod. In `tunnels_`, which owns it, until it closes.
-  class InboundTunnel;
   using Unused = boost::intrusive::list_base_hook<boost::intrusive::link_mode<boost::intrusive::auto_unlink>>;
 
-  void forget(InboundTunnel& tunnel);
+  void enter(std::unique_ptr<InboundTunnel> tunnel, OpenSocket open, Counted in_pod);
+  void judge_open(Connection& connection, const workload_api::Snapshot& snapshot);
   // Makes room if the pod has as many tunnels as it may: the oldest that nobody uses goes. False: there is none here.
   bool admit_tunnel();
   Task<void> accept_tunnel(Arrival arrival);
@@ -63,7 +91,7 @@ class Inbound {
   bool draining_ = false, stopped_ = false;
   ConnectionTable::Walk rechecked_;
   WalkList<InboundTunnel> tunnels_;
-  WalkList<InboundTunnel>::Walk drained_, looked_at_;
+  WalkList<InboundTunnel>::Walk drained_, looked_at_, prepared_, leaving_;
   boost::intrusive::list<Unused, boost::intrusive::constant_time_size<false>> unused_;  // without streams; the oldest in front
   size_t tunnel_count_ = 0;
   TaskScope tasks_;  // last: coroutines end before what they use

@@ -2,6 +2,8 @@
 
 #include "base/log.h"
 #include "mesh/reason.h"
+#include "ztunnel/proxy/handshaking.h"
+#include "ztunnel/proxy/inbound_tunnel.h"
 
 namespace zt::ztunnel {
 
@@ -39,6 +41,7 @@ PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, S
       dialler_(pod_),
       inbound_(pod_, connections_),
       outbound_(pod_, connections_, dialler_),
+      units_(pod_, uid, connections_, dialler_, inbound_),
       policy_generation_(worker.snapshot()->policy_generation()),
       on_snapshot_(std::in_place, worker.state(), [this](const workload_api::Snapshot& snapshot, bool anew) {
         if (anew) {
@@ -50,7 +53,10 @@ PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, S
       }) {}
 
 // Log lines and metrics first; coroutines and tunnels are unwound by the members' destructors.
-PodWorker::~PodWorker() { connections_.end_all(Reason::kDrained, "connection closed due to connection drain"); }
+PodWorker::~PodWorker() {
+  units_.drop();
+  connections_.end_all(Reason::kDrained, "connection closed due to connection drain");
+}
 
 Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver hand_over) {
   const bool transparent = listener.transparent;
@@ -117,6 +123,7 @@ void PodWorker::accept(Arrival arrival) {
 }
 
 void PodWorker::step_back() {
+  if (std::exchange(stepped_back_, true)) return;
   for (auto& acceptor : acceptors_) steer_to_second(acceptor->fd());  // another proxy gets the new connections, if there is one
   // Connections in the middle of their handshake belong to our listeners already.
   linger_timer_.start_after(kListenerLinger, [this] { close_listeners(kMostWaiting); });
@@ -134,6 +141,7 @@ bool PodWorker::end_some(bool anew) {
   if (anew) {
     linger_timer_.cancel();
     acceptors_.clear();
+    units_.drop();
     on_snapshot_.reset();
     outbound_.stop();
     inbound_.stop();
@@ -148,17 +156,7 @@ bool PodWorker::end_some(bool anew) {
 }
 
 bool PodWorker::close_revoked_some(bool anew) {
-  const auto revoked = [this](const hbone::Tunnel& tunnel) {
-    if (tunnel.closed() || !tunnel.peer_chain()) return false;
-    const bool server = tunnel.role() == hbone::Tunnel::Role::kServer;
-    const auto good =
-        worker_.tls().check_revocation(*tunnel.peer_chain(), server ? hbone::TlsRole::kServer : hbone::TlsRole::kClient);
-    if (good) return false;
-    ZT_LOG(kLog, kInfo, "closing a tunnel",
-           Field::string("peer", tunnel.peer_identity() ? tunnel.peer_identity()->to_string() : ""),
-           Field::string("cause", good.error().text));
-    return true;
-  };
+  const auto revoked = [this](const hbone::Tunnel& tunnel) { return peer_revoked(worker_, tunnel); };
   if (anew) look_at_clients_ = true;
   return inbound_.close_some_if(anew, revoked, Reason::kCertRevoked) &&
          dialler_.close_some_if(std::exchange(look_at_clients_, false), revoked, Reason::kCertRevoked);

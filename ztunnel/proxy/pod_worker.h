@@ -12,6 +12,7 @@
 #include "ztunnel/proxy/inbound.h"
 #include "ztunnel/proxy/local_pod.h"
 #include "ztunnel/proxy/outbound.h"
+#include "ztunnel/proxy/pod_units.h"
 
 namespace zt::ztunnel {
 
@@ -42,6 +43,8 @@ class PodWorker {
   bool close_revoked_some(bool anew);
   // The pod is gone: nothing is accepted any more, and what there is ends. To be destroyed when nothing is left.
   bool end_some(bool anew);
+  // What goes to another process, and comes from one.
+  [[nodiscard]] PodUnits& units() { return units_; }
 
   [[nodiscard]] size_t connection_count() const { return connections_.count(); }
   // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left,
@@ -49,6 +52,8 @@ class PodWorker {
   [[nodiscard]] size_t unfinished() const {
     return outbound_.unfinished() + inbound_.unfinished() + acceptors_.size() + (handshakes_ ? handshakes_->waiting() : 0);
   }
+  // Nothing of it that another process could be given, now or in a moment.
+  [[nodiscard]] bool empty() const { return connection_count() + unfinished() + dialler_.tunnels() == 0; }
   [[nodiscard]] ConnectionTable& connections() { return connections_; }
 
  private:
@@ -66,11 +71,13 @@ class PodWorker {
   Dialler dialler_;
   Inbound inbound_;
   Outbound outbound_;
+  PodUnits units_;
   uint64_t policy_generation_;
   bool retire_anew_ = false, look_at_clients_ = false, end_server_tunnels_ = false, end_client_tunnels_ = false;
   std::optional<StateView::Listener> on_snapshot_;  // until end_some()
   std::optional<PodHandshakes> handshakes_;         // where its listener is
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
+  bool stepped_back_ = false;
 };
 
 }  // namespace zt::ztunnel

@@ -19,6 +19,8 @@ struct StreamRelayState;
 
 namespace zt::ztunnel {
 
+struct Connection;
+
 // Bytes as the peers count them: `sent` is client → server, on both sides of a tunnel.
 struct RelayBytes {
   uint64_t client_to_server = 0;
@@ -50,6 +52,8 @@ class Relay {
   [[nodiscard]] virtual bool movable() const = 0;
   virtual void thaw() = 0;
   virtual void discard() = 0;
+
+  Connection* connection = nullptr;  // that it is the relay of, once bytes may move
 
   [[nodiscard]] const RelayBytes& bytes() const { return bytes_; }
   // kOk before it has ended.

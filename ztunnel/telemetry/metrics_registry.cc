@@ -112,6 +112,14 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                      "Connections, tunnels and DNS queries that were refused or ended because of a limit.",
                      "",
                      {"limit"}}),
+      handover_connections({"zt_handover_connections",
+                            "Live connections that were given to the next process or taken over from the one before.",
+                            "",
+                            {"way"}}),
+      handover_stayed({"zt_handover_stayed",
+                       "Tunnels and plain connections that the next process was not given in time, by what held them.",
+                       "",
+                       {"cause"}}),
       ca_duration({"zt_ca_request_duration_seconds",
                    "Time until the certificate authority had answered a request.",
                    "seconds",
@@ -153,6 +161,8 @@ std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
                                 &dns_forwarded,
                                 &dns_dropped,
                                 &limit_reached,
+                                &handover_connections,
+                                &handover_stayed,
                                 &ca_duration};
   for (const Family* family : rest) family->render(out);
   append_gauge(out, "zt_metrics_series", "Label sets of traffic metrics, counted per worker.", traffic.series_count());

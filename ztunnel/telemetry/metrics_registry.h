@@ -52,7 +52,10 @@ class Metrics {
   // `limit`: handshakes, handshakes_per_source, handshakes_per_pod, tunnels_per_pod, connections_per_pod: how often somebody
   // was refused, or somebody silent ended, because of it.
   CounterFamily limit_reached;
-  HistogramFamily ca_duration;  // `result`: ok, failed
+  // Live connections to the next process and from the one before (docs/handover.md). `way`: given, taken.
+  CounterFamily handover_connections;
+  CounterFamily handover_stayed;  // `cause`: tunnels and pairs that were still here when the hand-over ended
+  HistogramFamily ca_duration;    // `result`: ok, failed
 
   DenialLog denial_log;  // what early_denials counts, as far as it fits a second
 

@@ -1,0 +1,98 @@
+"""Replacements one after the other under every kind of traffic. ZT_HANDOVER_ROUNDS: how many; more than a few by hand."""
+
+import os
+import random
+import threading
+import time
+
+import pytest
+
+from harness import apps
+from harness.handover import count, replace
+from harness.mesh import Mesh
+
+ROUNDS = int(os.environ.get("ZT_HANDOVER_ROUNDS", "6"))
+SECRET = random.Random(7).randbytes(1 << 20)
+
+
+def talk(sock, seed, done):
+    """Both ways at once, lengths and pauses by chance, every byte by its position; the echo of all that was sent comes back."""
+    chance = random.Random(seed)
+    sent = received = 0
+    sock.settimeout(30)
+
+    def take(most):
+        nonlocal received
+        data = sock.recv(most)
+        assert data, f"ended after {received} of {sent} bytes"
+        expected = bytes(SECRET[(received + i) % len(SECRET)] for i in range(min(len(data), 16)))
+        assert data[:16] == expected, f"a wrong byte at {received}"
+        begin = received % len(SECRET)
+        assert len(data) > len(SECRET) - begin or SECRET[begin:begin + len(data)] == data, f"a wrong byte behind {received}"
+        received += len(data)
+
+    while not done.is_set():
+        burst = chance.choice([1, 100, 5000, 200_000])
+        begin = sent % len(SECRET)
+        part = SECRET[begin:begin + burst]
+        writer = apps.start(lambda: sock.sendall(part))
+        sent += len(part)
+        while received < sent:
+            take(65536)
+        writer.join(30)
+        if chance.random() < 0.5:
+            time.sleep(chance.random() * 0.05)
+    sock.shutdown(1)
+    assert apps.read_to_end(sock) == (b"", apps.FIN)
+    return sent
+
+
+def test_nothing_is_lost_while_proxies_of_both_nodes_are_replaced_one_after_the_other():
+    with Mesh() as mesh:
+        first, second = mesh.nodes
+        client, web, plain = first.pod("client"), second.pod("web"), second.pod("plain", captured=False)
+        web.serve(8080)
+        plain.serve(8080)
+        mesh.beside = []
+        mesh.start()
+        done, errors, opened = threading.Event(), [], []
+
+        def worker(target, seed, lasting):
+            chance = random.Random(seed)
+            try:
+                while not done.is_set():
+                    over = done
+                    if not lasting:  # connections that come and go
+                        over = threading.Event()
+                        threading.Timer(chance.random() * 0.2, over.set).start()
+                    sock = client.connect(chance.choice([target.ip, target.ip6]), 8080, timeout=30)
+                    opened.append(talk(sock, chance.random(), over))
+            except Exception as error:
+                errors.append(f"{'lasting' if lasting else 'short'} to {target.name}: {error!r}")
+
+        threads = []
+        for seed in range(4):
+            threads.append(apps.start(lambda s=seed: worker(web, s, True)))
+            threads.append(apps.start(lambda s=seed: worker(web, 100 + s, False)))
+        threads.append(apps.start(lambda: worker(plain, 200, True)))
+        threads.append(apps.start(lambda: worker(plain, 201, False)))
+        time.sleep(0.5)
+        lines = []
+        try:
+            for number in range(ROUNDS):
+                lines.append(replace(mesh, mesh.nodes[number % 2])[1])
+                if errors:
+                    break
+                while len(mesh.beside) > 4:
+                    mesh.beside.pop(0).delete()
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join(60)
+            for netns in mesh.beside:
+                netns.delete()
+        print("\n".join(lines))
+        assert errors == [], "\n".join(lines)
+        assert [server.errors for server in web.servers + plain.servers] == [[], []]
+        assert [count(line, "left") for line in lines] == [0] * ROUNDS, "\n".join(lines)
+        assert len(opened) > ROUNDS

@@ -1,0 +1,260 @@
+#include "ztunnel/proxy/pod_units.h"
+
+#include <cassert>
+#include <utility>
+
+#include "mesh/reason.h"
+#include "ztunnel/proxy/connection_handover.h"
+#include "ztunnel/proxy/handshaking.h"
+#include "ztunnel/proxy/inbound_tunnel.h"
+
+namespace zt::ztunnel {
+
+using handover::StreamUser;
+using handover::TunnelUnit;
+
+PodUnits::PodUnits(LocalPod& pod, std::string uid, ConnectionTable& connections, Dialler& dialler, Inbound& inbound)
+    : pod_(pod), uid_(std::move(uid)), connections_(connections), dialler_(dialler), inbound_(inbound) {}
+
+PodUnits::~PodUnits() { assert(std::holds_alternative<std::monostate>(leaving_)); }
+
+// ---- Leaving
+
+bool PodUnits::prepare_some(bool anew) {
+  if (anew) prepare_clients_ = true;
+  return inbound_.prepare_some_handover(anew) && dialler_.pool().prepare_some_handover(std::exchange(prepare_clients_, false));
+}
+
+void PodUnits::begin() {
+  inbound_.begin_leaving();
+  dialler_.pool().begin_leaving();
+  pairs_.begin(connections_.all());
+}
+
+std::optional<handover::UnitSource::Frozen> PodUnits::next(const Stuck& stuck) {
+  assert(std::holds_alternative<std::monostate>(leaving_));
+  while (const auto held = inbound_.next_leaving()) {
+    TunnelUnit unit;
+    unit.peer = held->peer;
+    unit.local = held->local;
+    unit.transparent = held->transparent;
+    if (auto frozen = freeze({.tunnel = &held->tunnel, .server = &held->owner, .relays = {}}, std::move(unit), stuck))
+      return frozen;
+  }
+  while (const auto held = dialler_.pool().next_leaving()) {
+    TunnelUnit unit;
+    unit.key = held->key;
+    unit.idle = held->idle;
+    if (auto frozen = freeze({.tunnel = &held->tunnel, .server = nullptr, .relays = {}}, std::move(unit), stuck)) return frozen;
+  }
+  while (Connection* const connection = pairs_.next()) {
+    auto* const relay = dynamic_cast<SpliceRelay*>(connection->relay.get());
+    if (relay == nullptr) continue;  // it goes with its tunnel, or is on its way
+    if (relay->movable()) return freeze(*connection, *relay);
+    stuck("it is about to end");
+  }
+  return std::nullopt;
+}
+
+std::optional<handover::UnitSource::Frozen> PodUnits::freeze(LeavingTunnel leaving, TunnelUnit unit, const Stuck& stuck) {
+  hbone::Tunnel& tunnel = *leaving.tunnel;
+  tunnel.prepare_handover();  // one that has come meanwhile
+  tunnel.settle();
+  if (const auto why = tunnel.unmovable()) {
+    stuck(hbone::unmovable_text(*why));
+    return std::nullopt;
+  }
+  for (const auto& [id, user] : tunnel.users()) {
+    auto* const relay = dynamic_cast<StreamRelay*>(user);
+    if (relay == nullptr || relay->connection == nullptr) {
+      stuck("a request is on its way");
+      return std::nullopt;
+    }
+    if (!relay->movable()) {
+      stuck("a stream is about to end");
+      return std::nullopt;
+    }
+    leaving.relays.push_back(relay);
+  }
+  handover::UnitSource::Frozen frozen;
+  frozen.descriptors.push_back(tunnel.socket());
+  unit.pod = uid_;
+  unit.tunnel = tunnel.freeze();
+  for (size_t i = 0; i < leaving.relays.size(); ++i) {
+    StreamRelay& relay = *leaving.relays[i];
+    unit.users.push_back({.stream = unit.tunnel.streams[i].id,
+                          .phase = StreamUser::Phase::kMoving,
+                          .relay = relay.freeze(),
+                          .connection = leaving_state(*relay.connection)});
+    frozen.descriptors.push_back(relay.socket());
+  }
+  frozen.bytes = handover::encode(unit);
+  leaving_ = std::move(leaving);
+  return frozen;
+}
+
+std::optional<handover::UnitSource::Frozen> PodUnits::freeze(Connection& connection, SpliceRelay& relay) {
+  handover::PairUnit unit;
+  unit.pod = uid_;
+  handover::UnitSource::Frozen frozen;
+  relay.freeze(unit, frozen.descriptors);
+  unit.connection = leaving_state(connection);
+  frozen.bytes = handover::encode(unit);
+  leaving_ = LeavingPair{&connection};
+  return frozen;
+}
+
+// What moved so far is counted here, and only what moves from here on there.
+handover::ConnectionState PodUnits::leaving_state(Connection& connection) {
+  const RelayBytes& bytes = connection.relay->bytes();
+  connection.record.progress(bytes);
+  return state_of(connection.record.info(), bytes, bytes);
+}
+
+// It is the other's. Relays first: they let go of their streams without a word, then nobody knows the tunnel's any more.
+size_t PodUnits::gone() {
+  size_t count = 0;
+  const auto forget = [&](Connection& connection) {
+    connection.relay->discard();
+    connections_.forget(connection);
+    ++count;
+  };
+  if (auto* pair = std::get_if<LeavingPair>(&leaving_)) {
+    forget(*pair->connection);
+  } else if (auto* tunnel = std::get_if<LeavingTunnel>(&leaving_)) {
+    for (StreamRelay* relay : tunnel->relays) forget(*relay->connection);
+    tunnel->tunnel->discard();
+    if (tunnel->server != nullptr) {
+      inbound_.forget(*tunnel->server);
+    } else {
+      dialler_.pool().forget(*tunnel->tunnel);
+    }
+  }
+  leaving_ = {};
+  return count;
+}
+
+void PodUnits::stays() {
+  if (auto* pair = std::get_if<LeavingPair>(&leaving_)) {
+    pair->connection->relay->thaw();
+  } else if (auto* tunnel = std::get_if<LeavingTunnel>(&leaving_)) {
+    tunnel->tunnel->thaw();
+    for (StreamRelay* relay : tunnel->relays) relay->thaw();
+  }
+  leaving_ = {};
+}
+
+// ---- Coming
+
+Result<> PodUnits::prepare(handover::Unit unit, std::vector<UniqueFd> descriptors) {
+  // Its policies decide on what comes to it.
+  if (pod_.known() == nullptr) return fail(Reason::kNoWorkload, "the pod's workload is not known here yet");
+  if (auto* pair = std::get_if<handover::PairUnit>(&unit)) return prepare_pair(std::move(*pair), std::move(descriptors));
+  return prepare_tunnel(std::move(std::get<TunnelUnit>(unit)), std::move(descriptors));
+}
+
+Result<> PodUnits::prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors) {
+  ZT_ASSIGN(auto info, info_of(unit.connection, *pod_.worker.snapshot()));
+  coming_ = ComingPair{.unit = std::move(unit), .descriptors = std::move(descriptors), .info = std::move(info)};
+  return {};
+}
+
+Result<> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<UniqueFd> descriptors) {
+  if (pod_.worker.settings().tls.keep_peer_chain && !unit.tunnel.peer_chain) {
+    return fail(Reason::kInvalidInput, "whether its peer is revoked cannot be asked: its certificates were not kept");
+  }
+  const bool client = unit.tunnel.role == hbone::TunnelRole::kClient;
+  // Format 1 has the key as far as it says who may share.
+  for (const StreamUser& user : unit.users) {
+    if (client && user.connection.destination_party) unit.key->workload = user.connection.destination_party->uid;
+  }
+  const auto side = client ? StreamRelay::Side::kSocketIsClient : StreamRelay::Side::kSocketIsServer;
+  ComingTunnel coming;
+  auto next = descriptors.begin();
+  UniqueFd socket = std::move(*next++);
+  for (StreamUser& user : unit.users) {
+    if (user.phase != StreamUser::Phase::kMoving) return fail(Reason::kInvalidInput, "requests on their way are not taken over");
+    ZT_ASSIGN(auto info, info_of(user.connection, *pod_.worker.snapshot()));
+    coming.users.push_back({.state = std::move(user),
+                            .relay = std::make_unique<StreamRelay>(pod_.worker.io(), side),
+                            .socket = std::move(*next++),
+                            .info = std::move(info)});
+  }
+  const hbone::AttachStream attach = [at = coming.users.begin()](hbone::Stream& stream, const hbone::StreamState&) mutable {
+    StreamRelay& relay = *(at++)->relay;
+    relay.attach(stream);
+    return &relay;
+  };
+  const auto take = [&]() -> Result<> {
+    if (client) {
+      ZT_ASSIGN(coming.client, dialler_.resume(*unit.key, std::move(socket), unit.tunnel, attach));
+    } else {
+      ZT_ASSIGN(coming.server, inbound_.resume(std::move(socket), unit, attach));
+    }
+    return {};
+  };
+  if (auto taken = take(); !taken) {
+    // Their streams are gone.
+    for (ComingUser& user : coming.users) user.relay->detach();
+    return taken;
+  }
+  coming.unit = std::move(unit);
+  coming_ = std::move(coming);
+  return {};
+}
+
+size_t PodUnits::run() {
+  auto all = std::exchange(coming_, {});
+  if (auto* pair = std::get_if<ComingPair>(&all)) return run_pair(std::move(*pair));
+  if (auto* tunnel = std::get_if<ComingTunnel>(&all)) return run_tunnel(std::move(*tunnel));
+  return 0;  // its pod has ended meanwhile
+}
+
+Connection& PodUnits::adopt(ConnectionInfo info, const handover::ConnectionState& state) {
+  return connections_.adopt(std::move(info), {state.counted_client_to_server, state.counted_server_to_client});
+}
+
+size_t PodUnits::run_pair(ComingPair coming) {
+  const auto& state = coming.unit.connection;
+  const auto& peer = state.inbound ? state.source : state.destination;
+  Connection& connection = adopt(std::move(coming.info), state);
+  connection.accepted = OpenSocket(pod_.worker.traffic(), state.inbound ? Reporter::kDestination : Reporter::kSource);
+  auto relay = std::make_unique<SpliceRelay>(pod_.worker.io(), pod_.peers.of(peer.ip));
+  relay->resume(coming.unit, std::move(coming.descriptors), connections_.done(connection));
+  relay->connection = &connection;
+  connection.relay = std::move(relay);
+  connection.relay->thaw();
+  inbound_.judge_open(connection);
+  return 1;
+}
+
+size_t PodUnits::run_tunnel(ComingTunnel coming) {
+  std::vector<Connection*> connections;
+  connections.reserve(coming.users.size());
+  for (ComingUser& user : coming.users) {
+    const auto& state = user.state.connection;
+    Connection& connection = adopt(std::move(user.info), state);
+    if (!state.inbound) connection.accepted = OpenSocket(pod_.worker.traffic(), Reporter::kSource);
+    user.relay->resume(user.state.relay, {state.client_to_server, state.server_to_client}, std::move(user.socket),
+                       connections_.done(connection));
+    user.relay->connection = &connection;
+    connection.relay = std::move(user.relay);
+    connections.push_back(&connection);
+  }
+  hbone::Tunnel& tunnel = coming.client != nullptr ? dialler_.adopt(*coming.unit.key, std::move(coming.client), coming.unit.idle)
+                                                   : inbound_.keep(std::move(coming.server));
+  for (Connection* connection : connections) connection->relay->thaw();
+  // What has changed since the other process asked.
+  if (peer_revoked(pod_.worker, tunnel)) tunnel.close(Reason::kCertRevoked);
+  for (Connection* connection : connections) inbound_.judge_open(*connection);
+  return connections.size();
+}
+
+void PodUnits::drop() {
+  auto all = std::exchange(coming_, {});
+  if (auto* coming = std::get_if<ComingTunnel>(&all)) {
+    for (ComingUser& user : coming->users) user.relay->detach();
+  }
+}
+
+}  // namespace zt::ztunnel

@@ -1,0 +1,91 @@
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "handover/protocol.h"
+#include "ztunnel/proxy/connection_table.h"
+#include "ztunnel/proxy/dialler.h"
+#include "ztunnel/proxy/inbound.h"
+#include "ztunnel/proxy/local_pod.h"
+
+namespace zt::ztunnel {
+
+// What one pod has on one worker that can go to another process, unit by unit, and what comes from one (docs/handover.md). Worker's thread.
+class PodUnits {
+ public:
+  PodUnits(LocalPod& pod, std::string uid, ConnectionTable& connections, Dialler& dialler, Inbound& inbound);
+  ~PodUnits();
+  PodUnits(const PodUnits&) = delete;
+
+  // --- Leaving
+  // Tells the tunnels' peers what they have to know before. In pieces: `anew` begins; true when nothing is left.
+  bool prepare_some(bool anew);
+  // Every unit is to be tried (again).
+  void begin();
+  // The next that can be moved, frozen, until gone() or stays(). What cannot be moved now is passed over, and `stuck` is told why.
+  using Stuck = std::function<void(std::string_view why)>;
+  std::optional<handover::UnitSource::Frozen> next(const Stuck& stuck);
+  // Returns how many connections went along.
+  size_t gone();
+  void stays();
+
+  // --- Coming
+  // As handover::UnitSink. run() returns how many connections have come.
+  Result<> prepare(handover::Unit unit, std::vector<UniqueFd> descriptors);
+  size_t run();
+  void drop();
+
+ private:
+  struct LeavingTunnel {
+    hbone::Tunnel* tunnel;
+    Inbound::InboundTunnel* server;  // null: the pool's
+    std::vector<StreamRelay*> relays;
+  };
+  struct LeavingPair {
+    Connection* connection;
+  };
+  struct ComingUser {
+    handover::StreamUser state;
+    std::unique_ptr<StreamRelay> relay;
+    UniqueFd socket;
+    ConnectionInfo info;
+  };
+  struct ComingTunnel {
+    handover::TunnelUnit unit;
+    std::vector<ComingUser> users;
+    std::unique_ptr<hbone::Tunnel> client;
+    std::unique_ptr<Inbound::InboundTunnel> server;
+  };
+  struct ComingPair {
+    handover::PairUnit unit;
+    std::vector<UniqueFd> descriptors;
+    ConnectionInfo info;
+  };
+
+  std::optional<handover::UnitSource::Frozen> freeze(LeavingTunnel leaving, handover::TunnelUnit unit, const Stuck& stuck);
+  std::optional<handover::UnitSource::Frozen> freeze(Connection& connection, SpliceRelay& relay);
+  static handover::ConnectionState leaving_state(Connection& connection);
+  Result<> prepare_tunnel(handover::TunnelUnit unit, std::vector<UniqueFd> descriptors);
+  Result<> prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors);
+  Connection& adopt(ConnectionInfo info, const handover::ConnectionState& state);
+  size_t run_tunnel(ComingTunnel coming);
+  size_t run_pair(ComingPair coming);
+
+  LocalPod& pod_;
+  const std::string uid_;
+  ConnectionTable& connections_;
+  Dialler& dialler_;
+  Inbound& inbound_;
+
+  bool prepare_clients_ = false;
+  ConnectionTable::Walk pairs_;
+  std::variant<std::monostate, LeavingTunnel, LeavingPair> leaving_;
+  std::variant<std::monostate, ComingTunnel, ComingPair> coming_;
+};
+
+}  // namespace zt::ztunnel
