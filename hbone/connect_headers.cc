@@ -196,11 +196,18 @@ std::string_view status_phrase(uint16_t status) {
   }
 }
 
+uint16_t answer_status(const Headers& headers) {
+  uint16_t status = 0;
+  for (const auto& [name, value] : headers)
+    if (name == ":status") std::from_chars(value.data(), value.data() + value.size(), status);
+  return status;
+}
+
 Result<ReceivedAnswer> parse_answer(const Headers& headers) {
   ReceivedAnswer answer;
+  answer.status = answer_status(headers);
   std::string baggage;
   for (const auto& [name, value] : headers) {
-    if (name == ":status") std::from_chars(value.data(), value.data() + value.size(), answer.status);
     if (name == "baggage" && baggage.size() + value.size() <= kMaxHintBytes) {
       if (!baggage.empty()) baggage += ',';
       baggage += value;

@@ -79,6 +79,8 @@ struct ReceivedAnswer {
   uint16_t status = 0;
   std::optional<Baggage> baggage;
 };
+// Its :status; 0: it has none.
+[[nodiscard]] uint16_t answer_status(const Headers& headers);
 Result<ReceivedAnswer> parse_answer(const Headers& headers);
 [[nodiscard]] std::string_view status_phrase(uint16_t status);
 

@@ -37,8 +37,9 @@ TunnelPool::Pooled* TunnelPool::pick(const TunnelKey& key, Entry& entry) {
   return best;
 }
 
-Task<Result<Stream*>> TunnelPool::open(const TunnelKey& key, const Headers& headers, StreamHandler& handler) {
-  const auto deadline = loop_.now() + config_.acquire_timeout;
+Task<Result<Stream*>> TunnelPool::open(const TunnelKey& key, const Headers& headers, StreamHandler& handler,
+                                       Clock::duration limit) {
+  const auto deadline = loop_.now() + std::min<Clock::duration>(limit, config_.acquire_timeout);
   for (;;) {
     Entry& entry = entries_[key];
     const bool dialling = entry.attempt != nullptr;

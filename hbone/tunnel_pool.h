@@ -57,8 +57,10 @@ class TunnelPool final : private TunnelOwner {
   TunnelPool(EventLoop& loop, const TunnelPoolConfig& config, Dial dial, Ended ended = {});
   ~TunnelPool();
 
-  // Sends CONNECT on a pooled tunnel, dialling if need be. The stream's answer comes to handler.on_response().
-  Task<Result<Stream*>> open(const TunnelKey& key, const Headers& headers, StreamHandler& handler);
+  // Sends CONNECT on a pooled tunnel, dialling if need be. The stream's answer comes to handler.on_response(). Waits no longer than
+  // `limit`, if that is less than acquire_timeout; a dial goes on for those who come later.
+  Task<Result<Stream*>> open(const TunnelKey& key, const Headers& headers, StreamHandler& handler,
+                             Clock::duration limit = Clock::duration::max());
 
   // These go through the tunnels in pieces: `anew` begins with those that are there; true when none is left.
   // Closes idle tunnels and drains busy ones whose key matches.

@@ -2,6 +2,11 @@
 
 #include <algorithm>
 #include <compare>
+#include <utility>
+
+#include <absl/container/inlined_vector.h>
+
+#include "workload_api/store/tables.h"
 
 namespace zt::workload_api {
 namespace {
@@ -174,8 +179,25 @@ const Endpoint* Balancer::pick(const Order& order, Range range, std::span<const 
   return &endpoints[order.positions[static_cast<size_t>(next - order.sums.begin()) - 1]];
 }
 
+const Endpoint* Balancer::pick_other(const Order& order, Range range, std::span<const Endpoint> endpoints, uint64_t number,
+                                     const Avoid& avoid) {
+  // By chance, so that the others share what those would have got, in proportion.
+  constexpr uint64_t kDraws = 8;
+  for (uint64_t draw = 0; draw < kDraws; ++draw) {
+    const Endpoint* endpoint = pick(order, range, endpoints, draw == 0 ? number : hashing::mix(number, draw));
+    if (endpoint == nullptr) return nullptr;
+    if (!avoid(*endpoint->workload)) return endpoint;
+  }
+  const size_t count = range.last - range.first, begin = hashing::mix(number, kDraws) % count;
+  for (size_t i = 0; i < count; ++i) {
+    const Endpoint& endpoint = endpoints[order.positions[range.first + (begin + i) % count]];
+    if (endpoint.workload->capacity != 0 && !avoid(*endpoint.workload)) return &endpoint;
+  }
+  return nullptr;
+}
+
 Choice Balancer::choose(const Service& service, std::span<const Endpoint> endpoints, const Workload& source,
-                        uint16_t service_port, ResolutionMode mode, uint64_t number) const {
+                        uint16_t service_port, ResolutionMode mode, uint64_t number, const Avoid* avoid) const {
   const std::optional<uint16_t> target = service.ports.find(service_port);
   if (mode == ResolutionMode::kStandard && !target) return {};
 
@@ -193,12 +215,18 @@ Choice Balancer::choose(const Service& service, std::span<const Endpoint> endpoi
   const bool strict = service.mode() == LoadBalancingMode::kStrict;
   const Order* order = &candidates->order;
   Range range{0, order->positions.size()};
+  // The wider ones, with the order they are of: where to look if all of the closest are to be avoided.
+  absl::InlinedVector<std::pair<const Order*, Range>, 8> wider;
+  const auto narrow_to = [&](Range closer) {
+    if (avoid != nullptr && !strict) wider.emplace_back(order, range);
+    range = closer;
+  };
   if (network_first(preferences)) {
     // Every endpoint of the client's network outranks every other; without one, the rest of the list still
     // ranks the others.
     const Range same = narrow(*order, range, endpoints, RoutingScope::kNetwork, source);
     if (!same.empty()) {
-      range = same;
+      narrow_to(same);
     } else if (strict) {
       return {};
     } else {
@@ -212,10 +240,17 @@ Choice Balancer::choose(const Service& service, std::span<const Endpoint> endpoi
       if (strict) return {};
       break;
     }
-    range = closer;
+    narrow_to(closer);
   }
 
-  const Endpoint* endpoint = pick(*order, range, endpoints, number);
+  const Endpoint* endpoint = nullptr;
+  if (avoid != nullptr && !range.empty()) {
+    endpoint = pick_other(*order, range, endpoints, number, *avoid);
+    for (; endpoint == nullptr && !wider.empty(); wider.pop_back())
+      endpoint = pick_other(*wider.back().first, wider.back().second, endpoints, number, *avoid);
+  }
+  // All of them: then one of the closest.
+  if (endpoint == nullptr) endpoint = pick(*order, range, endpoints, number);
   if (endpoint == nullptr) return {};
   if (const auto port = endpoint->ports.find(service_port)) return {endpoint, *port};
   if (target && *target != 0) return {endpoint, *target};

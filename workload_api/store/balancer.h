@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -25,6 +26,9 @@ struct Choice {
   explicit operator bool() const { return endpoint != nullptr; }
 };
 
+// Endpoints that had better not be chosen while there are others.
+using Avoid = std::function<bool(const Workload&)>;
+
 // Load balancing state of one service (§3.4), computed when the service or its endpoints change so that a
 // connection only searches.
 //
@@ -39,7 +43,7 @@ class Balancer {
   Balancer(const Service& service, std::span<const Endpoint> endpoints);
 
   [[nodiscard]] Choice choose(const Service& service, std::span<const Endpoint> endpoints, const Workload& source,
-                              uint16_t service_port, ResolutionMode mode, uint64_t number) const;
+                              uint16_t service_port, ResolutionMode mode, uint64_t number, const Avoid* avoid = nullptr) const;
 
  private:
   // Endpoints sorted by preferences. `sums` is empty if all have the same capacity, else sums[i] = capacity
@@ -87,6 +91,9 @@ class Balancer {
   static Range narrow(const Order& order, Range range, std::span<const Endpoint> endpoints, RoutingScope scope,
                       const Workload& source);
   static const Endpoint* pick(const Order& order, Range range, std::span<const Endpoint> endpoints, uint64_t number);
+  // The same, of those that are not to be avoided; null: all are.
+  static const Endpoint* pick_other(const Order& order, Range range, std::span<const Endpoint> endpoints, uint64_t number,
+                                    const Avoid& avoid);
   [[nodiscard]] const Candidates* find(const Situation& situation) const;
 
   std::vector<Prepared> prepared_;

@@ -28,8 +28,11 @@ class ServiceEntry : public RefCounted {
   // gives round robin, a random number a random choice; with different capacities either gives shares in
   // proportion. Costs O(log endpoints), allocates nothing. A PASSTHROUGH service has no choice to make: the
   // caller looks at Service::passthrough() first.
-  [[nodiscard]] Choice choose(const Workload& source, uint16_t service_port, ResolutionMode mode, uint64_t number) const {
-    return balancer_.choose(*service_, endpoints(), source, service_port, mode, number);
+  // With `avoid`, an endpoint that it names only if there is no other: the other ranks of a FAILOVER service count, those of a STRICT
+  // one do not.
+  [[nodiscard]] Choice choose(const Workload& source, uint16_t service_port, ResolutionMode mode, uint64_t number,
+                              const Avoid* avoid = nullptr) const {
+    return balancer_.choose(*service_, endpoints(), source, service_port, mode, number, avoid);
   }
 
  private:

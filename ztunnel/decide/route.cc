@@ -44,12 +44,13 @@ using UpstreamResult = std::variant<NotFound, OriginalDestination, Upstream>;
 struct Client {
   const Workload& source;
   const NumberFor& number;
+  const workload_api::Avoid* avoid;
 };
 
 UpstreamResult choose(const ServiceEntry& entry, const Client& client, uint16_t port, const SocketAddress& target,
                       ResolutionMode mode) {
   if (entry.service().passthrough()) return OriginalDestination{};
-  const Choice choice = entry.choose(client.source, port, mode, client.number(entry.service()));
+  const Choice choice = entry.choose(client.source, port, mode, client.number(entry.service()), client.avoid);
   if (!choice) return NotFound{};
   return Upstream{choice.endpoint->workload.get(), choice.port, &entry.service(), target};
 }
@@ -261,7 +262,7 @@ uint64_t RoundRobin::operator()(const Service& service) {
 Route route(const Snapshot& snapshot, const OutboundRequest& request) {
   const SocketAddress& dialled = request.destination;
   const Workload& source = request.source;
-  const Client client{source, request.number};
+  const Client client{source, request.number, request.avoid};
 
   if (dialled.ip.is_loopback() && illegal(request.illegal_ports, dialled.port))
     return Deny{Reason::kRecursiveCall, "attempted recursive call to ourselves"};

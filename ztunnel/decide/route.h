@@ -44,6 +44,7 @@ struct OutboundRequest {
   std::string_view network;                 // NETWORK
   std::span<const uint16_t> illegal_ports;  // §1.7
   const NumberFor& number;
+  const workload_api::Avoid* avoid = nullptr;  // endpoints that had better not be chosen; null: none
 };
 
 // Whom telemetry and the access log name. Null where nothing is known.

@@ -12,8 +12,9 @@ class Dialler {
   Dialler(const Dialler&) = delete;
 
   // A stream on a pooled tunnel, dialled if need be: see TunnelPool::open().
-  Task<Result<hbone::Stream*>> open(const hbone::TunnelKey& key, const hbone::Headers& headers, hbone::StreamHandler& handler) {
-    return pool_.open(key, headers, handler);
+  Task<Result<hbone::Stream*>> open(const hbone::TunnelKey& key, const hbone::Headers& headers, hbone::StreamHandler& handler,
+                                    Clock::duration limit = Clock::duration::max()) {
+    return pool_.open(key, headers, handler, limit);
   }
   // Tunnels to addresses whose workload is gone would fail whoever uses them next, or reach a stranger. In pieces, as the next.
   bool retire_some(bool anew, const workload_api::Snapshot& snapshot);

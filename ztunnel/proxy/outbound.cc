@@ -1,9 +1,12 @@
 // The life of a captured connection (contract §3.2), as one story.
 #include "ztunnel/proxy/outbound.h"
 
+#include <algorithm>
 #include <set>
 #include <string>
+#include <vector>
 
+#include "base/log.h"
 #include "mesh/reason.h"
 #include "workload_api/xds/on_demand.h"
 
@@ -12,6 +15,31 @@ namespace zt::ztunnel {
 namespace {
 // How often a CONNECT is sent that no peer deals with: pooled tunnels may have died unnoticed.
 constexpr size_t kConnectAttempts = 3;
+// Endpoints of a service that one connection tries, all within the limit for a connect.
+constexpr size_t kMostEndpoints = 4;
+
+log::Scope kLog("outbound");
+using log::Field;
+
+// The endpoint, or the way to it, failed, and not we.
+bool worth_another(Reason reason) {
+  switch (reason) {
+    case Reason::kConnectFailed:
+    case Reason::kConnectTimeout:
+    case Reason::kNetworkPolicy:
+    case Reason::kTlsFailed:
+    case Reason::kTlsTimeout:
+    case Reason::kH2Failed:
+    case Reason::kPeerLost: return true;
+    default: return false;
+  }
+}
+
+Destination destination_of(const Route& route) {
+  if (const auto* plain = std::get_if<Plain>(&route)) return plain->to;
+  if (const auto* hbone = std::get_if<Hbone>(&route)) return hbone->to;
+  return {};
+}
 }  // namespace
 
 Outbound::Outbound(LocalPod& pod, ConnectionTable& connections, Dialler& dialler)
@@ -19,42 +47,92 @@ Outbound::Outbound(LocalPod& pod, ConnectionTable& connections, Dialler& dialler
 
 Task<void> Outbound::run(Arrival arrival, SocketAddress destination) {
   const auto begun = Clock::now();
-  UniqueFd fd = std::move(arrival.fd);
   const SocketAddress client = arrival.client;
-  OpenSocket open(worker_.traffic(), Reporter::kSource);
+  Waiting waiting{std::move(arrival.fd), OpenSocket(worker_.traffic(), Reporter::kSource)};
   const auto deny = [&](const Error& why) {
     deny_early(worker_, Direction::kOutbound, client, destination, why);
-    reset_and_close(std::move(fd));
+    reset_and_close(std::move(waiting.fd));
   };
   auto local = co_await pod_.workload();
   if (!local) {
     deny(local.error());
     co_return;
   }
-  const OutboundRequest request{.source = **local,
-                                .client_ip = client.ip,
-                                .destination = destination,
-                                .network = worker_.settings().network,
-                                .illegal_ports = worker_.settings().illegal_ports,
-                                .number = worker_.turns()};
-  Route chosen = pod_.lookups.on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
-  ConnectionInfo info;
-  info.direction = Direction::kOutbound;
-  info.source = client;
-  info.upstream = destination;
-  info.source_workload = std::move(*local);
-  info.begun = begun;
+  // Who did not answer this connection, and who keeps failing, is not asked while there are others.
+  std::vector<workload_api::Str> tried;
+  const workload_api::Avoid avoid = [&](const workload_api::Workload& endpoint) {
+    return std::ranges::find(tried, endpoint.uid) != tried.end() || worker_.set_aside().contains(endpoint, Clock::now());
+  };
+  for (;;) {
+    const OutboundRequest request{.source = **local,
+                                  .client_ip = client.ip,
+                                  .destination = destination,
+                                  .network = worker_.settings().network,
+                                  .illegal_ports = worker_.settings().illegal_ports,
+                                  .number = worker_.turns(),
+                                  .avoid = tried.empty() && worker_.set_aside().empty() ? nullptr : &avoid};
+    Route chosen = pod_.lookups.on_demand() ? co_await route_on_demand(request) : route(*worker_.snapshot(), request);
+    ConnectionInfo info;
+    info.direction = Direction::kOutbound;
+    info.source = client;
+    info.upstream = destination;
+    info.source_workload = *local;
+    info.begun = begun;
 
-  if (auto* refused = std::get_if<Deny>(&chosen)) {
-    deny({refused->reason, refused->text});
-  } else if (auto* direct = std::get_if<Plain>(&chosen)) {
-    co_await plain(std::move(fd), std::move(open), std::move(info), std::move(*direct));
-  } else if (auto* via = std::get_if<Hbone>(&chosen)) {
-    co_await tunnel(std::move(fd), std::move(open), std::move(info), std::move(*via));
-  } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
-    deny({Reason::kNoRoute, "dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str()});
-  } else {
-    deny({Reason::kNoRoute, "no valid routing destination: this version does not reach other networks (double HBONE)"});
+    const Destination to = destination_of(chosen);
+    if (!tried.empty() && (!to.workload || std::ranges::find(tried, to.workload->uid) != tried.end())) break;
+    const auto left = kConnectTimeout - (Clock::now() - begun);
+    const bool others = tried.size() + 1 < kMostEndpoints && has_others(to);
+    const auto limit = others ? std::min<Clock::duration>(kConnectTimeout / kMostEndpoints, left) : left;
+    Attempt attempt;
+    if (auto* refused = std::get_if<Deny>(&chosen)) {
+      deny({refused->reason, refused->text});
+      co_return;
+    } else if (auto* direct = std::get_if<Plain>(&chosen)) {
+      attempt = co_await plain(waiting, std::move(info), std::move(*direct), others || !tried.empty() ? limit : kConnectTimeout);
+    } else if (auto* via = std::get_if<Hbone>(&chosen)) {
+      attempt =
+          co_await tunnel(waiting, std::move(info), std::move(*via), others || !tried.empty() ? limit : Clock::duration::max());
+    } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
+      deny({Reason::kNoRoute,
+            "dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str()});
+      co_return;
+    } else {
+      deny({Reason::kNoRoute, "no valid routing destination: this version does not reach other networks (double HBONE)"});
+      co_return;
+    }
+    judge(client, to, attempt);
+    if (!attempt) co_return;
+    if (!attempt->elsewhere || !others || Clock::now() - begun >= kConnectTimeout) break;
+    worker_.metrics().connect_failovers.get({reason_info(attempt->why.reason).name}).add();
+    ZT_LOG(kLog, kInfo, "trying another endpoint", Field::bare("src.addr", client.to_string()),
+           Field::string("failed", to.workload->uid.view()), Field::string("service", to.service->key.view()),
+           Field::string("error", attempt->why.text));
+    tried.push_back(to.workload->uid);
+  }
+  reset_and_close(std::move(waiting.fd));
+}
+
+bool Outbound::has_others(const Destination& to) const {
+  if (!to.workload || !to.service) return false;
+  const auto* entry = worker_.snapshot()->service(to.service->key.view());
+  return entry != nullptr && entry->endpoints().size() > 1;
+}
+
+void Outbound::judge(const SocketAddress& client, const Destination& to, const Attempt& attempt) {
+  if (!to.workload || !to.service) return;
+  SetAside& set_aside = worker_.set_aside();
+  if (!attempt) {
+    if (!set_aside.worked(*to.workload)) return;
+    ZT_LOG(kLog, kInfo, "an endpoint works again", Field::string("endpoint", to.workload->uid.view()));
+  } else if (attempt->elsewhere) {
+    const auto time = set_aside.failed(*to.workload, Clock::now());
+    if (!time) return;
+    worker_.metrics().endpoints_set_aside.get({}).add();
+    ZT_LOG(kLog, kWarn, "an endpoint keeps failing and is set aside while there are others",
+           Field::string("endpoint", to.workload->uid.view()), Field::bare("src.addr", client.to_string()),
+           Field::string("for", std::to_string(std::chrono::duration_cast<std::chrono::seconds>(*time).count()) + "s"),
+           Field::string("error", attempt->why.text));
   }
 }
 
@@ -78,25 +156,27 @@ Task<Route> Outbound::route_on_demand(const OutboundRequest& request) {
   }
 }
 
-Task<void> Outbound::plain(UniqueFd fd, OpenSocket open, ConnectionInfo info, Plain to) {
+Task<Outbound::Attempt> Outbound::plain(Waiting& waiting, ConnectionInfo info, Plain to, Clock::duration limit) {
   info.destination = to.address;
   info.destination_workload = std::move(to.to.workload);
   info.service = std::move(to.to.service);
   Connection& connection = connections_.add(std::move(info));
-  connection.accepted = std::move(open);
+  connection.accepted = std::move(waiting.open);
   // No source is preserved here: we are in the pod's namespace and have its address. The leg may leave the node.
-  auto upstream =
-      co_await connect_tcp(worker_.loop(), pod_.sockets, {.destination = to.address, .source = std::nullopt, .local_leg = false});
+  auto upstream = co_await connect_tcp(worker_.loop(), pod_.sockets,
+                                       {.destination = to.address, .source = std::nullopt, .local_leg = false}, limit);
   if (!upstream) {
-    reset_and_close(std::move(fd));
-    connections_.end(connection, {upstream.error().reason, "io error: " + upstream.error().text});
-    co_return;
+    Unreached unreached{{upstream.error().reason, "io error: " + upstream.error().text}, worth_another(upstream.error().reason)};
+    waiting.open = std::move(connection.accepted);
+    connections_.end(connection, unreached.why);
+    co_return unreached;
   }
-  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.peers.of(to.address.ip)), std::move(fd),
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.peers.of(to.address.ip)), std::move(waiting.fd),
                      std::move(*upstream));
+  co_return std::nullopt;
 }
 
-Task<void> Outbound::tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, Hbone via) {
+Task<Outbound::Attempt> Outbound::tunnel(Waiting& waiting, ConnectionInfo info, Hbone via, Clock::duration limit) {
   info.destination = via.dial;
   info.hbone_address = via.authority;
   info.mutual_tls = true;
@@ -116,42 +196,38 @@ Task<void> Outbound::tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, H
                              .workload = info.destination_workload ? info.destination_workload->uid.str() : std::string(),
                              .spread = via.waypoint};
   Connection& connection = connections_.add(std::move(info));
-  connection.accepted = std::move(open);
+  connection.accepted = std::move(waiting.open);
   std::unique_ptr<StreamRelay> relay;
-  const auto refuse = [&](const Error& why) {
-    reset_and_close(std::move(fd));
+  const auto unreached = [&](Error why, bool elsewhere) {
     relay.reset();
+    waiting.open = std::move(connection.accepted);
     connections_.end(connection, why);
+    return Unreached{std::move(why), elsewhere};
   };
 
   // For the answers to all attempts together. Making a tunnel has a limit of its own.
   Clock::duration patience = worker_.settings().connect_answer_timeout;
   for (size_t attempt = 1;; ++attempt) {
     relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
-    auto stream = co_await dialler_.open(key, headers, *relay);
-    if (!stream) {
-      refuse(stream.error());
-      co_return;
-    }
+    auto stream = co_await dialler_.open(key, headers, *relay, limit);
+    if (!stream) co_return unreached(stream.error(), worth_another(stream.error().reason));
     relay->attach(**stream);
     const auto asked = Clock::now();
-    if (!co_await relay->answered().wait(worker_.loop(), patience)) {
-      refuse({Reason::kConnectAnswerTimeout, "h2 failed: no answer to CONNECT in time"});
-      co_return;
-    }
+    if (!co_await relay->answered().wait(worker_.loop(), patience))
+      co_return unreached({Reason::kConnectAnswerTimeout, "h2 failed: no answer to CONNECT in time"}, false);
     if (relay->answer()) break;
-    if (!relay->unprocessed() || attempt == kConnectAttempts) {
-      refuse({Reason::kH2Failed, "h2 failed: stream closed before CONNECT was answered"});
-      co_return;
-    }
+    if (!relay->unprocessed() || attempt == kConnectAttempts)
+      co_return unreached({Reason::kH2Failed, "h2 failed: stream closed before CONNECT was answered"}, true);
     patience -= Clock::now() - asked;
     worker_.metrics().connects_resent.get({}).add();
   }
   if (auto answer = hbone::parse_answer(*relay->answer()); !answer) {
-    refuse(answer.error());
-    co_return;
+    // 503: it could not reach its application. Anything else is what it has to say to us.
+    const bool unavailable = hbone::answer_status(*relay->answer()) == 503;
+    co_return unreached(answer.error(), unavailable);
   }
-  connections_.start(connection, std::move(relay), std::move(fd));
+  connections_.start(connection, std::move(relay), std::move(waiting.fd));
+  co_return std::nullopt;
 }
 
 }  // namespace zt::ztunnel

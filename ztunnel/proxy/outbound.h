@@ -1,4 +1,6 @@
 #pragma once
+#include <optional>
+
 #include "base/task.h"
 #include "base/unique_fd.h"
 #include "ztunnel/decide/route.h"
@@ -25,8 +27,24 @@ class Outbound {
 
  private:
   Task<void> run(Arrival arrival, SocketAddress destination);
-  Task<void> plain(UniqueFd fd, OpenSocket open, ConnectionInfo info, Plain to);
-  Task<void> tunnel(UniqueFd fd, OpenSocket open, ConnectionInfo info, Hbone via);
+  // The application's end of a connection that goes nowhere yet.
+  struct Waiting {
+    UniqueFd fd;
+    OpenSocket open;
+  };
+  // Why there is no connection. Nothing of the application's has been sent then, and `waiting` is as it was.
+  struct Unreached {
+    Error why;
+    bool elsewhere = false;  // another endpoint may do better
+  };
+  using Attempt = std::optional<Unreached>;  // nothing: bytes move
+  // An attempt is a connection of its own in metrics and log. Waits for the way no longer than `limit`.
+  Task<Attempt> plain(Waiting& waiting, ConnectionInfo info, Plain to, Clock::duration limit);
+  Task<Attempt> tunnel(Waiting& waiting, ConnectionInfo info, Hbone via, Clock::duration limit);
+  // What became of an attempt at this endpoint counts for those who choose next.
+  void judge(const SocketAddress& client, const Destination& to, const Attempt& attempt);
+  // The service has others to go to.
+  [[nodiscard]] bool has_others(const Destination& to) const;
   // On demand: the route once the control plane was asked for what it needs, each key once, all within one limit.
   Task<Route> route_on_demand(const OutboundRequest& request);
 

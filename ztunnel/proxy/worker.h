@@ -9,6 +9,7 @@
 #include "ztunnel/decide/route.h"
 #include "ztunnel/proxy/handshake_admission.h"
 #include "ztunnel/proxy/lookups.h"
+#include "ztunnel/proxy/set_aside.h"
 #include "ztunnel/proxy/state_view.h"
 #include "ztunnel/proxy/tls_contexts.h"
 #include "ztunnel/proxy/worker_settings.h"
@@ -51,6 +52,8 @@ class Worker {
   // Which of equal endpoints is next, for all pods of this worker: one count for each pod would send each pod's first connection to
   // the same endpoint.
   [[nodiscard]] const NumberFor& turns() const { return numbers_; }
+  // Which of them keep failing.
+  [[nodiscard]] SetAside& set_aside() { return set_aside_; }
 
   // Connections that live here, and those that were given to this worker and are on their way into a table.
   std::atomic<uint32_t> connections{0}, arriving{0};
@@ -73,6 +76,7 @@ class Worker {
   HandshakeAdmission admission_;
   TurnQueue handshake_turns_;
   RoundRobin round_robin_;
+  SetAside set_aside_;
   const NumberFor numbers_{std::ref(round_robin_)};
   std::thread thread_;
 };

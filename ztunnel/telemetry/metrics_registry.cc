@@ -100,6 +100,12 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                        "Requests that a peer left undone, as it refused them, left or was lost, and that were sent again.",
                        "",
                        {}}),
+      connect_failovers({"zt_connect_failovers",
+                         "Connections that went to another endpoint because the one before could not be reached.",
+                         "",
+                         {"reason"}}),
+      endpoints_set_aside(
+          {"zt_endpoints_set_aside", "How often a worker set an endpoint aside because it failed again and again.", "", {}}),
       early_denials({"zt_early_denials",
                      "Connections refused before anything was known of them; no traffic metric counts these.",
                      "",
@@ -130,7 +136,7 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
   append_label(build_, "tag", istio_version.empty() || istio_version == "unknown" ? build_info({}).version : istio_version);
   build_ += "} 1\n";
   for (GaugeFamily* gauge : {&active_proxies, &pending_proxies}) gauge->get();
-  for (CounterFamily* counter : {&proxies_started, &proxies_stopped, &connects_resent}) counter->get();
+  for (CounterFamily* counter : {&proxies_started, &proxies_stopped, &connects_resent, &endpoints_set_aside}) counter->get();
 }
 
 std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
@@ -156,6 +162,8 @@ std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
                                 &handshake_duration,
                                 &pool_dials,
                                 &connects_resent,
+                                &connect_failovers,
+                                &endpoints_set_aside,
                                 &early_denials,
                                 &accept_errors,
                                 &dns_forwarded,

@@ -45,8 +45,10 @@ class Metrics {
   HistogramFamily handshake_duration;
   CounterFamily pool_dials;  // `result`
   CounterFamily connects_resent;
-  CounterFamily early_denials;  // `reporter`, `reason`: refused before anything was known; in no traffic metric
-  CounterFamily accept_errors;  // `listener`
+  CounterFamily connect_failovers;    // `reason`: a connection went to another endpoint because the one before failed so
+  CounterFamily endpoints_set_aside;  // how often one was, for failing again and again
+  CounterFamily early_denials;        // `reporter`, `reason`: refused before anything was known; in no traffic metric
+  CounterFamily accept_errors;        // `listener`
   CounterFamily dns_forwarded;  // UDP queries for an upstream. `result`: cached, shared (with one that was under way), asked
   CounterFamily dns_dropped;    // `reason`
   // `limit`: handshakes, handshakes_per_source, handshakes_per_pod, tunnels_per_pod, connections_per_pod: how often somebody

@@ -279,4 +279,66 @@ TEST_CASE("Choosing among prepared endpoints agrees with walking all of them") {
   }
 }
 
+TEST_CASE("Endpoints to be avoided are not chosen while there are others, and the others share their part by capacity") {
+  std::string yaml =
+      "services: [{hostname: svc, namespace: shop, ports: {80: 8080}}]\nworkloads:\n- {uid: client, namespace: shop, "
+      "workloadIps: [10.0.0.9]}\n";
+  const int capacities[] = {1, 2, 3, 0, 4};
+  for (int i = 0; i < 5; ++i)
+    yaml += "- {uid: w" + std::to_string(i) + ", namespace: shop, workloadIps: [10.0.1." + std::to_string(i + 1) +
+            "], services: {shop/svc: {}}, capacity: " + std::to_string(capacities[i]) + "}\n";
+  const auto snapshot = snapshot_of(yaml);
+  const ServiceEntry& entry = *snapshot->service("shop/svc");
+  const Workload& client = *snapshot->workload("client");
+  std::set<std::string> avoided;
+  const Avoid avoid = [&](const Workload& workload) { return avoided.contains(workload.uid.str()); };
+  constexpr int kDraws = 20'000;
+  const auto shares = [&] {
+    std::map<std::string, double> counts;
+    for (uint64_t number = 0; number < kDraws; ++number)
+      if (const Choice choice = entry.choose(client, 80, ResolutionMode::kStandard, number, &avoid))
+        counts[choice.endpoint->workload->uid.str()] += 1.0 / kDraws;
+    return counts;
+  };
+  auto all = shares();
+  CHECK(all["w0"] == Approx(0.1).margin(0.01));
+  CHECK(all["w4"] == Approx(0.4).margin(0.01));
+  CHECK_FALSE(all.contains("w3"));
+  avoided = {"w4"};
+  auto without = shares();
+  CHECK_FALSE(without.contains("w4"));
+  CHECK_FALSE(without.contains("w3"));
+  CHECK(without["w0"] == Approx(1.0 / 6).margin(0.02));
+  CHECK(without["w1"] == Approx(2.0 / 6).margin(0.02));
+  CHECK(without["w2"] == Approx(3.0 / 6).margin(0.02));
+  avoided = {"w4", "w1", "w2"};
+  CHECK(shares()["w0"] == Approx(1.0));
+  avoided = {"w4", "w1", "w2", "w0"};
+  auto none_left = shares();
+  CHECK(none_left.size() == 4);  // then as if there were nobody to avoid
+  CHECK(none_left["w4"] == Approx(0.4).margin(0.01));
+}
+
+TEST_CASE("If all of the closest endpoints are to be avoided, FAILOVER goes further away and STRICT does not") {
+  const auto from = [](const std::string& balancer, const std::set<std::string>& avoided) {
+    Store store({});
+    store.apply(batch_of(kPlaces + balancer + "}"));
+    const SnapshotPtr snapshot = store.snapshot();
+    const Avoid avoid = [&](const Workload& workload) { return avoided.contains(workload.uid.str()); };
+    std::set<std::string> uids;
+    for (uint64_t number = 0; number < 64; ++number)
+      if (const Choice choice =
+              snapshot->service("shop/svc")->choose(*snapshot->workload("client"), 80, ResolutionMode::kStandard, number, &avoid))
+        uids.insert(choice.endpoint->workload->uid.str());
+    return uids;
+  };
+  using Set = std::set<std::string>;
+  const std::string failover = "{mode: Failover, routingPreferences: [Network, Region, Zone, Subzone, Node]}";
+  CHECK(from(failover, {}) == Set{"same-node"});
+  CHECK(from(failover, {"same-node"}) == Set{"same-subzone"});
+  CHECK(from(failover, {"same-node", "same-subzone"}) == Set{"same-zone"});
+  CHECK(from(failover, {"same-node", "same-subzone", "same-zone", "same-region", "same-network"}) == Set{"elsewhere", "far"});
+  CHECK(from("{mode: Strict, routingPreferences: [Node]}", {"same-node"}) == Set{"same-node"});
+}
+
 }  // namespace zt::workload_api

@@ -4,6 +4,7 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <set>
 
@@ -121,38 +122,136 @@ TEST_CASE("on demand, what has come by other ways while the control plane was si
   CHECK(f.denied("lookup_failed") == 0);
 }
 
-TEST_CASE("clients of one connection each are spread over the endpoints of a service, however many pods they are") {
-  constexpr int kPods = 500, kEndpoints = 10;
-  Fixture f;
+namespace {
+
+// A server on an address of the loopback that nobody accepts from: the kernel answers.
+struct Server {
+  UniqueFd fd;
+  uint16_t port = 0;
+  explicit Server(const std::string& ip, uint16_t wanted = 0) : fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_storage storage{};
+    const socklen_t length = SocketAddress{*IpAddress::parse(ip), wanted}.to_sockaddr(storage);
+    REQUIRE(::bind(fd.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+    REQUIRE(::listen(fd.get(), 1024) == 0);
+    port = local_address(fd.get()).port;
+  }
+};
+
+// Of a metric's series with all of these in them.
+size_t sum_of(Metrics& metrics, const std::string& name, const std::vector<std::string>& labels) {
+  const std::string text = metrics.render();
+  size_t sum = 0;
+  for (size_t at = text.find(name + "{"); at != std::string::npos; at = text.find(name + "{", at + 1)) {
+    const std::string line = text.substr(at, text.find('\n', at) - at);
+    if (std::ranges::all_of(labels, [&](const std::string& label) { return line.find(label) != std::string::npos; }))
+      sum += std::stoul(line.substr(line.rfind(' ') + 1));
+  }
+  return sum;
+}
+
+// Endpoints e0, e1, … at 127.0.9.1, 127.0.9.2, …, of one service at 240.1.0.1:80.
+std::string plain_endpoints(int count) {
   std::string endpoints;
-  for (int i = 0; i < kEndpoints; ++i) {
+  for (int i = 0; i < count; ++i) {
     const std::string number = std::to_string(i);
     endpoints += "- {uid: e" + number + ", name: e" + number + ", workloadName: e" + number +
                  ", namespace: shop, serviceAccount: s, workloadIps: [127.0.9." + std::to_string(i + 1) +
-                 "], protocol: TCP, services: {shop/s.shop: {80: 1}}}\n";
+                 "], protocol: TCP, services: {shop/s.shop: {}}}\n";
   }
-  f.know(endpoints, "\n- {name: s, namespace: shop, hostname: s.shop, vips: [/240.1.0.1], ports: {80: 1}}\n");
+  return endpoints;
+}
+std::string service_at(uint16_t port) {
+  return "\n- {name: s, namespace: shop, hostname: s.shop, vips: [/240.1.0.1], ports: {80: " + std::to_string(port) + "}}\n";
+}
+
+}  // namespace
+
+TEST_CASE("a connect that fails goes to another endpoint, and one that keeps failing is passed over") {
+  Fixture f;
+  const Server first("127.0.9.1"), second("127.0.9.2", first.port);
+  f.know(plain_endpoints(3), service_at(first.port));  // e2 refuses
+  std::vector<UniqueFd> applications;
+  constexpr size_t kConnections = 60;
+  for (size_t i = 0; i < kConnections; ++i) {
+    f.open("240.1.0.1:80");
+    REQUIRE(f.run_until([&] { return f.pod->unfinished() == 0; }));
+    REQUIRE(f.pod->connection_count() == i + 1);
+    applications.push_back(std::move(f.application));
+  }
+  const size_t failed = sum_of(f.metrics, "istio_tcp_connections_failed_total", {"destination_workload=\"e2\""});
+  CHECK(failed == SetAside::kFailures);
+  CHECK(sum_of(f.metrics, "zt_connect_failovers_total", {"connect_failed"}) == failed);
+  CHECK(f.metrics.render().find("zt_endpoints_set_aside_total 1\n") != std::string::npos);
+  const size_t to_first = sum_of(f.metrics, "istio_tcp_connections_opened_total", {"destination_workload=\"e0\""});
+  const size_t to_second = sum_of(f.metrics, "istio_tcp_connections_opened_total", {"destination_workload=\"e1\""});
+  CHECK(to_first + to_second == kConnections);
+  CHECK(to_first > kConnections / 4);
+  CHECK(to_second > kConnections / 4);
+}
+
+TEST_CASE("an endpoint that does not answer leaves time for another within the limit of a connect") {
+  Fixture f;
+  const Server good("127.0.9.1");
+  // A server whose queue is full does not answer. One connection fills a backlog of none.
+  UniqueFd full(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_storage storage{};
+  const socklen_t length = SocketAddress{*IpAddress::parse("127.0.9.2"), good.port}.to_sockaddr(storage);
+  REQUIRE(::bind(full.get(), reinterpret_cast<sockaddr*>(&storage), length) == 0);
+  REQUIRE(::listen(full.get(), 0) == 0);
+  std::vector<UniqueFd> fillers;
+  for (int i = 0; i < 3; ++i) {
+    fillers.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    (void)::connect(fillers.back().get(), reinterpret_cast<sockaddr*>(&storage), length);
+  }
+  f.know(plain_endpoints(2), service_at(good.port));
+  const auto begun = Clock::now();
+  std::vector<UniqueFd> applications;
+  for (size_t i = 0; i < 2; ++i) {  // by turns one of them begins with each
+    f.open("240.1.0.1:80");
+    REQUIRE(f.run_until([&] { return f.pod->unfinished() == 0; }));
+    REQUIRE(f.pod->connection_count() == i + 1);
+    applications.push_back(std::move(f.application));
+  }
+  CHECK(Clock::now() - begun < kConnectTimeout);
+  CHECK(sum_of(f.metrics, "zt_connect_failovers_total", {"connect_timeout"}) == 1);
+}
+
+TEST_CASE("if no endpoint can be reached each is tried once, and the application sees a reset") {
+  Fixture f;
+  f.know(plain_endpoints(3), service_at(1));
+  for (int i = 1; i <= 5; ++i) {
+    f.open("240.1.0.1:80");
+    REQUIRE(f.run_until([&] { return f.pod->unfinished() == 0; }));
+    CHECK(f.pod->connection_count() == 0);
+    CHECK(f.application_sees_reset());
+    // All are set aside by and by, and tried all the same: never all of them.
+    CHECK(sum_of(f.metrics, "istio_tcp_connections_failed_total", {"destination_service=\"s.shop\""}) ==
+          static_cast<size_t>(3 * i));
+  }
+}
+
+TEST_CASE("clients of one connection each are spread over the endpoints of a service, however many pods they are") {
+  constexpr int kPods = 500, kEndpoints = 10;
+  Fixture f;
+  std::vector<Server> servers;
+  for (int i = 0; i < kEndpoints; ++i)
+    servers.emplace_back("127.0.9." + std::to_string(i + 1), i == 0 ? uint16_t{0} : servers.front().port);
+  f.know(plain_endpoints(kEndpoints), service_at(servers.front().port));
   std::vector<std::unique_ptr<PodWorker>> pods;
   std::vector<UniqueFd> applications;
   for (int i = 0; i < kPods; ++i) {
     f.open("240.1.0.1:80");
-    REQUIRE(f.run_until([&] { return f.pod->unfinished() == 0; }));  // refused there: which endpoint it was is what counts
+    REQUIRE(f.run_until([&] { return f.pod->unfinished() == 0; }));
+    applications.push_back(std::move(f.application));
     pods.push_back(std::exchange(
         f.pod,
         std::make_unique<PodWorker>(f.worker, "uid-" + std::to_string(i + 2), PodName{"client", "shop", "client"},
                                     SocketOptions{}, std::make_shared<PodCounts>(std::make_shared<std::atomic<size_t>>(0)))));
   }
-  const std::string text = f.metrics.render();
   for (int i = 0; i < kEndpoints; ++i) {
     const std::string label = "destination_workload=\"e" + std::to_string(i) + "\"";
-    size_t opened = 0;
-    for (size_t at = text.find("istio_tcp_connections_opened_total{"); at != std::string::npos;
-         at = text.find("istio_tcp_connections_opened_total{", at + 1)) {
-      const std::string line = text.substr(at, text.find('\n', at) - at);
-      if (line.find(label) != std::string::npos) opened += std::stoul(line.substr(line.rfind(' ') + 1));
-    }
     INFO(label);
-    CHECK(opened == kPods / kEndpoints);
+    CHECK(sum_of(f.metrics, "istio_tcp_connections_opened_total", {label}) == kPods / kEndpoints);
   }
   pods.clear();
 }
