@@ -4,9 +4,11 @@
 #include <string_view>
 
 #include "base/grpc/endpoint.h"
+#include "base/linux/cgroup.h"
 #include "base/log.h"
 #include "ztunnel/app.h"
 #include "ztunnel/config/environment.h"
+#include "ztunnel/config/settings_report.h"
 #include "ztunnel/explain/command.h"
 #include "ztunnel/telemetry/version.h"
 
@@ -47,6 +49,20 @@ int run_proxy(int argc, char** argv) {
   return 0;
 }
 
+int show_settings(int argc, char** argv) {
+  const std::string_view form = argc > 2 ? argv[2] : "";
+  const std::string_view output = argc > 3 ? argv[3] : "";
+  const bool json = argc == 4 && (form == "-o" || form == "--output") && output == "json";
+  if (argc > 2 && !json) return complain("settings: expected nothing more, or -o json");
+  const auto environment = Environment::of_process(0, argv);
+  const auto config = parse_config(environment);
+  if (!config) return complain(config.error().text);
+  const auto settings = report_settings(environment, *config, CgroupMemory::find().limit());
+  std::fputs((json ? settings_json(settings) : settings_table(settings)).c_str(), stdout);
+  for (const auto& warning : config->warnings) std::fprintf(stderr, "ztunnel: %s\n", warning.c_str());
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -59,6 +75,7 @@ int main(int argc, char** argv) {
     std::fputs(result.errors.c_str(), stderr);
     return result.exit_code;
   }
+  if (command == "settings") return show_settings(argc, argv);
   if (command == "version") {
     const char* istio = std::getenv("ISTIO_META_ISTIO_VERSION");
     std::puts(version_line(build_info(istio != nullptr ? istio : "")).c_str());
@@ -67,6 +84,7 @@ int main(int argc, char** argv) {
   if (command == "help" || command == "--help" || command == "-h") {
     std::fputs(
         "usage: ztunnel [proxy|version|help]\n"
+        "       ztunnel settings [-o json]\n"
         "       ztunnel explain SOURCE DESTINATION [--file FILE|--dump FILE|--admin HOST:PORT] [-o json]\n"
         "       ztunnel check-config FILE [-o json]\n"
         "\nThe node proxy. It takes its configuration from these environment variables:\n\n",
@@ -74,5 +92,6 @@ int main(int argc, char** argv) {
     std::fputs(config_help().c_str(), stdout);
     return 0;
   }
-  return complain("unknown command '" + std::string(command) + "': expected proxy, explain, check-config, version or help");
+  return complain("unknown command '" + std::string(command) +
+                  "': expected proxy, explain, check-config, settings, version or help");
 }
