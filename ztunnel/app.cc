@@ -126,6 +126,15 @@ std::optional<dns::Settings> dns_settings(const Config& config) {
   return settings;
 }
 
+dns::HostResolverSettings host_resolver_settings(const Config& config) {
+  dns::HostResolverSettings settings;
+  settings.name_servers = config.resolver.name_servers;
+  settings.ipv6 = config.listen.ipv6;
+  // A proxy that shares its pod's namespace would have its own queries redirected to itself.
+  if (config.general.mode == ProxyMode::kDedicated) settings.mark = config.socket.mark.value_or(0);
+  return settings;
+}
+
 std::optional<PodName> only_local(const Config& config) {
   return config.general.mode == ProxyMode::kDedicated ? config.general.dedicated_workload : std::nullopt;
 }
@@ -173,6 +182,7 @@ struct App::Impl {
   identity::LoopScheduler scheduler;
   std::unique_ptr<identity::CaClient> ca;
   std::unique_ptr<identity::SecretManager> secrets;
+  std::unique_ptr<dns::HostResolver> hosts;
   std::unique_ptr<DataPlane> data_plane;
   std::optional<DataPlane::BoundPod> dedicated;  // until it is served
   std::unique_ptr<identity::CrlFile> crl;
@@ -265,12 +275,17 @@ Result<> App::Impl::start_certificates() {
       });
     };
   }
+  hosts = std::make_unique<dns::HostResolver>(loop, host_resolver_settings(config));
+  ZT_TRY(hosts->start());
   data_plane = std::make_unique<DataPlane>(
       loop, settings, config.listen, config.general.worker_threads, metrics,
       [this](const identity::SpiffeId& id, identity::SecretManager::Waiter done) {
         loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
       },
-      std::move(lookups), dns ? &*dns : nullptr);
+      std::move(lookups), dns ? &*dns : nullptr,
+      [this](std::string host, dns::HostDone done) {
+        loop.post([this, host = std::move(host), done = std::move(done)]() mutable { hosts->resolve(host, std::move(done)); });
+      });
   secrets->subscribe([this](const identity::SpiffeId& id, const identity::Credentials& credentials) {
     data_plane->certificate_changed(id, credentials);
   });

@@ -32,10 +32,11 @@ dns::SocketOptions dns_options(const SocketOptions& sockets) {
 }  // namespace
 
 DataPlane::DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers,
-                     Metrics& metrics, CertificateRequest certificates, LookupRequest lookups, const dns::Settings* dns)
+                     Metrics& metrics, CertificateRequest certificates, LookupRequest lookups, const dns::Settings* dns,
+                     const HostRequest& hosts)
     : settings_(settings), listen_(listen), dns_(dns), shutdown_timer_(control), hand_over_timer_(control), ticket_(control) {
   for (size_t i = 0; i < workers; ++i) {
-    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates, lookups));
+    workers_.push_back(std::make_unique<Worker>(i, settings_, metrics, certificates, lookups, hosts));
     worker_pods_.push_back(std::make_unique<WorkerPods>());
     if (dns_ == nullptr) continue;
     worker_pods_.back()->dns_share = std::make_unique<dns::WorkerShare>(

@@ -23,7 +23,8 @@ class DataPlane final : public zds::PodManager {
   // `listen`: addresses of the three listeners. `dns`: null if queries are not answered; outlives this. Workers are made and
   // started here.
   DataPlane(EventLoop& control, const WorkerSettings& settings, const ListenConfig& listen, size_t workers, Metrics& metrics,
-            CertificateRequest certificates, LookupRequest lookups = {}, const dns::Settings* dns = nullptr);
+            CertificateRequest certificates, LookupRequest lookups = {}, const dns::Settings* dns = nullptr,
+            const HostRequest& hosts = {});
   ~DataPlane();
 
   void publish(const workload_api::SnapshotPtr& snapshot);

@@ -9,14 +9,17 @@
 #include "base/log.h"
 #include "mesh/reason.h"
 #include "workload_api/xds/on_demand.h"
+#include "ztunnel/telemetry/traffic_labels.h"
 
 namespace zt::ztunnel {
 
 namespace {
 // How often a CONNECT is sent that no peer deals with: pooled tunnels may have died unnoticed.
 constexpr size_t kConnectAttempts = 3;
-// Endpoints of a service that one connection tries, all within the limit for a connect.
+// Endpoints of a service that one connection tries, all within the limit for a connect; of one that is known by a host name, so many
+// addresses.
 constexpr size_t kMostEndpoints = 4;
+constexpr size_t kMostAddresses = 4;
 
 log::Scope kLog("outbound");
 using log::Field;
@@ -38,7 +41,27 @@ bool worth_another(Reason reason) {
 Destination destination_of(const Route& route) {
   if (const auto* plain = std::get_if<Plain>(&route)) return plain->to;
   if (const auto* hbone = std::get_if<Hbone>(&route)) return hbone->to;
+  if (const auto* pending = std::get_if<NeedsResolution>(&route))
+    return std::visit([](const auto& way) { return way.to; }, pending->then);
   return {};
+}
+
+IpAddress address_of(const Route& route) {
+  if (const auto* plain = std::get_if<Plain>(&route)) return plain->address.ip;
+  if (const auto* hbone = std::get_if<Hbone>(&route)) return hbone->dial.ip;
+  if (const auto* hbone = std::get_if<DoubleHbone>(&route)) return hbone->dial.ip;
+  return {};
+}
+
+// The metric that the peer has for it.
+void count_resolution(Worker& worker, const workload_api::Workload& source, std::string_view hostname) {
+  const auto known = [](std::string_view text) { return text.empty() ? kUnknownLabel : text; };
+  const std::string_view canonical = known(source.canonical_name.view()), revision = known(source.canonical_revision.view());
+  worker.metrics()
+      .on_demand_dns
+      .get({known(source.workload_name.view()), canonical, revision, known(source.ns.view()), known(source.identity.view()),
+            canonical, revision, known(source.cluster_id.view()), hostname})
+      .add();
 }
 }  // namespace
 
@@ -94,9 +117,7 @@ Task<void> Outbound::run(Arrival arrival, SocketAddress destination) {
       attempt =
           co_await tunnel(waiting, std::move(info), std::move(*via), others || !tried.empty() ? limit : Clock::duration::max());
     } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
-      deny({Reason::kNoRoute,
-            "dns lookup: workloads by hostname are not resolved by this version: " + unresolved->hostname.str()});
-      co_return;
+      attempt = co_await by_name(waiting, std::move(info), std::move(*unresolved), limit);
     } else {
       deny({Reason::kNoRoute, "no valid routing destination: this version does not reach other networks (double HBONE)"});
       co_return;
@@ -153,6 +174,35 @@ Task<Route> Outbound::route_on_demand(const OutboundRequest& request) {
     unknown = unknown_on_route(*worker_.snapshot(), request, way);
     if (!unknown || answered.contains(*unknown)) co_return way;
     co_return Deny{Reason::kLookupFailed, "the control plane did not say in time what it knows of " + *unknown};
+  }
+}
+
+// One address after the other, each for its part of the time, as long as a connection cannot be made.
+Task<Outbound::Attempt> Outbound::by_name(Waiting& waiting, ConnectionInfo info, NeedsResolution pending, Clock::duration limit) {
+  const auto deadline = Clock::now() + limit;
+  count_resolution(worker_, *info.source_workload, pending.hostname.view());
+  const auto answer = co_await worker_.host_names().find(pending.hostname.str(), limit);
+  std::vector<IpAddress> addresses = answer->addresses;
+  const uint64_t turn = name_turns_++;
+  for (size_t tried = 1;; ++tried) {
+    Route way = resolved(pending, addresses, turn);
+    if (auto* none = std::get_if<Deny>(&way)) {
+      Unreached unreached{{none->reason, none->text + ": " + pending.hostname.str() + ": " + answer->error}, true};
+      deny_early(worker_, Direction::kOutbound, info.source, info.upstream, unreached.why);
+      co_return unreached;
+    }
+    const IpAddress ip = address_of(way);
+    const auto left = deadline - Clock::now();
+    const bool others = addresses.size() > 1 && tried < kMostAddresses;
+    const auto each = others ? std::min<Clock::duration>(kConnectTimeout / kMostAddresses, left) : left;
+    Attempt attempt;
+    if (auto* direct = std::get_if<Plain>(&way)) {
+      attempt = co_await plain(waiting, info, std::move(*direct), each);
+    } else if (auto* via = std::get_if<Hbone>(&way)) {
+      attempt = co_await tunnel(waiting, info, std::move(*via), each);
+    }
+    if (!attempt || !attempt->elsewhere || !others || Clock::now() >= deadline) co_return attempt;
+    std::erase(addresses, ip);
   }
 }
 

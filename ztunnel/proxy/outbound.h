@@ -41,6 +41,8 @@ class Outbound {
   // An attempt is a connection of its own in metrics and log. Waits for the way no longer than `limit`.
   Task<Attempt> plain(Waiting& waiting, ConnectionInfo info, Plain to, Clock::duration limit);
   Task<Attempt> tunnel(Waiting& waiting, ConnectionInfo info, Hbone via, Clock::duration limit);
+  // To one of the addresses that the name stands for; each is an attempt.
+  Task<Attempt> by_name(Waiting& waiting, ConnectionInfo info, NeedsResolution pending, Clock::duration limit);
   // What became of an attempt at this endpoint counts for those who choose next.
   void judge(const SocketAddress& client, const Destination& to, const Attempt& attempt);
   // The service has others to go to.
@@ -52,6 +54,7 @@ class Outbound {
   Worker& worker_;
   ConnectionTable& connections_;
   Dialler& dialler_;
+  uint64_t name_turns_ = 0;
   TaskScope tasks_;  // last: coroutines end before what they use
 };
 

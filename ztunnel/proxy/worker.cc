@@ -17,7 +17,7 @@ uint64_t random_seed() {
 }  // namespace
 
 Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,
-               LookupRequest lookups)
+               LookupRequest lookups, HostRequest hosts)
     : index_(index),
       settings_(settings),
       metrics_(metrics),
@@ -25,6 +25,7 @@ Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, C
       state_(loop_),
       tls_(loop_, settings, metrics, std::move(certificates)),
       lookups_(std::move(lookups)),
+      host_names_(loop_, std::move(hosts)),
       admission_(loop_, settings.handshakes, metrics.limit_reached),
       handshake_turns_(loop_),
       round_robin_(random_seed()) {}

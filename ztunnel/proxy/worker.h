@@ -8,6 +8,7 @@
 #include "hbone/worker_io.h"
 #include "ztunnel/decide/route.h"
 #include "ztunnel/proxy/handshake_admission.h"
+#include "ztunnel/proxy/host_names.h"
 #include "ztunnel/proxy/lookups.h"
 #include "ztunnel/proxy/set_aside.h"
 #include "ztunnel/proxy/state_view.h"
@@ -22,7 +23,7 @@ namespace zt::ztunnel {
 class Worker {
  public:
   Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, CertificateRequest certificates,
-         LookupRequest lookups = {});
+         LookupRequest lookups = {}, HostRequest hosts = {});
   ~Worker();
   Worker(const Worker&) = delete;
 
@@ -41,6 +42,7 @@ class Worker {
   [[nodiscard]] StateView& state() { return state_; }
   [[nodiscard]] const workload_api::SnapshotPtr& snapshot() const { return state_.snapshot(); }
   [[nodiscard]] const LookupRequest& lookups() const { return lookups_; }
+  [[nodiscard]] HostNames& host_names() { return host_names_; }
   [[nodiscard]] TrafficMetrics::Cell& traffic() { return metrics_.traffic.cell(index_); }
   // Families by label take a lock: for what is rare (handshakes, refusals), never for bytes.
   [[nodiscard]] Metrics& metrics() { return metrics_; }
@@ -73,6 +75,7 @@ class Worker {
   StateView state_;
   TlsContexts tls_;
   const LookupRequest lookups_;
+  HostNames host_names_;
   HandshakeAdmission admission_;
   TurnQueue handshake_turns_;
   RoundRobin round_robin_;

@@ -123,6 +123,7 @@ class Node:
         self.pods = []
         self.ztunnel = None
         self.agent = None
+        self.resolv_conf = None  # a file that the proxy has instead of the machine's
         self._made = 0
         self.netns.sysctl("net.ipv4.ip_forward", 1)
         self.netns.sysctl("net.ipv6.conf.all.forwarding", 1)
@@ -159,7 +160,10 @@ class Node:
         self.mesh.processes.append(self.agent)
 
     def start_ztunnel(self, **changes):
-        self.ztunnel = Process(f"ztunnel of {self.name}", [program("ztunnel"), "proxy", "ztunnel"], self.proxy_env(**changes), self.netns)
+        command = [program("ztunnel"), "proxy", "ztunnel"]
+        if self.resolv_conf:
+            command = ["unshare", "-m", "sh", "-c", f"mount --bind {self.resolv_conf} /etc/resolv.conf && exec {' '.join(command)}"]
+        self.ztunnel = Process(f"ztunnel of {self.name}", command, self.proxy_env(**changes), self.netns)
         self.mesh.processes.append(self.ztunnel)
 
     def http(self, port, path, method="GET", address="127.0.0.1", netns=None):
