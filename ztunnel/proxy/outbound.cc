@@ -46,6 +46,17 @@ Destination destination_of(const Route& route) {
   return {};
 }
 
+// What is known of a captured connection before it goes anywhere.
+ConnectionInfo anew(const ConnectionInfo& known) {
+  ConnectionInfo info;
+  info.direction = known.direction;
+  info.source = known.source;
+  info.upstream = known.upstream;
+  info.source_workload = known.source_workload;
+  info.begun = known.begun;
+  return info;
+}
+
 IpAddress address_of(const Route& route) {
   if (const auto* plain = std::get_if<Plain>(&route)) return plain->address.ip;
   if (const auto* hbone = std::get_if<Hbone>(&route)) return hbone->dial.ip;
@@ -197,9 +208,9 @@ Task<Outbound::Attempt> Outbound::by_name(Waiting& waiting, ConnectionInfo info,
     const auto each = others ? std::min<Clock::duration>(kConnectTimeout / kMostAddresses, left) : left;
     Attempt attempt;
     if (auto* direct = std::get_if<Plain>(&way)) {
-      attempt = co_await plain(waiting, info, std::move(*direct), each);
+      attempt = co_await plain(waiting, anew(info), std::move(*direct), each);
     } else if (auto* via = std::get_if<Hbone>(&way)) {
-      attempt = co_await tunnel(waiting, info, std::move(*via), each);
+      attempt = co_await tunnel(waiting, anew(info), std::move(*via), each);
     }
     if (!attempt || !attempt->elsewhere || !others || Clock::now() >= deadline) co_return attempt;
     std::erase(addresses, ip);
