@@ -29,6 +29,7 @@
 #include "ztunnel/admin/admin.h"
 #include "ztunnel/admin/config_dump.h"
 #include "ztunnel/admin/http_server.h"
+#include "ztunnel/admin/liveness.h"
 #include "ztunnel/admin/readiness.h"
 #include "ztunnel/control_plane.h"
 #include "ztunnel/proxy/data_plane.h"
@@ -194,6 +195,7 @@ struct App::Impl {
   Readiness::Hold agent_hold;
   std::unique_ptr<handover::MeetingPlace> meeting_place;  // once we can serve
   BackgroundThread dumps{"zt-dump"};
+  Liveness liveness{[this](std::chrono::milliseconds time, std::function<void()> fn) { http->after(time, std::move(fn)); }};
   std::unique_ptr<HttpServer> http;
   Timer collect_timer;
   HeapTrim heap;
@@ -230,6 +232,7 @@ Result<std::unique_ptr<App>> App::start(Config config) {
 App::App(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 App::~App() = default;
 Result<> App::run() {
+  impl_->liveness.watch("control", [this](std::function<void()> fn) { impl_->loop.post(std::move(fn)); });
   impl_->loop.run();
   return impl_->outcome;
 }
@@ -286,6 +289,10 @@ Result<> App::Impl::start_certificates() {
       [this](std::string host, dns::HostDone done) {
         loop.post([this, host = std::move(host), done = std::move(done)]() mutable { hosts->resolve(host, std::move(done)); });
       });
+  for (size_t i = 0; i < data_plane->workers().size(); ++i) {
+    liveness.watch("worker " + std::to_string(i),
+                   [&worker = *data_plane->workers()[i]](std::function<void()> fn) { worker.post(std::move(fn)); });
+  }
   secrets->subscribe([this](const identity::SpiffeId& id, const identity::Credentials& credentials) {
     data_plane->certificate_changed(id, credentials);
   });
@@ -390,7 +397,7 @@ Result<> App::Impl::start_servers() {
   http = std::make_unique<HttpServer>();
   const bool ipv6 = config.listen.ipv6;
   // Readiness first: whoever waits for us gets an answer while we start.
-  ZT_TRY(http->listen("readiness", config.listen.readiness, ipv6, readiness_handler(readiness)));
+  ZT_TRY(http->listen("readiness", config.listen.readiness, ipv6, readiness_handler(readiness, liveness)));
   ZT_TRY(
       http->listen("admin", config.listen.admin, ipv6,
                    admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },

@@ -41,10 +41,12 @@ def test_not_ready_before_the_agent_has_told_of_its_pods(shop):
     node = shop.nodes[0]
     node.start_ztunnel()
     eventually(lambda: node.http(15021, "/healthz/ready") == (500, "not ready, pending: workload proxy manager\n"), "it to wait for the agent only")
+    assert node.http(15021, "/healthz/live") == (200, "live\n"), "live before it is ready"
     node.start_agent()
     node.wait_ready()
     assert node.http(15021, "/healthz/ready") == (200, "ready\n")
     assert node.http(15021, "/healthz/ready", method="POST")[0] == 405
+    assert node.http(15021, "/healthz/live") == (200, "live\n")
     assert node.http(15021, "/else")[0] == 404
 
 

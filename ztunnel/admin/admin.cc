@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "ztunnel/admin/browser_guard.h"
 #include "ztunnel/admin/http_negotiate.h"
+#include "ztunnel/admin/liveness.h"
 #include "ztunnel/admin/readiness.h"
 #include "ztunnel/telemetry/metrics_registry.h"
 
@@ -131,10 +132,12 @@ HttpHandler stats_handler(Metrics& metrics) {
   };
 }
 
-HttpHandler readiness_handler(const Readiness& readiness) {
-  return [&readiness](const HttpRequest& request, const HttpRespond& respond) {
-    if (request.path != "/healthz/ready") return respond(HttpResponse::empty(404));
+HttpHandler readiness_handler(const Readiness& readiness, const Liveness& liveness) {
+  return [&readiness, &liveness](const HttpRequest& request, const HttpRespond& respond) {
+    const bool live = request.path == "/healthz/live";
+    if (!live && request.path != "/healthz/ready") return respond(HttpResponse::empty(404));
     if (request.method != "GET") return respond(HttpResponse::empty(405));
+    if (live) return liveness.ask(respond);
     // One look decides both: the state may change between two.
     std::string text = readiness.text();
     const int status = text == "ready\n" ? 200 : 500;

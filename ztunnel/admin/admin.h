@@ -6,6 +6,7 @@
 // What the three HTTP ports answer (contract §10.1, §10.6, §10.7). Handlers run on the HTTP server's thread.
 namespace zt::ztunnel {
 
+class Liveness;
 class Metrics;
 class Readiness;
 
@@ -20,7 +21,7 @@ struct AdminHooks {
 [[nodiscard]] HttpHandler admin_handler(AdminHooks hooks);
 // 15020: /metrics and /stats/prometheus, any method. `metrics` outlives the server.
 [[nodiscard]] HttpHandler stats_handler(Metrics& metrics);
-// 15021: GET /healthz/ready. `readiness` outlives the server.
-[[nodiscard]] HttpHandler readiness_handler(const Readiness& readiness);
+// 15021: GET /healthz/ready and /healthz/live. Both outlive the server.
+[[nodiscard]] HttpHandler readiness_handler(const Readiness& readiness, const Liveness& liveness);
 
 }  // namespace zt::ztunnel

@@ -76,6 +76,7 @@ class HttpServer::Core final : public HttpSessionOwner, public std::enable_share
   }
 
   Result<SocketAddress> listen_on(const SocketAddress& address, const std::shared_ptr<const HttpService>& service);
+  void after(std::chrono::milliseconds time, std::move_only_function<void()> fn);
   void drain();
   bool wait_drained(std::chrono::milliseconds limit) {
     std::unique_lock lock(mutex_);
@@ -235,6 +236,13 @@ void HttpServer::Core::drain() {
   });
 }
 
+void HttpServer::Core::after(std::chrono::milliseconds time, std::move_only_function<void()> fn) {
+  const auto timer = std::make_shared<asio::steady_timer>(context_, time);
+  timer->async_wait([timer, fn = std::move(fn)](error_code cancelled) mutable {
+    if (!cancelled) fn();
+  });
+}
+
 void HttpServer::Core::check_drained() {
   if (!draining_ || !sessions_.empty()) return;
   const std::lock_guard lock(mutex_);
@@ -269,6 +277,8 @@ Result<std::vector<SocketAddress>> HttpServer::listen(std::string component, con
   }
   return bound;
 }
+
+void HttpServer::after(std::chrono::milliseconds time, std::move_only_function<void()> fn) { core_->after(time, std::move(fn)); }
 
 void HttpServer::drain() { core_->drain(); }
 bool HttpServer::wait_drained(std::chrono::milliseconds limit) { return core_->wait_drained(limit); }

@@ -81,6 +81,9 @@ class HttpServer {
   // free one. The error says which address and why. Returns the bound addresses. Owner's thread.
   Result<std::vector<SocketAddress>> listen(std::string component, const ListenAddress& address, bool ipv6, HttpHandler handler);
 
+  // Calls `fn` on the server's thread after this time, unless the server goes before. Any thread.
+  void after(std::chrono::milliseconds time, std::move_only_function<void()> fn);
+
   // Stops accepting, closes idle connections, lets requests under way finish. Any thread.
   void drain();
   // Waits until that is done; false if `limit` passed first. Not on the server's thread.

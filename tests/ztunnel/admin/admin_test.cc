@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "tests/ztunnel/admin/http_test_client.h"
+#include "ztunnel/admin/liveness.h"
 #include "ztunnel/admin/readiness.h"
 #include "ztunnel/telemetry/metrics_registry.h"
 
@@ -34,12 +35,14 @@ struct Ports {
                                       },
                                   .shutdown = [this] { ++shutdowns; }}));
     stats = listen(stats_handler(metrics));
-    ready = listen(readiness_handler(readiness));
+    ready = listen(readiness_handler(readiness, liveness));
   }
   Metrics metrics{1, {}, "1.32-alpha"};
   Readiness readiness;
   std::atomic<int> shutdowns{0};
   SocketAddress admin, stats, ready;
+  Liveness liveness{[this](std::chrono::milliseconds time, std::function<void()> fn) { server.after(time, std::move(fn)); },
+                    50ms};
   HttpServer server;
 };
 
@@ -176,6 +179,26 @@ TEST_CASE("readiness names what is missing") {
   CHECK(answer.body == recorded("15021-healthz-notready-no-agent.http").body);
   const auto state = ports.readiness.hold("state manager");
   CHECK(request(ports.ready, "GET", "/healthz/ready").body == recorded("15021-healthz-notready-no-xds-no-agent.http").body);
+}
+
+TEST_CASE("a process is live while all of its threads answer, and who does not is named") {
+  Ports ports;
+  CHECK(request(ports.ready, "GET", "/healthz/live").body == "live\n");
+  ports.liveness.watch("worker 0", [](const std::function<void()>& fn) { fn(); });
+  std::vector<std::function<void()>> late;
+  bool stuck = false;
+  ports.liveness.watch("worker 1", [&](std::function<void()> fn) { stuck ? late.push_back(std::move(fn)) : fn(); });
+  auto answer = request(ports.ready, "GET", "/healthz/live");
+  CHECK(answer.status == 200);
+  CHECK(answer.body == "live\n");
+  stuck = true;
+  answer = request(ports.ready, "GET", "/healthz/live");
+  CHECK(answer.status == 500);
+  CHECK(answer.body == "not live, no answer within 50 ms from: worker 1\n");
+  for (const auto& fn : late) fn();  // too late to be heard
+  stuck = false;
+  CHECK(request(ports.ready, "GET", "/healthz/live").status == 200);
+  CHECK(request(ports.ready, "POST", "/healthz/live").status == 405);
 }
 
 TEST_CASE("metrics: both paths, any method, type by Accept, compression by Accept-Encoding") {
