@@ -12,6 +12,7 @@ size_t TunnelKeyHash::operator()(const TunnelKey& key) const noexcept {
   for (const auto& id : key.expected) mix(std::hash<identity::SpiffeId>{}(id));
   mix(std::hash<SocketAddress>{}(key.destination));
   mix(std::hash<IpAddress>{}(key.source_ip));
+  mix(std::hash<std::string>{}(key.authority));
   return hash;
 }
 

@@ -20,16 +20,24 @@ struct TunnelKey {
   std::vector<identity::SpiffeId> expected;  // in order: one of these the server must be
   SocketAddress destination;
   IpAddress source_ip;
+  std::string authority{};  // of a tunnel inside a gateway's: what the gateway was asked for. Empty: over TCP
 
   // What else is known of the destination; says nothing about who may share.
   std::string workload{};  // its uid; for whoever decides when a tunnel is of no use any more
   // The server deals with each tunnel on one of its threads and is for many (a waypoint, a gateway): a tunnel with
   // `spread_streams` streams gets a neighbour.
   bool spread = false;
+  struct Gateway;
+  std::shared_ptr<const Gateway> gateway{};  // inside whose tunnel it is; null: over TCP
 
   friend bool operator==(const TunnelKey& a, const TunnelKey& b) {
-    return a.source == b.source && a.expected == b.expected && a.destination == b.destination && a.source_ip == b.source_ip;
+    return a.source == b.source && a.expected == b.expected && a.destination == b.destination && a.source_ip == b.source_ip &&
+           a.authority == b.authority;
   }
+};
+struct TunnelKey::Gateway {
+  TunnelKey tunnel;
+  Headers connect;  // the request on it that the inner tunnel begins with
 };
 struct TunnelKeyHash {
   size_t operator()(const TunnelKey& key) const noexcept;

@@ -2,9 +2,9 @@
 #include <catch2/catch.hpp>
 #include <random>
 
+#include "hbone/stream_transport.h"
 #include "mesh/reason.h"
 #include "tests/hbone/hostile_peer.h"
-#include "tests/hbone/stream_transport.h"
 
 using namespace zt;
 using namespace zt::hbone;

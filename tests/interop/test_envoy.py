@@ -195,3 +195,26 @@ def test_a_service_is_called_through_an_envoy_waypoint_and_the_pod_knows_the_way
     assert f"dst.addr={waypoint.ip}:15008 dst.hbone_addr={vip}:80" in outbound and f'dst.identity="{waypoint.identity}"' in outbound
     inbound = mesh.nodes[1].ztunnel.wait_line('connection complete.*direction="inbound"')
     assert f'src.identity="{waypoint.identity}"' in inbound
+
+
+def test_a_service_of_another_network_is_reached_through_an_envoy_gateway(mesh, start_envoy):
+    first, second = mesh.nodes
+    client, web = first.pod("client"), second.pod("web")
+    gateway = second.pod("gateway", captured=False)
+    web.serve(8080, apps.name_and_echo("web"))
+    vip, authority = "10.96.0.20", "web.shop.svc.cluster.local:80"
+    mesh.service("web", vip, 80, 8080, [web])
+    mesh.services[0][0]["subjectAltNames"] = [web.identity]
+    plain, environment = web.workload, second.proxy_env
+    web.workload = lambda: {**plain(), "network": "net2", "networkGateway": {"destination": f"/{gateway.ip}", "hboneMtlsPort": 15008}}
+    second.proxy_env = lambda **changes: {**environment(**changes), "NETWORK": "net2"}
+    mesh.start()
+    envoy = start_envoy(mesh, gateway, "envoy-gateway.yaml", 15008, gateway.identity, client.identity, backend=web.ip)
+    payload = os.urandom(BULK)
+    with client.connect(vip, 80, timeout=30) as sock:
+        answer, end = exchange(sock, payload)
+    assert end == apps.FIN and answer == f"web sees {gateway.ip}\n".encode() + payload
+    inbound = mesh.nodes[1].ztunnel.wait_line('connection complete.*direction="inbound"')
+    assert f'src.identity="{client.identity}"' in inbound and f"dst.hbone_addr={authority}" in inbound
+    mesh.nodes[0].ztunnel.wait_line(f'connection complete.*dst.addr={gateway.ip}:15008 dst.hbone_addr={authority}.*direction="outbound"')
+    assert envoy.alive()

@@ -64,6 +64,12 @@ def test_both_ends_captured_talk_over_the_tunnel_with_their_identities(shop, whe
         assert ":15008 dst.hbone_addr=" in line
 
 
+@pytest.mark.parametrize("vip, family", [(VIP, "ip"), (VIP6, "ip6")])
+def test_a_pod_that_calls_its_own_service_is_seen_under_its_own_address(shop, vip, family):
+    own = getattr(shop.web, family)
+    assert {call(shop.web, vip, 80) for _ in range(8)} == {f"web sees {own}", f"web2 sees {own}"}
+
+
 def test_a_server_with_ipv6_on_eth0_and_none_on_lo_is_reached_over_ipv6(mesh):
     first, second = mesh.nodes
     client, server = first.pod("client"), second.pod("server")

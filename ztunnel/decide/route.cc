@@ -229,7 +229,8 @@ Route through_gateway(const Snapshot& snapshot, const Workload& remote, const Se
                                   .authority = fmt::format("{}:{}", service.hostname.view(), dialled.port),
                                   .expected = expected_identities(*gateway),
                                   .inner_expected = service_identities(&service),
-                                  .to = {WorkloadPtr(gateway->workload), ServicePtr(&service)}},
+                                  .to = {WorkloadPtr(gateway->workload), ServicePtr(&service)},
+                                  .remote = WorkloadPtr(&remote)},
                       0);
 }
 

@@ -82,6 +82,7 @@ struct DoubleHbone {
   std::vector<identity::SpiffeId> expected;        // of the gateway
   std::vector<identity::SpiffeId> inner_expected;  // of whoever answers inside
   Destination to;
+  workload_api::WorkloadPtr remote;  // what the gateway stands for: an endpoint of the service, or its waypoint
 };
 
 // The workload is known by hostname only: resolve it, then continue with resolved().

@@ -36,20 +36,23 @@ bool leads_to(const Snapshot& snapshot, const GatewayAddress& reference, const W
   return target != nullptr && target->has_address(local_ip);
 }
 
-// A waypoint that is captured itself gets traffic for the addresses it is the waypoint of (contract §4.2 item
-// 4).
-bool is_waypoint_for(const Snapshot& snapshot, const InboundRequest& request, const IpAddress& asked) {
+// A waypoint of the service, weighted ones included.
+bool is_waypoint_for(const Snapshot& snapshot, const InboundRequest& request, const Service& service) {
   const auto leads_here = [&](const GatewayAddress& reference) {
     return leads_to(snapshot, reference, request.workload, request.local.ip);
   };
-  if (const Workload* workload = snapshot.workload(request.network, asked))
-    return workload->waypoint && leads_here(*workload->waypoint);
-  const ServiceEntry* entry = snapshot.service_by_vip(request.network, asked, std::nullopt);
-  if (entry == nullptr) return false;
-  const Service& service = entry->service();
   return (service.waypoint && leads_here(*service.waypoint)) ||
          std::ranges::any_of(service.weighted_waypoints,
                              [&](const auto& waypoint) { return waypoint.weight > 0 && leads_here(waypoint.destination); });
+}
+
+// A waypoint that is captured itself gets traffic for the addresses it is the waypoint of (contract §4.2 item
+// 4).
+bool is_waypoint_for(const Snapshot& snapshot, const InboundRequest& request, const IpAddress& asked) {
+  if (const Workload* workload = snapshot.workload(request.network, asked))
+    return workload->waypoint && leads_to(snapshot, *workload->waypoint, request.workload, request.local.ip);
+  const ServiceEntry* entry = snapshot.service_by_vip(request.network, asked, std::nullopt);
+  return entry != nullptr && is_waypoint_for(snapshot, request, entry->service());
 }
 
 // Where a service's port leads on this workload.
@@ -92,6 +95,10 @@ Result<InboundTarget> inbound_target(const Snapshot& snapshot, const InboundRequ
     const ServiceEntry* entry = snapshot.service_by_hostname(name->host, workload.ns.view());
     if (entry == nullptr) return fail(Reason::kNoService, fmt::format("no service or workload for hostname: {}", name->host));
     const Service& service = entry->service();
+    // The peer lets any pod answer for any service (§14.2 item 19).
+    if (workload.membership(service.key.view()) == nullptr && !workload.application_tunnel &&
+        !is_waypoint_for(snapshot, request, service))
+      return fail(Reason::kNoService, fmt::format("this workload is no endpoint of the service for hostname: {}", name->host));
     const auto port = target_port(service, workload, name->port);
     if (!port)
       return fail(Reason::kNoUpstream,

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "hbone/connect_headers.h"
 #include "hbone/socket_transport.h"
+#include "hbone/stream_transport.h"
 #include "mesh/reason.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/handshaking.h"
@@ -12,6 +14,12 @@ namespace zt::ztunnel {
 Dialler::Dialler(const LocalPod& pod)
     : pod_(pod),
       pool_(
+          pod.worker.loop(), pod.worker.settings().pool,
+          [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); },
+          [this](const hbone::TunnelKey& key, const Error& why) {
+            note_tunnel_end(pod_.worker, Direction::kOutbound, {key.source_ip, 0}, key.destination, why);
+          }),
+      inner_(
           pod.worker.loop(), pod.worker.settings().pool,
           [this](const hbone::TunnelKey& key, hbone::TunnelOwner& owner) { return dial(key, owner); },
           [this](const hbone::TunnelKey& key, const Error& why) {
@@ -34,7 +42,10 @@ bool Dialler::gone(const hbone::TunnelKey& key, const workload_api::Snapshot& sn
 }
 
 bool Dialler::retire_some(bool anew, const workload_api::Snapshot& snapshot) {
-  return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) { return gone(key, snapshot); });
+  if (anew) inner_retired_anew_ = true;
+  return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) { return gone(key, snapshot); }) &&
+         inner_.retire_some(std::exchange(inner_retired_anew_, false),
+                            [&](const hbone::TunnelKey& key) { return gone(key.gateway->tunnel, snapshot); });
 }
 
 Result<std::unique_ptr<hbone::Tunnel>> Dialler::resume(const hbone::TunnelKey& key, UniqueFd socket,
@@ -57,7 +68,7 @@ hbone::Tunnel& Dialler::adopt(const hbone::TunnelKey& key, std::unique_ptr<hbone
 }
 
 Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial(hbone::TunnelKey key, hbone::TunnelOwner& owner) {
-  auto result = co_await dial_uncounted(std::move(key), owner);
+  auto result = key.gateway ? co_await dial_inner(std::move(key), owner) : co_await dial_uncounted(std::move(key), owner);
   pod_.worker.metrics().pool_dials.get({result ? "ok" : reason_info(result.error().reason).name}).add();
   co_return result;
 }
@@ -83,6 +94,36 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_uncounted(hbone::Tunn
   if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
   auto started = hbone::Tunnel::start(pod_.worker.io(), *memory, hbone::Tunnel::Role::kClient, std::move(fd),
                                       std::move(shaken->tls), std::move(shaken->early), pod_.worker.settings().tunnel, owner);
+  if (started) (*started)->keep_account(memory);
+  co_return started;
+}
+
+Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_inner(hbone::TunnelKey key, hbone::TunnelOwner& owner) {
+  Worker& worker = pod_.worker;
+  auto context = co_await worker.tls().get(key.source, hbone::TlsRole::kClient);
+  if (!context) co_return std::unexpected(context.error());
+  auto made = hbone::TlsHandshake::make_client(*context, key.expected);
+  if (!made) co_return fail(Reason::kTlsFailed, "tls error: " + made.error().text);
+
+  auto transport = std::make_unique<hbone::StreamTransport>();
+  auto stream = co_await pool_.open(key.gateway->tunnel, key.gateway->connect, *transport);
+  if (!stream) co_return std::unexpected(stream.error());
+  transport->use(**stream);
+  const auto deadline = Clock::now() + worker.settings().connect_answer_timeout;
+  while (!transport->answered()) {
+    if (transport->closed()) co_return fail(Reason::kH2Failed, "h2 failed: stream closed before the gateway answered");
+    if (!co_await transport->changed(worker.loop(), deadline - Clock::now()))
+      co_return fail(Reason::kConnectAnswerTimeout, "h2 failed: no answer of the gateway in time");
+    // It was told from inside the outer tunnel.
+    co_await worker.handshake_turns().turn();
+  }
+  if (auto answer = hbone::parse_answer(transport->answer()); !answer)
+    co_return fail(answer.error().reason, "network gateway: " + answer.error().text);
+  const PeerAccounts::Ptr memory = pod_.peers.of(key.destination.ip);
+  auto shaken = co_await shake_hands(worker, *memory, *transport, std::move(*made));
+  if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
+  auto started = hbone::Tunnel::start(worker.io(), *memory, hbone::Tunnel::Role::kClient, std::move(transport),
+                                      std::move(shaken->tls), std::move(shaken->early), worker.settings().tunnel, owner);
   if (started) (*started)->keep_account(memory);
   co_return started;
 }

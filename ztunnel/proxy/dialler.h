@@ -1,4 +1,6 @@
 #pragma once
+#include <utility>
+
 #include "hbone/tunnel_pool.h"
 #include "ztunnel/proxy/local_pod.h"
 
@@ -14,14 +16,16 @@ class Dialler {
   // A stream on a pooled tunnel, dialled if need be: see TunnelPool::open().
   Task<Result<hbone::Stream*>> open(const hbone::TunnelKey& key, const hbone::Headers& headers, hbone::StreamHandler& handler,
                                     Clock::duration limit = Clock::duration::max()) {
-    return pool_.open(key, headers, handler, limit);
+    return (key.gateway ? inner_ : pool_).open(key, headers, handler, limit);
   }
   // Tunnels to addresses whose workload is gone would fail whoever uses them next, or reach a stranger. In pieces, as the next.
   bool retire_some(bool anew, const workload_api::Snapshot& snapshot);
   bool close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {
-    return pool_.close_some_if(anew, condition, reason);
+    if (anew) inner_looked_at_anew_ = true;
+    return pool_.close_some_if(anew, condition, reason) &&
+           inner_.close_some_if(std::exchange(inner_looked_at_anew_, false), condition, reason);
   }
-  [[nodiscard]] size_t tunnels() const { return pool_.tunnels(); }
+  [[nodiscard]] size_t tunnels() const { return pool_.tunnels() + inner_.tunnels(); }
   // Hand-over: what is there. What comes from another process is resumed, frozen, and ours and thawed from adopt() on.
   [[nodiscard]] hbone::TunnelPool& pool() { return pool_; }
   Result<std::unique_ptr<hbone::Tunnel>> resume(const hbone::TunnelKey& key, UniqueFd socket, const hbone::TunnelState& state,
@@ -33,8 +37,13 @@ class Dialler {
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial(hbone::TunnelKey key, hbone::TunnelOwner& owner);
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner);
 
+  // A tunnel to a service of another network, inside a stream to its gateway (contract §2.9).
+  Task<Result<std::unique_ptr<hbone::Tunnel>>> dial_inner(hbone::TunnelKey key, hbone::TunnelOwner& owner);
+
   const LocalPod& pod_;
   hbone::TunnelPool pool_;
+  hbone::TunnelPool inner_;  // in streams of those of pool_, so it goes first
+  bool inner_looked_at_anew_ = false, inner_retired_anew_ = false;
 };
 
 }  // namespace zt::ztunnel

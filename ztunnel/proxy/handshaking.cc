@@ -88,11 +88,52 @@ Task<Result<Handshaken>> exchange(Worker& worker, MemoryAccount& account, int fd
   }
 }
 
-}  // namespace
+class StreamHandshakeMemory final : public MemoryAccount::Claim {
+ public:
+  StreamHandshakeMemory(MemoryAccount& account, hbone::StreamTransport& transport) : Claim(account), transport_(transport) {}
+  [[nodiscard]] bool progress() { return !revoked_ && account().update(*this, kHandshakeBytes, true); }
 
-Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, int fd, hbone::TlsRole role, TlsHandshake handshake) {
-  const auto begun = Clock::now();
-  auto result = co_await exchange(worker, memory, fd, role, std::move(handshake), begun + worker.settings().handshake_timeout);
+ private:
+  void revoke() noexcept override {
+    revoked_ = true;
+    release();
+    transport_.wake();
+  }
+  hbone::StreamTransport& transport_;
+  bool revoked_ = false;
+};
+
+Task<Result<Handshaken>> exchange_inside(Worker& worker, MemoryAccount& account, hbone::StreamTransport& transport,
+                                         TlsHandshake handshake, Clock::time_point deadline) {
+  StreamHandshakeMemory memory(account, transport);
+  if (!memory.progress()) co_return fail(Reason::kResourceLimit, "tls handshake: the memory is needed for others");
+  std::vector<uint8_t> bytes;
+  size_t consumed = 0;
+  auto status = handshake.advance({}, consumed);
+  for (;;) {
+    transport.send(handshake.output());
+    handshake.consume_output(handshake.output().size());
+    if (status == TlsHandshake::Status::kFailed) co_return std::unexpected(handshake.error());
+    if (status == TlsHandshake::Status::kDone) {
+      auto taken = handshake.take();
+      if (!taken) co_return std::unexpected(taken.error());
+      bytes.erase(bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(consumed));
+      co_return Handshaken{std::move(*taken), std::move(bytes)};
+    }
+    do {
+      if (transport.closed()) co_return fail(Reason::kTlsFailed, "tls handshake eof");
+      if (!co_await transport.changed(worker.loop(), deadline - Clock::now()))
+        co_return fail(Reason::kTlsTimeout, "tls handshake timed out");
+      // What has come was told from inside the outer tunnel.
+      co_await worker.handshake_turns().turn();
+      if (!memory.progress()) co_return fail(Reason::kResourceLimit, "tls handshake: the memory is needed for others");
+      bytes = transport.take();
+    } while (bytes.empty());
+    status = handshake.advance(bytes, consumed);
+  }
+}
+
+Result<Handshaken> finished(Worker& worker, hbone::TlsRole role, Clock::time_point begun, Result<Handshaken> result) {
   // New lists may have come since the peer's certificate was verified, and the tunnel was not there for them to close.
   if (result && result->tls.peer_chain) {
     if (auto good = worker.tls().check_revocation(*result->tls.peer_chain, role); !good) result = std::unexpected(good.error());
@@ -100,7 +141,23 @@ Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, int 
   const std::string_view name = role == hbone::TlsRole::kClient ? "client" : "server";
   worker.metrics().handshakes.get({name, result ? "ok" : reason_info(result.error().reason).name}).add();
   worker.metrics().handshake_duration.get({name}).observe(std::chrono::duration<double>(Clock::now() - begun).count());
-  co_return result;
+  return result;
+}
+
+}  // namespace
+
+Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, int fd, hbone::TlsRole role, TlsHandshake handshake) {
+  const auto begun = Clock::now();
+  auto result = co_await exchange(worker, memory, fd, role, std::move(handshake), begun + worker.settings().handshake_timeout);
+  co_return finished(worker, role, begun, std::move(result));
+}
+
+Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, hbone::StreamTransport& transport,
+                                     TlsHandshake handshake) {
+  const auto begun = Clock::now();
+  auto result =
+      co_await exchange_inside(worker, memory, transport, std::move(handshake), begun + worker.settings().handshake_timeout);
+  co_return finished(worker, hbone::TlsRole::kClient, begun, std::move(result));
 }
 
 bool peer_revoked(Worker& worker, const hbone::Tunnel& tunnel) {

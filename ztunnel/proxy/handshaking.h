@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/task.h"
+#include "hbone/stream_transport.h"
 #include "hbone/tls/handshake.h"
 #include "hbone/tunnel.h"
 #include "ztunnel/proxy/worker.h"
@@ -19,6 +20,9 @@ struct Handshaken {
 // been silent for the longest first. Each step waits for its turn (Worker::handshake_turns()). A server's peer has said hello.
 // kTlsFailed, kTlsTimeout, kCertRevoked, kResourceLimit. Worker's thread.
 Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, int fd, hbone::TlsRole role,
+                                     hbone::TlsHandshake handshake);
+// The same, as a client, over an answered stream of another tunnel.
+Task<Result<Handshaken>> shake_hands(Worker& worker, MemoryAccount& memory, hbone::StreamTransport& transport,
                                      hbone::TlsHandshake handshake);
 
 // Whether the lists that are known by now name a certificate of the tunnel's peer; says so in the log.

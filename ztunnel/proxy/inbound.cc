@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/text.h"
 #include "mesh/reason.h"
 #include "ztunnel/decide/route.h"
 #include "ztunnel/proxy/handshaking.h"
@@ -218,7 +219,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     co_return;
   }
   const Counted on_its_way(pod_.counts->connections);
-  const bool from_gateway = request->from_network && *request->from_network != settings.network;
+  const bool from_gateway = request->from_network && !equals_ignoring_case(*request->from_network, settings.network);
   if (pod_.lookups.on_demand() && !from_gateway) co_await pod_.lookups.find_source(peer.ip);
   auto workload = co_await pod_.workload();
   if (!workload) {

@@ -41,8 +41,10 @@ bool worth_another(Reason reason) {
 Destination destination_of(const Route& route) {
   if (const auto* plain = std::get_if<Plain>(&route)) return plain->to;
   if (const auto* hbone = std::get_if<Hbone>(&route)) return hbone->to;
+  // Which of a gateway's remote workloads was chosen says more than the gateway.
+  if (const auto* hbone = std::get_if<DoubleHbone>(&route)) return {hbone->remote, hbone->to.service};
   if (const auto* pending = std::get_if<NeedsResolution>(&route))
-    return std::visit([](const auto& way) { return way.to; }, pending->then);
+    return std::visit([](const auto& way) { return destination_of(Route(way)); }, pending->then);
   return {};
 }
 
@@ -55,6 +57,15 @@ ConnectionInfo anew(const ConnectionInfo& known) {
   info.source_workload = known.source_workload;
   info.begun = known.begun;
   return info;
+}
+
+hbone::Headers request_of(const ConnectionInfo& info, const std::string& traceparent, std::optional<std::string> from_network) {
+  return hbone::render_connect({.authority = info.hbone_address,
+                                .source = baggage_of(*info.source_workload),
+                                .client = info.source,
+                                .service_host = info.service ? info.service->hostname.str() : std::string(),
+                                .traceparent = traceparent,
+                                .from_network = std::move(from_network)});
 }
 
 IpAddress address_of(const Route& route) {
@@ -129,9 +140,9 @@ Task<void> Outbound::run(Arrival arrival, SocketAddress destination) {
           co_await tunnel(waiting, std::move(info), std::move(*via), others || !tried.empty() ? limit : Clock::duration::max());
     } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
       attempt = co_await by_name(waiting, std::move(info), std::move(*unresolved), limit);
-    } else {
-      deny({Reason::kNoRoute, "no valid routing destination: this version does not reach other networks (double HBONE)"});
-      co_return;
+    } else if (auto* abroad = std::get_if<DoubleHbone>(&chosen)) {
+      attempt = co_await double_tunnel(waiting, std::move(info), std::move(*abroad),
+                                       others || !tried.empty() ? limit : Clock::duration::max());
     }
     judge(client, to, attempt);
     if (!attempt) co_return;
@@ -211,6 +222,8 @@ Task<Outbound::Attempt> Outbound::by_name(Waiting& waiting, ConnectionInfo info,
       attempt = co_await plain(waiting, anew(info), std::move(*direct), each);
     } else if (auto* via = std::get_if<Hbone>(&way)) {
       attempt = co_await tunnel(waiting, anew(info), std::move(*via), each);
+    } else if (auto* abroad = std::get_if<DoubleHbone>(&way)) {
+      attempt = co_await double_tunnel(waiting, anew(info), std::move(*abroad), each);
     }
     if (!attempt || !attempt->elsewhere || !others || Clock::now() >= deadline) co_return attempt;
     std::erase(addresses, ip);
@@ -243,19 +256,41 @@ Task<Outbound::Attempt> Outbound::tunnel(Waiting& waiting, ConnectionInfo info, 
   info.mutual_tls = true;
   info.destination_workload = std::move(via.to.workload);
   info.service = std::move(via.to.service);
-  const hbone::Headers headers =
-      hbone::render_connect({.authority = via.authority,
-                             .source = baggage_of(*info.source_workload),
-                             .client = info.source,
-                             .service_host = info.service ? info.service->hostname.str() : std::string(),
-                             .traceparent = hbone::TraceParent::random().render(),
-                             .from_network = std::nullopt});
-  const hbone::TunnelKey key{.source = identity_of(*info.source_workload),
-                             .expected = std::move(via.expected),
-                             .destination = via.dial,
-                             .source_ip = info.source.ip,
-                             .workload = info.destination_workload ? info.destination_workload->uid.str() : std::string(),
-                             .spread = via.waypoint};
+  auto headers = request_of(info, hbone::TraceParent::random().render(), std::nullopt);
+  hbone::TunnelKey key{.source = identity_of(*info.source_workload),
+                       .expected = std::move(via.expected),
+                       .destination = via.dial,
+                       .source_ip = info.source.ip,
+                       .workload = info.destination_workload ? info.destination_workload->uid.str() : std::string(),
+                       .spread = via.waypoint};
+  co_return co_await connect(waiting, std::move(info), std::move(key), std::move(headers), limit);
+}
+
+Task<Outbound::Attempt> Outbound::double_tunnel(Waiting& waiting, ConnectionInfo info, DoubleHbone via, Clock::duration limit) {
+  info.destination = via.dial;
+  info.hbone_address = via.authority;
+  info.mutual_tls = true;
+  info.destination_workload = std::move(via.to.workload);
+  info.service = std::move(via.to.service);
+  const std::string trace = hbone::TraceParent::random().render();
+  auto gateway = std::make_shared<hbone::TunnelKey::Gateway>();
+  gateway->tunnel = {.source = identity_of(*info.source_workload),
+                     .expected = std::move(via.expected),
+                     .destination = via.dial,
+                     .source_ip = info.source.ip,
+                     .workload = info.destination_workload->uid.str(),
+                     .spread = true};
+  gateway->connect = request_of(info, trace, std::nullopt);
+  hbone::TunnelKey key = gateway->tunnel;
+  key.expected = std::move(via.inner_expected);
+  key.authority = std::move(via.authority);
+  key.gateway = std::move(gateway);
+  auto headers = request_of(info, trace, worker_.settings().network);
+  co_return co_await connect(waiting, std::move(info), std::move(key), std::move(headers), limit);
+}
+
+Task<Outbound::Attempt> Outbound::connect(Waiting& waiting, ConnectionInfo info, hbone::TunnelKey key, hbone::Headers headers,
+                                          Clock::duration limit) {
   Connection& connection = connections_.add(std::move(info));
   connection.accepted = std::move(waiting.open);
   std::unique_ptr<StreamRelay> relay;

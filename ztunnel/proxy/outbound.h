@@ -41,6 +41,10 @@ class Outbound {
   // An attempt is a connection of its own in metrics and log. Waits for the way no longer than `limit`.
   Task<Attempt> plain(Waiting& waiting, ConnectionInfo info, Plain to, Clock::duration limit);
   Task<Attempt> tunnel(Waiting& waiting, ConnectionInfo info, Hbone via, Clock::duration limit);
+  // To another network: in a tunnel inside a stream to its gateway (contract §2.9).
+  Task<Attempt> double_tunnel(Waiting& waiting, ConnectionInfo info, DoubleHbone via, Clock::duration limit);
+  Task<Attempt> connect(Waiting& waiting, ConnectionInfo info, hbone::TunnelKey key, hbone::Headers headers,
+                        Clock::duration limit);
   // To one of the addresses that the name stands for; each is an attempt.
   Task<Attempt> by_name(Waiting& waiting, ConnectionInfo info, NeedsResolution pending, Clock::duration limit);
   // What became of an attempt at this endpoint counts for those who choose next.

@@ -1,0 +1,149 @@
+"""Services whose pods are on another network: a tunnel inside a stream to that network's gateway.
+
+    node 1, the network "": client (captured)    node 2, "net2": web, db (captured); gateways gw-0, gw-1 (addresses of "")
+"""
+
+import os
+import socket
+
+import pytest
+
+from harness import apps, dns
+from harness.gateway import Gateway
+
+VIP, DB_VIP = "10.96.0.40", "10.96.0.41"
+WEB, DB = "web.shop.svc.cluster.local", "db.shop.svc.cluster.local"
+
+
+def also(pod, more):
+    plain = pod.workload
+    pod.workload = lambda: {**plain(), **more()}
+
+
+@pytest.fixture
+def two(mesh):
+    first, second = mesh.nodes
+    mesh.client = first.pod("client")
+    mesh.local = first.pod("web-here", account="web")
+    mesh.web, mesh.db = second.pod("web"), second.pod("db")
+    mesh.gws = [second.pod(name, account="gateway", captured=False) for name in ("gw-0", "gw-1")]
+    mesh.leads = {"destination": f"/{mesh.gws[0].ip}", "hboneMtlsPort": 15008}
+    for pod in (mesh.web, mesh.db):
+        also(pod, lambda: {"network": "net2", "networkGateway": mesh.leads})
+        pod.serve(8080, apps.name_and_echo(pod.name))
+    mesh.local.serve(8080, apps.name_and_echo("web-here"))
+    for name, vip, pod in (("web", VIP, mesh.web), ("db", DB_VIP, mesh.db)):
+        mesh.service(name, vip, 80, 8080, [pod])
+        mesh.services[-1][0]["subjectAltNames"] = [pod.identity]
+    plain = second.proxy_env
+    second.proxy_env = lambda **changes: {**plain(**changes), "NETWORK": "net2"}
+    mesh.backends = {f"{WEB}:80": (mesh.web.ip, 15008), f"{DB}:80": (mesh.db.ip, 15008)}
+    return mesh
+
+
+def call(pod, vip, payload=b"hello"):
+    with pod.connect(vip, 80, timeout=30) as sock:
+        writer = apps.start(lambda: (sock.sendall(payload), sock.shutdown(socket.SHUT_WR)))
+        data, end = apps.read_to_end(sock)
+        writer.join()
+    first, _, rest = data.partition(b"\n")
+    assert (end, rest) == (apps.FIN, payload), (first, len(rest), end)
+    return first.decode()
+
+
+def test_a_service_of_another_network_is_called_through_its_gateway(two):
+    two.start()
+    gateway = Gateway(two.gws[0], two, two.backends)
+    marks = [node.ztunnel.mark() for node in two.nodes]
+    assert call(two.client, VIP) == f"web sees {two.gws[0].ip}"
+    (request,) = gateway.requests
+    assert request[":authority"] == f"{WEB}:80" and "x-forwarded-network" not in request
+    outbound = two.nodes[0].ztunnel.wait_line('connection complete.*direction="outbound"', since=marks[0])
+    assert f"dst.addr={two.gws[0].ip}:15008 dst.hbone_addr={WEB}:80" in outbound and f'dst.service="{WEB}"' in outbound
+    inbound = two.nodes[1].ztunnel.wait_line('connection complete.*direction="inbound"', since=marks[1])
+    assert f'src.identity="{two.client.identity}"' in inbound, "the gateway passes on what it cannot read"
+    assert f"dst.hbone_addr={WEB}:80" in inbound and 'src.workload="gw-0"' not in inbound, "the TCP peer is not the source"
+
+
+def test_bulk_through_the_inner_tunnel_is_complete(two):
+    two.start()
+    Gateway(two.gws[0], two, two.backends)
+    assert call(two.client, VIP, os.urandom(3 << 20)).startswith("web sees")
+
+
+def test_inner_tunnels_are_shared_and_two_services_behind_one_gateway_are_never_mixed(two):
+    two.start()
+    gateway = Gateway(two.gws[0], two, two.backends)
+    for _ in range(60):
+        assert call(two.client, VIP).startswith("web ")
+        assert call(two.client, DB_VIP).startswith("db ")
+    assert len(gateway.requests) <= 4, "one inner tunnel for each service and worker"
+
+
+@pytest.mark.parametrize("names", [[], ["spiffe://cluster.local/ns/shop/sa/somebody-else"]], ids=["none", "another"])
+def test_who_answers_inside_must_be_one_of_the_services_names(two, names):
+    two.services[0][0]["subjectAltNames"] = names
+    two.start()
+    Gateway(two.gws[0], two, two.backends)
+    mark = two.nodes[0].ztunnel.mark()
+    assert apps.refused(two.client, VIP, 80)
+    two.nodes[0].ztunnel.wait_line("error=.*did not present the expected SAN", since=mark)
+    assert not two.web.servers[0].peers
+
+
+def test_a_gateway_with_another_identity_is_refused(two):
+    two.start()
+    gateway = Gateway(two.gws[0], two, two.backends, identity="spiffe://cluster.local/ns/shop/sa/impostor")
+    assert apps.refused(two.client, VIP, 80)
+    two.nodes[0].ztunnel.wait_line("error=.*impostor")
+    assert not gateway.requests
+
+
+def test_a_gateway_that_has_no_way_or_does_not_speak_http2_is_an_error_and_nothing_hangs(two):
+    two.start()
+    gateway = Gateway(two.gws[0], two, {})
+    assert apps.refused(two.client, VIP, 80)
+    two.nodes[0].ztunnel.wait_line('error="network gateway: http status: 503 Service Unavailable"')
+    gateway.pod.servers.pop().close()
+    two.gws[0].serve(15008, lambda sock, _peer: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    two.nodes[0].ztunnel.mark()
+    assert apps.refused(two.client, DB_VIP, 80)
+
+
+def test_the_gateway_may_be_known_by_host_name(two, tmp_path):
+    two.leads = {"destination": "shop/gateway.example.com", "hboneMtlsPort": 15008}
+    two.extra_workloads.append({"uid": "NetworkGateway/net2/gateway.example.com/15008", "name": "g", "namespace": "shop", "serviceAccount": "gateway",
+                                "hostname": "gateway.example.com", "workloadIps": [], "protocol": "TCP", "network": "", "services": {}})
+    names = two.nodes[1].pod("names", captured=False)
+    server = dns.NameServer(names, dns.zone({"gateway.example.com": two.gws[0].ip}))
+    (tmp_path / "resolv.conf").write_text(f"nameserver {server.ip}\n")
+    two.nodes[0].resolv_conf = tmp_path / "resolv.conf"
+    two.start()
+    Gateway(two.gws[0], two, two.backends)
+    assert call(two.client, VIP) == f"web sees {two.gws[0].ip}"
+
+
+def split_horizon(two, gateway, name):
+    """As istiod tells of the pods of another network: one workload without addresses for all of them."""
+    return {"uid": f"net2/SplitHorizonWorkload/{name}/{gateway.ip}/shop/{WEB}", "name": name, "namespace": "shop", "serviceAccount": "default",
+            "workloadIps": [], "protocol": "HBONE", "network": "net2", "networkGateway": {"destination": f"/{gateway.ip}", "hboneMtlsPort": 15008},
+            "services": {f"shop/{WEB}": {"80": 8080}}}
+
+
+def test_the_other_network_is_for_when_there_is_nobody_here_and_one_gateway_for_another(two):
+    """Split horizon; FAILOVER by network."""
+    two.services[0] = (two.services[0][0], [two.local])
+    two.services[0][0]["loadBalancer"] = {"mode": "Failover", "routingPreferences": ["Network"]}
+    two.services[0][0]["subjectAltNames"] = [two.web.identity]
+    two.extra_workloads += [split_horizon(two, gateway, gateway.name) for gateway in two.gws]
+    two.start()
+    Gateway(two.gws[1], two, {f"{WEB}:80": (two.db.ip, 15008)})
+    for _ in range(5):
+        assert call(two.client, VIP) == f"web-here sees {two.client.ip}"
+    # Nobody listens at gw-0; who is sent there goes to gw-1.
+    also(two.db, lambda: {"services": {f"shop/{WEB}": {"80": 8080}}})
+    two.services[0] = (two.services[0][0], [])
+    two.services[0][0]["subjectAltNames"] = [two.db.identity]
+    two.edit()
+    for _ in range(10):
+        assert call(two.client, VIP) == f"db sees {two.gws[1].ip}"
