@@ -98,6 +98,7 @@ WorkerSettings worker_settings(const Config& config, MemoryLimit& memory) {
   settings.missing_policy = config.policy.unknown == UnknownPolicy::kDeny ? MissingPolicy::kUndecided : MissingPolicy::kSkip;
   settings.response_baggage = config.tunnel.response_baggage;
   settings.localhost_app_tunnel = config.general.localhost_app_tunnel;
+  settings.local_direct = config.general.local_direct;
   settings.policy_info_logging = config.policy.info_logging;
   settings.network = config.general.network;
   settings.illegal_ports = config.listen.illegal_ports;

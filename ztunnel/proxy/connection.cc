@@ -51,6 +51,7 @@ TrafficLabels labels_of(const ConnectionInfo& info) {
   labels.source = party(info.source_workload.get(), info.baggage.get());
   labels.destination = party(info.destination_workload.get(), nullptr);
   labels.mutual_tls = info.mutual_tls;
+  labels.local = info.local;
   // A principal is what TLS proved, never what a table says; for the destination it is whom we talk to or are.
   if (info.mutual_tls) {
     if (outbound) labels.source.principal = info.source_workload->identity.view();
@@ -97,6 +98,7 @@ class AccessLine {
       entry.destination_cluster = workload->cluster_id.view();
       if (info.mutual_tls) entry.destination_identity = workload->identity.view();
     }
+    if (info.local) entry.path = "local";
     if (info.service) entry.destination_service = info.service->hostname.view();
   }
   AccessEntry entry;

@@ -34,6 +34,7 @@ struct ConnectionInfo {
   workload_api::WorkloadPtr destination_workload;  // null if unknown
   workload_api::ServicePtr service;                // null if none
   bool mutual_tls = false;
+  bool local = false;                                 // between two pods of this node, without a tunnel
   std::shared_ptr<const ProvenPeer> peer;             // inbound: the client
   std::unique_ptr<hbone::Baggage> baggage;            // inbound: what the client says of itself; telemetry only
   std::unique_ptr<const std::string> requested_host;  // inbound: `forwarded` host, for the admin dump; null if it said none

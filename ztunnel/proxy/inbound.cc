@@ -53,9 +53,14 @@ workload_api::PolicySubject subject_of(const ConnectionInfo& info) {
 }  // namespace
 
 Inbound::Inbound(LocalPod& pod, ConnectionTable& connections)
-    : pod_(pod), worker_(pod.worker), connections_(connections), tasks_(pod.worker.loop()) {}
+    : pod_(pod),
+      worker_(pod.worker),
+      connections_(connections),
+      local_(worker_.local_peers().add(pod.name, *this)),
+      tasks_(pod.worker.loop()) {}
 
 Inbound::~Inbound() {
+  local_->inbound = nullptr;
   tasks_.cancel();
   while (InboundTunnel* tunnel = tunnels_.front()) forget(*tunnel);
 }
@@ -67,6 +72,7 @@ void Inbound::forget(InboundTunnel& tunnel) {
 
 bool Inbound::drain_some(bool anew) {
   draining_ = true;
+  local_->inbound = nullptr;  // the next process's listeners take those
   return drained_.some(tunnels_, anew, InboundTunnel::kPiece, [](InboundTunnel& each) { each.tunnel_->drain(); });
 }
 
@@ -78,6 +84,7 @@ bool Inbound::close_some_if(bool anew, const std::function<bool(const hbone::Tun
 
 void Inbound::stop() {
   stopped_ = true;
+  local_->inbound = nullptr;
   tasks_.cancel();
 }
 

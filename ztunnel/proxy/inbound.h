@@ -2,6 +2,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/task.h"
 #include "base/unique_fd.h"
@@ -10,7 +11,9 @@
 #include "ztunnel/decide/authorize.h"
 #include "ztunnel/proxy/arrival.h"
 #include "ztunnel/proxy/connection_table.h"
+#include "ztunnel/proxy/local_peers.h"
 #include "ztunnel/proxy/local_pod.h"
+#include "ztunnel/proxy/relay.h"
 
 namespace zt::handover {
 struct TunnelUnit;
@@ -32,6 +35,13 @@ class Inbound {
   // Take a connection for life.
   void open_tunnel(Arrival arrival) { tasks_.spawn(accept_tunnel(std::move(arrival))); }
   void open_plain(Arrival arrival) { tasks_.spawn(accept_plain(std::move(arrival))); }
+
+  // From another pod of this node. The answer is in the request.
+  void open_local(std::shared_ptr<LocalRequest> request) { tasks_.spawn(accept_local(std::move(request))); }
+  // The address is one of the pod's network namespace.
+  [[nodiscard]] bool owns(const IpAddress& ip);
+  // Ends connections without a tunnel whose peer is revoked, on either side. In pieces, as the next.
+  bool cut_revoked_some(bool anew);
 
   // Peers are told to open no more streams; what is there goes on. In pieces, as the next: `anew` begins; true when none is left.
   bool drain_some(bool anew);
@@ -77,6 +87,7 @@ class Inbound {
   Task<void> accept_tunnel(Arrival arrival);
   Task<void> accept_connect(InboundTunnel& tunnel, hbone::Stream& stream, hbone::Headers headers);
   Task<void> accept_plain(Arrival arrival);
+  Task<void> accept_local(std::shared_ptr<LocalRequest> request);
   // What the policies say, with our workload as it is in `snapshot`: its own list of policies may have changed since the
   // connection came.
   [[nodiscard]] Verdict judge(const workload_api::Snapshot& snapshot, const ConnectionInfo& info, MissingPolicy missing) const;
@@ -94,6 +105,11 @@ class Inbound {
   WalkList<InboundTunnel>::Walk drained_, looked_at_, prepared_, leaving_;
   boost::intrusive::list<Unused, boost::intrusive::constant_time_size<false>> unused_;  // without streams; the oldest in front
   size_t tunnel_count_ = 0;
+  const std::shared_ptr<LocalPeers::Entry> local_;  // how other pods of this worker find us
+  std::vector<IpAddress> own_addresses_;            // those that were asked for
+  WalkList<Shadow> shadows_;
+  WalkList<Shadow>::Walk shadows_looked_at_;
+  static constexpr size_t kShadowsAtOnce = 64;
   TaskScope tasks_;  // last: coroutines end before what they use
 };
 

@@ -136,8 +136,12 @@ Task<void> Outbound::run(Arrival arrival, SocketAddress destination) {
     } else if (auto* direct = std::get_if<Plain>(&chosen)) {
       attempt = co_await plain(waiting, std::move(info), std::move(*direct), others || !tried.empty() ? limit : kConnectTimeout);
     } else if (auto* via = std::get_if<Hbone>(&chosen)) {
-      attempt =
-          co_await tunnel(waiting, std::move(info), std::move(*via), others || !tried.empty() ? limit : Clock::duration::max());
+      if (auto peer = local_peer(*via)) {
+        attempt = co_await to_local(waiting, std::move(info), std::move(*via), std::move(peer));
+      } else {
+        attempt =
+            co_await tunnel(waiting, std::move(info), std::move(*via), others || !tried.empty() ? limit : Clock::duration::max());
+      }
     } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
       attempt = co_await by_name(waiting, std::move(info), std::move(*unresolved), limit);
     } else if (auto* abroad = std::get_if<DoubleHbone>(&chosen)) {

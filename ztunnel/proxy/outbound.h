@@ -7,6 +7,7 @@
 #include "ztunnel/proxy/arrival.h"
 #include "ztunnel/proxy/connection_table.h"
 #include "ztunnel/proxy/dialler.h"
+#include "ztunnel/proxy/local_peers.h"
 #include "ztunnel/proxy/local_pod.h"
 
 namespace zt::ztunnel {
@@ -47,6 +48,10 @@ class Outbound {
                         Clock::duration limit);
   // To one of the addresses that the name stands for; each is an attempt.
   Task<Attempt> by_name(Waiting& waiting, ConnectionInfo info, NeedsResolution pending, Clock::duration limit);
+  // To a pod of this node that is reached without a tunnel; null: it is none.
+  [[nodiscard]] std::shared_ptr<LocalPeers::Entry> local_peer(const Hbone& via);
+  Task<Attempt> to_local(Waiting& waiting, ConnectionInfo info, Hbone via, std::shared_ptr<LocalPeers::Entry> peer);
+  Task<Result<LocalProof>> prove(const ConnectionInfo& info, const Hbone& via, const LocalPeers::Entry& peer);
   // What became of an attempt at this endpoint counts for those who choose next.
   void judge(const SocketAddress& client, const Destination& to, const Attempt& attempt);
   // The service has others to go to.

@@ -158,6 +158,7 @@ bool PodWorker::end_some(bool anew) {
 bool PodWorker::close_revoked_some(bool anew) {
   const auto revoked = [this](const hbone::Tunnel& tunnel) { return peer_revoked(worker_, tunnel); };
   if (anew) look_at_clients_ = true;
+  if (!inbound_.cut_revoked_some(anew)) return false;
   return inbound_.close_some_if(anew, revoked, Reason::kCertRevoked) &&
          dialler_.close_some_if(std::exchange(look_at_clients_, false), revoked, Reason::kCertRevoked);
 }

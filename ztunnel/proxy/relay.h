@@ -8,7 +8,9 @@
 #include "base/result.h"
 #include "base/task.h"
 #include "base/unique_fd.h"
+#include "base/walk_list.h"
 #include "hbone/stream.h"
+#include "hbone/tls/verified_peers.h"
 #include "hbone/worker_io.h"
 #include "mesh/reason.h"
 
@@ -55,7 +57,7 @@ class Relay {
 
   Connection* connection = nullptr;  // that it is the relay of, once bytes may move
 
-  [[nodiscard]] const RelayBytes& bytes() const { return bytes_; }
+  [[nodiscard]] virtual const RelayBytes& bytes() const { return bytes_; }
   // kOk before it has ended.
   [[nodiscard]] RelayEnd end() const { return end_ ? *end_ : RelayEnd{}; }
 
@@ -138,6 +140,49 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   bool frozen_ = false;
 };
 
+class SpliceRelay;
+struct LocalRequest;
+
+// Of a pair of pods on this node: the connection at the server's side, whose bytes the relay of the client's side moves. Either ends
+// the other, as over a tunnel. In Inbound's list as long as it exists.
+class Shadow final : public Relay, public WalkList<Shadow>::Element, private Deferred {
+ public:
+  Shadow(hbone::WorkerIo& io, hbone::PeerChain client, hbone::PeerChain server)
+      : io_(io), client_chain_(std::move(client)), server_chain_(std::move(server)) {}
+  ~Shadow() override;
+
+  Result<> start(Done done) {
+    done_ = std::move(done);
+    return {};
+  }
+  // Until there is a relay; if the request goes first, the connection ends.
+  void wait_in(LocalRequest& request);
+  void follow(SpliceRelay& front);
+  // The client's side is reset.
+  void kill(Reason reason, std::string text) override;
+  // The client's side ends so, and this one is reset.
+  void cut_client(Reason reason, std::string text);
+
+  // Both ends are in one process: it stays with it.
+  [[nodiscard]] bool movable() const override { return false; }
+  void thaw() override {}
+  void discard() override {}
+  [[nodiscard]] const RelayBytes& bytes() const override;
+  [[nodiscard]] const hbone::PeerChain& client_chain() const { return client_chain_; }
+  [[nodiscard]] const hbone::PeerChain& server_chain() const { return server_chain_; }
+
+ private:
+  friend class SpliceRelay;
+  void front_ended(const RelayEnd& how, const RelayBytes& bytes);
+  void on_turn_end() noexcept override;
+
+  hbone::WorkerIo& io_;
+  const hbone::PeerChain client_chain_, server_chain_;
+  SpliceRelay* front_ = nullptr;
+  LocalRequest* request_ = nullptr;
+  Done done_;
+};
+
 // Two TCP sockets, by splice: bytes stay in the kernel and are counted all the same.
 class SpliceRelay final : public Relay, private Deferred {
  public:
@@ -149,11 +194,18 @@ class SpliceRelay final : public Relay, private Deferred {
   Result<> start(UniqueFd client, UniqueFd server, Done done);
   void kill(Reason reason, std::string text) override;
 
-  [[nodiscard]] bool movable() const override { return !finished_ && client_.fd && server_.fd; }
+  [[nodiscard]] bool movable() const override { return !finished_ && client_.fd && server_.fd && shadow_ == nullptr; }
   // Fills in the flows, and appends the descriptors that the unit has; they stay the relay's.
   void freeze(handover::PairUnit& unit, std::vector<int>& descriptors);
   void thaw() override;
   void discard() override;
+  // The server's side of a pair of pods on this node: its connection ends with this one, and this one with it.
+  void set_shadow(Shadow& shadow) { shadow_ = &shadow; }
+  void forget_shadow() { shadow_ = nullptr; }
+  void lose_shadow() {
+    shadow_ = nullptr;
+    kill(Reason::kUpstreamReset, {});
+  }
   // Instead of start(): as another process froze it, frozen. `descriptors` are the unit's.
   void resume(const handover::PairUnit& unit, std::vector<UniqueFd> descriptors, Done done);
 
@@ -193,7 +245,7 @@ class SpliceRelay final : public Relay, private Deferred {
   void on_turn_end() noexcept override;
   void finish(Reason reason, std::string text = {});
   Leg& leg(int index) { return index == 0 ? client_ : server_; }
-  uint64_t& bytes(int from) { return from == 0 ? bytes_.client_to_server : bytes_.server_to_client; }
+  uint64_t& moved_from(int from) { return from == 0 ? bytes_.client_to_server : bytes_.server_to_client; }
 
   hbone::WorkerIo& io_;
   Leg client_, server_;
@@ -201,6 +253,7 @@ class SpliceRelay final : public Relay, private Deferred {
   std::shared_ptr<MemoryAccount> memory_;
   InPipes in_pipes_;
   uint64_t moved_ = 0;  // when it was last charged
+  Shadow* shadow_ = nullptr;
   Done done_;
   bool finished_ = false;
   bool frozen_ = false;

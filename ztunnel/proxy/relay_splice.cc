@@ -19,6 +19,7 @@ constexpr size_t kRoundsPerTurn = 4;
 }  // namespace
 
 SpliceRelay::~SpliceRelay() {
+  if (shadow_ != nullptr) std::exchange(shadow_, nullptr)->front_ended(end_ ? *end_ : RelayEnd{Reason::kDrained, {}}, bytes_);
   io_.loop.cancel_deferred(*this);
   for (Leg* each : {&client_, &server_}) {
     if (each->fd && !frozen_) io_.loop.unwatch(each->fd.get(), *each);
@@ -109,7 +110,7 @@ bool SpliceRelay::pump(int from) {
           splice(flow.read_end.get(), nullptr, sink.fd.get(), nullptr, flow.in_pipe, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
       if (n > 0) {
         flow.in_pipe -= static_cast<size_t>(n);
-        bytes(from) += static_cast<uint64_t>(n);
+        moved_from(from) += static_cast<uint64_t>(n);
       } else if (n < 0 && errno == EAGAIN) {
         sink.writable = false;
       } else if (n < 0 && errno != EINTR) {
@@ -162,6 +163,7 @@ void SpliceRelay::on_turn_end() noexcept {
       reset_and_close(std::move(each->fd));
     }
   }
+  if (shadow_ != nullptr) std::exchange(shadow_, nullptr)->front_ended(*end_, bytes_);
   if (done_) std::exchange(done_, nullptr)(*this);
 }
 

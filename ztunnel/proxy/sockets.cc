@@ -199,6 +199,16 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   co_return fd;
 }
 
+bool is_own_address(const SocketOptions& options, const IpAddress& ip) {
+  auto made = make_socket(options.netns.get(), ip.is_v4() ? AF_INET : AF_INET6, SOCK_DGRAM);
+  if (!made) return false;
+  // Towards an address of its own, and no other, the kernel takes that address as source too.
+  sockaddr_storage storage;
+  const socklen_t length = SocketAddress{ip, 9}.to_sockaddr(storage);
+  if (::connect(made->get(), reinterpret_cast<const sockaddr*>(&storage), length) != 0) return false;
+  return local_address(made->get()).ip == ip;
+}
+
 SocketAddress original_destination(int fd) {
   const auto redirected = redirected_from(fd);
   return redirected ? *redirected : local_address(fd);

@@ -70,6 +70,9 @@ struct ConnectTarget {
 Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options, ConnectTarget target,
                                    Clock::duration limit = kConnectTimeout);
 
+// Whether `ip` is one of the addresses of the network namespace. Sends nothing.
+[[nodiscard]] bool is_own_address(const SocketOptions& options, const IpAddress& ip);
+
 // Where the client wanted to go: SO_ORIGINAL_DST, else the socket's own address.
 [[nodiscard]] SocketAddress original_destination(int fd);
 

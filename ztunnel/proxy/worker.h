@@ -9,6 +9,7 @@
 #include "ztunnel/decide/route.h"
 #include "ztunnel/proxy/handshake_admission.h"
 #include "ztunnel/proxy/host_names.h"
+#include "ztunnel/proxy/local_peers.h"
 #include "ztunnel/proxy/lookups.h"
 #include "ztunnel/proxy/set_aside.h"
 #include "ztunnel/proxy/state_view.h"
@@ -56,6 +57,8 @@ class Worker {
   [[nodiscard]] const NumberFor& turns() const { return numbers_; }
   // Which of them keep failing.
   [[nodiscard]] SetAside& set_aside() { return set_aside_; }
+  // The pods that this worker serves, for each other.
+  [[nodiscard]] LocalPeers& local_peers() { return local_peers_; }
 
   // Connections that live here, and those that were given to this worker and are on their way into a table.
   std::atomic<uint32_t> connections{0}, arriving{0};
@@ -80,6 +83,7 @@ class Worker {
   TurnQueue handshake_turns_;
   RoundRobin round_robin_;
   SetAside set_aside_;
+  LocalPeers local_peers_;
   const NumberFor numbers_{std::ref(round_robin_)};
   std::thread thread_;
 };

@@ -30,6 +30,7 @@ struct WorkerSettings {
   Clock::duration source_wait = std::chrono::milliseconds(250);  // Lookups::find_source()
   bool response_baggage = true;
   bool localhost_app_tunnel = true;
+  bool local_direct = false;  // pods of this node reach each other without a tunnel
   bool policy_info_logging = false;
   std::string network{};
   std::vector<uint16_t> illegal_ports{};

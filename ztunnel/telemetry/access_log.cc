@@ -35,12 +35,13 @@ class Fields {
     string("dst.identity", entry.destination_identity);
     string("dst.cluster", entry.destination_cluster);
     string("direction", entry.direction);
+    string("zt.path", entry.path);
   }
 
   [[nodiscard]] std::span<const Field> span() const { return {fields_.data(), count_}; }
 
  private:
-  std::array<Field, 17> fields_;
+  std::array<Field, 18> fields_;
   size_t count_ = 0;
 };
 

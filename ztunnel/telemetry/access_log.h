@@ -26,6 +26,7 @@ struct AccessEntry {
   std::string_view destination_identity;  // with mutual TLS only
   std::string_view destination_cluster;
   std::string_view direction;  // "inbound", "outbound"
+  std::string_view path;       // "local": it took no tunnel, both ends are here. Ours, and absent otherwise
 };
 
 // "connection opened" at debug.

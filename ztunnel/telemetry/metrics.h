@@ -52,6 +52,7 @@ struct TrafficLabels {
   bool localities = false;  // regions and zones are labels at all: one end's workload is known
   // Set when nothing but the peer's word tells what is said of `source` (its principal apart): the identity that it proved.
   std::string_view claimed_by;
+  bool local = false;  // it took no tunnel: both ends are here. Ours: the label zt_path
 };
 
 // Final flags of a connection, in the order of response_flag_names().

@@ -57,6 +57,7 @@ void render_labels(std::string& out, const TrafficLabels& labels, size_t& flag_a
     append_label(out, "destination_region", known(labels.destination.region));
     append_label(out, "destination_zone", known(labels.destination.zone));
   }
+  if (labels.local) append_label(out, "zt_path", "local");
   out += '}';
 }
 
