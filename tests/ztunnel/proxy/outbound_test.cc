@@ -206,14 +206,16 @@ TEST_CASE("an endpoint that does not answer leaves time for another within the l
   f.know(plain_endpoints(2), service_at(good.port));
   const auto begun = Clock::now();
   std::vector<UniqueFd> applications;
-  for (size_t i = 0; i < 2; ++i) {  // by turns one of them begins with each
+  for (size_t i = 0; i < 2;
+       ++i) {  // one at least begins with the silent one; both, if the first does, since its second try is a turn too
     f.open("240.1.0.1:80");
     REQUIRE(f.run_until([&] { return f.pod->unfinished() == 0; }));
     REQUIRE(f.pod->connection_count() == i + 1);
     applications.push_back(std::move(f.application));
   }
   CHECK(Clock::now() - begun < kConnectTimeout);
-  CHECK(sum_of(f.metrics, "zt_connect_failovers_total", {"connect_timeout"}) == 1);
+  const size_t failovers = sum_of(f.metrics, "zt_connect_failovers_total", {"connect_timeout"});
+  CHECK((failovers == 1 || failovers == 2));
 }
 
 TEST_CASE("if no endpoint can be reached each is tried once, and the application sees a reset") {
