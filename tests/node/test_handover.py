@@ -45,10 +45,7 @@ def shop(mesh):
     mesh.client, mesh.web, mesh.plain = first.pod("client"), second.pod("web"), second.pod("plain", captured=False)
     mesh.web.serve(8080)
     mesh.plain.serve(8080)
-    mesh.beside = []
-    yield mesh
-    for netns in mesh.beside:
-        netns.delete()
+    return mesh
 
 
 def side_of(mesh, side):

@@ -53,7 +53,6 @@ def test_nothing_is_lost_while_proxies_of_both_nodes_are_replaced_one_after_the_
         client, web, plain = first.pod("client"), second.pod("web"), second.pod("plain", captured=False)
         web.serve(8080)
         plain.serve(8080)
-        mesh.beside = []
         mesh.start()
         done, errors, opened = threading.Event(), [], []
 
@@ -89,8 +88,6 @@ def test_nothing_is_lost_while_proxies_of_both_nodes_are_replaced_one_after_the_
             done.set()
             for thread in threads:
                 thread.join(60)
-            for netns in mesh.beside:
-                netns.delete()
         print("\n".join(lines))
         assert errors == [], "\n".join(lines)
         assert [server.errors for server in web.servers + plain.servers] == [[], []]

@@ -21,12 +21,9 @@ def shop(mesh):
     mesh.client, mesh.web = first.pod("client"), second.pod("web")
     # Clients of these tests end in any way.
     mesh.web.serve(8080, apps.echo_whatever_comes)
-    mesh.beside = []
     # One worker has it all, so that there is one conversation, and one unit.
     mesh.start(ZTUNNEL_WORKER_THREADS="1")
-    yield mesh
-    for netns in mesh.beside:
-        netns.delete()
+    return mesh
 
 
 def place_of(node):

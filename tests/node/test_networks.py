@@ -10,6 +10,8 @@ import pytest
 
 from harness import apps, dns
 from harness.gateway import Gateway
+from harness.handover import Replacement, count, echoes
+from harness.process import eventually
 
 VIP, DB_VIP = "10.96.0.40", "10.96.0.41"
 WEB, DB = "web.shop.svc.cluster.local", "db.shop.svc.cluster.local"
@@ -147,3 +149,34 @@ def test_the_other_network_is_for_when_there_is_nobody_here_and_one_gateway_for_
     two.edit()
     for _ in range(10):
         assert call(two.client, VIP) == f"db sees {two.gws[1].ip}"
+
+
+def test_when_the_proxy_is_replaced_what_goes_through_a_gateway_drains_and_holds_up_nothing_else(two):
+    two.start(TERMINATION_GRACE_PERIOD_SECONDS="40")
+    Gateway(two.gws[0], two, two.backends)
+    old = two.nodes[0].ztunnel
+
+    def talking(address, port, name):
+        sock = two.client.connect(address, port, timeout=30)
+        sock.sendall(b"x")
+        first = f"{name} sees {two.gws[0].ip if name == 'web' else two.client.ip}\n".encode()
+        assert apps.read_exactly(sock, len(first) + 1) == first + b"x"
+        return sock
+
+    through, beside = talking(VIP, 80, "web"), [talking(two.local.ip, 8080, "web-here") for _ in range(5)]
+    new = Replacement(two, two.nodes[0]).wait_ready()
+    old.signal(15)
+    eventually(lambda: f'zt_handover_connections_total{{way="taken"}} {2 * len(beside)}' in new.metrics(), "the others to have moved")
+    for sock in beside:
+        echoes(sock, b"on")
+    echoes(through, b"still " * 1000)
+    eventually(lambda: old.matching("handing over.*a tunnel inside it is in use"), "it to say what stays", timeout=15)
+    through.close()
+    assert old.wait_exit(30) == 0
+    (line,) = old.matching("handed over")
+    assert (count(line, "connections"), count(line, "left")) == (2 * len(beside), 0)
+    assert "causes=\"\"" in line, "the gateway's tunnel has gone too"
+    for sock in beside:
+        echoes(sock, b"to the end")
+    two.nodes[0].ztunnel = new.process
+    assert call(two.client, VIP).startswith("web sees"), "a new tunnel is made"

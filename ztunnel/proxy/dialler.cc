@@ -45,7 +45,13 @@ bool Dialler::retire_some(bool anew, const workload_api::Snapshot& snapshot) {
   if (anew) inner_retired_anew_ = true;
   return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) { return gone(key, snapshot); }) &&
          inner_.retire_some(std::exchange(inner_retired_anew_, false),
-                            [&](const hbone::TunnelKey& key) { return gone(key.gateway->tunnel, snapshot); });
+                            [&](const hbone::TunnelKey& key) { return leaving_ || gone(key.gateway->tunnel, snapshot); });
+}
+
+bool Dialler::prepare_some_handover(bool anew) {
+  if (anew) leaving_ = inner_retired_anew_ = true;
+  return pool_.prepare_some_handover(anew) &&
+         inner_.retire_some(std::exchange(inner_retired_anew_, false), [](const hbone::TunnelKey&) { return true; });
 }
 
 Result<std::unique_ptr<hbone::Tunnel>> Dialler::resume(const hbone::TunnelKey& key, UniqueFd socket,

@@ -28,6 +28,9 @@ class Dialler {
   [[nodiscard]] size_t tunnels() const { return pool_.tunnels() + inner_.tunnels(); }
   // Hand-over: what is there. What comes from another process is resumed, frozen, and ours and thawed from adopt() on.
   [[nodiscard]] hbone::TunnelPool& pool() { return pool_; }
+  // Before: tells the peers what they have to know. A tunnel inside a gateway's cannot be moved and holds the gateway's: it takes no more
+  // connections and ends with its last, at once if it has none.
+  bool prepare_some_handover(bool anew);
   Result<std::unique_ptr<hbone::Tunnel>> resume(const hbone::TunnelKey& key, UniqueFd socket, const hbone::TunnelState& state,
                                                 const hbone::AttachStream& attach);
   hbone::Tunnel& adopt(const hbone::TunnelKey& key, std::unique_ptr<hbone::Tunnel> tunnel, std::chrono::milliseconds idle);
@@ -44,6 +47,7 @@ class Dialler {
   hbone::TunnelPool pool_;
   hbone::TunnelPool inner_;  // in streams of those of pool_, so it goes first
   bool inner_looked_at_anew_ = false, inner_retired_anew_ = false;
+  bool leaving_ = false;
 };
 
 }  // namespace zt::ztunnel

@@ -22,7 +22,7 @@ PodUnits::~PodUnits() { assert(std::holds_alternative<std::monostate>(leaving_))
 
 bool PodUnits::prepare_some(bool anew) {
   if (anew) prepare_clients_ = true;
-  return inbound_.prepare_some_handover(anew) && dialler_.pool().prepare_some_handover(std::exchange(prepare_clients_, false));
+  return inbound_.prepare_some_handover(anew) && dialler_.prepare_some_handover(std::exchange(prepare_clients_, false));
 }
 
 void PodUnits::begin() {
@@ -66,6 +66,10 @@ std::optional<handover::UnitSource::Frozen> PodUnits::freeze(LeavingTunnel leavi
   }
   for (const auto& [id, user] : tunnel.users()) {
     auto* const relay = dynamic_cast<StreamRelay*>(user);
+    if (relay == nullptr && user != nullptr) {
+      stuck("a tunnel inside it is in use");
+      return std::nullopt;
+    }
     if (relay == nullptr || relay->connection == nullptr) {
       stuck("a request is on its way");
       return std::nullopt;

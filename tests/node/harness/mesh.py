@@ -204,6 +204,7 @@ class Mesh:
         self.file = os.path.join(self.folder, "mesh.yaml")
         self.ca_folder = os.path.join(self.folder, "ca")
         self.processes, self.services, self.policies, self.extra_workloads = [], [], [], []
+        self.beside = []  # network namespaces of proxies that came later
         self.nodes = [Node(self, n + 1) for n in range(nodes)]
         if nodes == 2:
             first, second = (n.netns for n in self.nodes)
@@ -224,6 +225,8 @@ class Mesh:
     def close(self):
         for process in reversed(self.processes):
             process.stop()
+        for netns in self.beside:
+            netns.delete()
         for node in self.nodes:
             for pod in list(node.pods):
                 pod.delete()

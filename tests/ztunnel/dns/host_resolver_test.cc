@@ -86,7 +86,8 @@ class NameServer final : Watcher {
 struct Fixture {
   EventLoop loop;
   NameServer server{loop};
-  HostResolverSettings settings{.try_timeout = 100ms, .least_ttl = 50ms, .stale = 10s, .patience = 30ms, .retry = 20ms};
+  HostResolverSettings settings{
+      .name_servers = {}, .try_timeout = 100ms, .least_ttl = 50ms, .stale = 10s, .patience = 30ms, .retry = 20ms};
   std::unique_ptr<HostResolver> resolver;
 
   Fixture() { make(); }

@@ -71,10 +71,13 @@ void log_again(const std::string& message, Values values) {
     log_connection_denied(values["src.addr"], values["dst.addr"], values["direction"], values["error"]);
     return;
   }
-  const AccessEntry entry{values["src.addr"],     values["src.workload"],  values["src.namespace"],  values["src.identity"],
-                          values["src.cluster"],  values["dst.addr"],      values["dst.hbone_addr"], values["dst.service"],
-                          values["dst.workload"], values["dst.namespace"], values["dst.identity"],   values["dst.cluster"],
-                          values["direction"]};
+  const AccessEntry entry{values["src.addr"],       values["src.workload"],
+                          values["src.namespace"],  values["src.identity"],
+                          values["src.cluster"],    values["dst.addr"],
+                          values["dst.hbone_addr"], values["dst.service"],
+                          values["dst.workload"],   values["dst.namespace"],
+                          values["dst.identity"],   values["dst.cluster"],
+                          values["direction"],      {}};
   if (message == "connection opened") {
     log_connection_opened(entry);
     return;
