@@ -385,8 +385,9 @@ Result<> App::Impl::start_proxy() {
   zds = std::make_unique<zds::ZdsClient>(loop, *data_plane,
                                          zds::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
                                                                    if (ready) {
-                                                                     agent_hold.done();
+                                                                     // Before anybody is told that we are ready: the other may be ended on that word.
                                                                      wait_for_predecessor();
+                                                                     agent_hold.done();
                                                                    } else {
                                                                      agent_hold = readiness.hold("workload proxy manager");
                                                                    }
