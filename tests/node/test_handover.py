@@ -194,6 +194,16 @@ def test_a_transfer_both_ways_goes_on_without_a_wrong_byte_through_three_replace
     assert [count(line, "left") for line in lines] == [0, 0, 0]
 
 
+def test_several_workers_give_to_one_at_the_same_time(shop):
+    shop.start(ZTUNNEL_WORKER_THREADS="4")
+    socks = [live(shop.client, shop.plain.ip) for _ in range(80)]
+    for workers in ("1", "4", "1"):
+        _, line = replace(shop, shop.nodes[0], ZTUNNEL_WORKER_THREADS=workers)
+        assert (count(line, "connections"), count(line, "left")) == (80, 0), line
+        for sock in socks:
+            echoes(sock, b"on")
+
+
 def test_a_connection_has_one_line_and_its_sums_are_right(shop):
     shop.start()
     sock = live(shop.client, shop.web.ip)

@@ -16,7 +16,7 @@ using handover::TunnelUnit;
 PodUnits::PodUnits(LocalPod& pod, std::string uid, ConnectionTable& connections, Dialler& dialler, Inbound& inbound)
     : pod_(pod), uid_(std::move(uid)), connections_(connections), dialler_(dialler), inbound_(inbound) {}
 
-PodUnits::~PodUnits() { assert(std::holds_alternative<std::monostate>(leaving_)); }
+PodUnits::~PodUnits() { assert(std::holds_alternative<std::monostate>(leaving_) && coming_.empty()); }
 
 // ---- Leaving
 
@@ -150,20 +150,24 @@ void PodUnits::stays() {
 
 // ---- Coming
 
-Result<> PodUnits::prepare(handover::Unit unit, std::vector<UniqueFd> descriptors) {
+Result<> PodUnits::prepare(Bringer from, handover::Unit unit, std::vector<UniqueFd> descriptors) {
+  assert(!coming_.contains(from));
   // Its policies decide on what comes to it.
   if (pod_.known() == nullptr) return fail(Reason::kNoWorkload, "the pod's workload is not known here yet");
-  if (auto* pair = std::get_if<handover::PairUnit>(&unit)) return prepare_pair(std::move(*pair), std::move(descriptors));
-  return prepare_tunnel(std::move(std::get<TunnelUnit>(unit)), std::move(descriptors));
-}
-
-Result<> PodUnits::prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors) {
-  ZT_ASSIGN(auto info, info_of(unit.connection, *pod_.worker.snapshot()));
-  coming_ = ComingPair{.unit = std::move(unit), .descriptors = std::move(descriptors), .info = std::move(info)};
+  auto* const pair = std::get_if<handover::PairUnit>(&unit);
+  auto coming = pair != nullptr ? prepare_pair(std::move(*pair), std::move(descriptors))
+                                : prepare_tunnel(std::move(std::get<TunnelUnit>(unit)), std::move(descriptors));
+  if (!coming) return std::unexpected(coming.error());
+  coming_.emplace(from, std::move(*coming));
   return {};
 }
 
-Result<> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<UniqueFd> descriptors) {
+Result<PodUnits::Coming> PodUnits::prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors) {
+  ZT_ASSIGN(auto info, info_of(unit.connection, *pod_.worker.snapshot()));
+  return ComingPair{.unit = std::move(unit), .descriptors = std::move(descriptors), .info = std::move(info)};
+}
+
+Result<PodUnits::Coming> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<UniqueFd> descriptors) {
   if (pod_.worker.settings().tls.keep_peer_chain && !unit.tunnel.peer_chain) {
     return fail(Reason::kInvalidInput, "whether its peer is revoked cannot be asked: its certificates were not kept");
   }
@@ -200,18 +204,23 @@ Result<> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<UniqueFd> descrip
   if (auto taken = take(); !taken) {
     // Their streams are gone.
     for (ComingUser& user : coming.users) user.relay->detach();
-    return taken;
+    return std::unexpected(taken.error());
   }
   coming.unit = std::move(unit);
-  coming_ = std::move(coming);
-  return {};
+  return coming;
 }
 
-size_t PodUnits::run() {
-  auto all = std::exchange(coming_, {});
-  if (auto* pair = std::get_if<ComingPair>(&all)) return run_pair(std::move(*pair));
-  if (auto* tunnel = std::get_if<ComingTunnel>(&all)) return run_tunnel(std::move(*tunnel));
-  return 0;  // its pod has ended meanwhile
+std::optional<PodUnits::Coming> PodUnits::take_coming(Bringer from) {
+  auto node = coming_.extract(from);
+  if (node.empty()) return std::nullopt;
+  return std::move(node.mapped());
+}
+
+size_t PodUnits::run(Bringer from) {
+  auto coming = take_coming(from);
+  if (!coming) return 0;  // its pod has ended meanwhile
+  if (auto* pair = std::get_if<ComingPair>(&*coming)) return run_pair(std::move(*pair));
+  return run_tunnel(std::move(std::get<ComingTunnel>(*coming)));
 }
 
 Connection& PodUnits::adopt(ConnectionInfo info, const handover::ConnectionState& state) {
@@ -254,10 +263,17 @@ size_t PodUnits::run_tunnel(ComingTunnel coming) {
   return connections.size();
 }
 
-void PodUnits::drop() {
-  auto all = std::exchange(coming_, {});
-  if (auto* coming = std::get_if<ComingTunnel>(&all)) {
-    for (ComingUser& user : coming->users) user.relay->detach();
+void PodUnits::drop(Bringer from) {
+  if (auto coming = take_coming(from)) drop(std::move(*coming));
+}
+
+void PodUnits::drop_all() {
+  for (auto& [from, coming] : std::exchange(coming_, {})) drop(std::move(coming));
+}
+
+void PodUnits::drop(Coming coming) {
+  if (auto* tunnel = std::get_if<ComingTunnel>(&coming)) {
+    for (ComingUser& user : tunnel->users) user.relay->detach();
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -35,10 +36,13 @@ class PodUnits {
   void stays();
 
   // --- Coming
-  // As handover::UnitSink. run() returns how many connections have come.
-  Result<> prepare(handover::Unit unit, std::vector<UniqueFd> descriptors);
-  size_t run();
-  void drop();
+  // As handover::UnitSink, for each of several who bring units at a time: another process has more workers, or there are two of them.
+  // `from` tells them apart. run() returns how many connections have come.
+  using Bringer = const void*;
+  Result<> prepare(Bringer from, handover::Unit unit, std::vector<UniqueFd> descriptors);
+  size_t run(Bringer from);
+  void drop(Bringer from);
+  void drop_all();  // the pod ends
 
  private:
   struct LeavingTunnel {
@@ -66,13 +70,16 @@ class PodUnits {
     std::vector<UniqueFd> descriptors;
     ConnectionInfo info;
   };
+  using Coming = std::variant<ComingTunnel, ComingPair>;
 
   std::optional<handover::UnitSource::Frozen> freeze(LeavingTunnel leaving, handover::TunnelUnit unit, const Stuck& stuck);
   std::optional<handover::UnitSource::Frozen> freeze(Connection& connection, SpliceRelay& relay);
   static handover::ConnectionState leaving_state(Connection& connection);
-  Result<> prepare_tunnel(handover::TunnelUnit unit, std::vector<UniqueFd> descriptors);
-  Result<> prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors);
+  Result<Coming> prepare_tunnel(handover::TunnelUnit unit, std::vector<UniqueFd> descriptors);
+  Result<Coming> prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors);
   Connection& adopt(ConnectionInfo info, const handover::ConnectionState& state);
+  [[nodiscard]] std::optional<Coming> take_coming(Bringer from);
+  static void drop(Coming coming);
   size_t run_tunnel(ComingTunnel coming);
   size_t run_pair(ComingPair coming);
 
@@ -85,7 +92,7 @@ class PodUnits {
   bool prepare_clients_ = false;
   ConnectionTable::Walk pairs_;
   std::variant<std::monostate, LeavingTunnel, LeavingPair> leaving_;
-  std::variant<std::monostate, ComingTunnel, ComingPair> coming_;
+  std::map<Bringer, Coming> coming_;  // prepared, until run() or drop()
 };
 
 }  // namespace zt::ztunnel

@@ -54,7 +54,7 @@ PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, S
 
 // Log lines and metrics first; coroutines and tunnels are unwound by the members' destructors.
 PodWorker::~PodWorker() {
-  units_.drop();
+  units_.drop_all();
   connections_.end_all(Reason::kDrained, "connection closed due to connection drain");
 }
 
@@ -141,7 +141,7 @@ bool PodWorker::end_some(bool anew) {
   if (anew) {
     linger_timer_.cancel();
     acceptors_.clear();
-    units_.drop();
+    units_.drop_all();
     on_snapshot_.reset();
     outbound_.stop();
     inbound_.stop();

@@ -118,16 +118,16 @@ Result<> WorkerArriving::prepare(handover::Unit unit, std::vector<UniqueFd> desc
   coming_ = std::visit([](const auto& each) { return each.pod; }, unit);
   PodWorker* const to = pod();
   if (to == nullptr) return fail(Reason::kNoWorkload, "the pod is not served here");
-  return to->units().prepare(std::move(unit), std::move(descriptors));
+  return to->units().prepare(this, std::move(unit), std::move(descriptors));
 }
 
 void WorkerArriving::run() noexcept {
   ++units_;
-  if (PodWorker* const to = pod()) worker_.metrics().handover_connections.get({"taken"}).add(to->units().run());
+  if (PodWorker* const to = pod()) worker_.metrics().handover_connections.get({"taken"}).add(to->units().run(this));
 }
 
 void WorkerArriving::drop() noexcept {
-  if (PodWorker* const to = pod()) to->units().drop();
+  if (PodWorker* const to = pod()) to->units().drop(this);
 }
 
 }  // namespace zt::ztunnel
