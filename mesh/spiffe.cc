@@ -43,7 +43,8 @@ Result<SpiffeView> SpiffeView::parse(std::string_view id) {
   if (id.size() > kMaxSpiffeIdBytes) return refuse(id, "longer than " + std::to_string(kMaxSpiffeIdBytes) + " bytes");
   if (!id.starts_with(kSpiffeScheme)) return refuse(id, "does not begin with spiffe://");
   if (!visible_ascii(id)) return refuse(id, "holds a space, a control character or a non-ASCII byte");
-  SpiffeView view{.principal = id.substr(kSpiffeScheme.size())};
+  SpiffeView view;
+  view.principal = id.substr(kSpiffeScheme.size());
   std::string_view rest = view.principal;
   if (!take_part(rest, kNamespace, view.trust_domain) || !take_part(rest, kAccount, view.ns)) return refuse(id, kForm);
   if (rest.find('/') != std::string_view::npos) return refuse(id, kForm);
