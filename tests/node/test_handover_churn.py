@@ -3,13 +3,13 @@
 import os
 import random
 import threading
-import time
 
 import pytest
 
 from harness import apps
 from harness.handover import count, replace
 from harness.mesh import Mesh
+from harness.process import eventually
 
 ROUNDS = int(os.environ.get("ZT_HANDOVER_ROUNDS", "6"))
 SECRET = random.Random(7).randbytes(1 << 20)
@@ -41,7 +41,7 @@ def talk(sock, seed, done):
             take(65536)
         writer.join(30)
         if chance.random() < 0.5:
-            time.sleep(chance.random() * 0.05)
+            done.wait(chance.random() * 0.05)  # idle for a moment
     sock.shutdown(1)
     assert apps.read_to_end(sock) == (b"", apps.FIN)
     return sent
@@ -75,7 +75,7 @@ def test_nothing_is_lost_while_proxies_of_both_nodes_are_replaced_one_after_the_
             threads.append(apps.start(lambda s=seed: worker(web, 100 + s, False)))
         threads.append(apps.start(lambda: worker(plain, 200, True)))
         threads.append(apps.start(lambda: worker(plain, 201, False)))
-        time.sleep(0.5)
+        eventually(lambda: len(opened) > 10, "connections that have come and gone")
         lines = []
         try:
             for number in range(ROUNDS):
