@@ -220,9 +220,8 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     deny(request.error());
     co_return;
   }
-  if (pod_.counts->connections.load(std::memory_order_relaxed) >= settings.connections_per_pod) {
-    worker_.metrics().limit_reached.get({"connections_per_pod"}).add();
-    deny({Reason::kConnectionLimit, "the pod has too many connections"});
+  if (const auto room = pod_.room(); !room) {
+    deny(room.error());
     co_return;
   }
   const Counted on_its_way(pod_.counts->connections);

@@ -39,9 +39,8 @@ Task<void> Inbound::accept_local(std::shared_ptr<LocalRequest> request) {
     deny_early(worker_, Direction::kInbound, peer, local, why);
     answer(why.reason);
   };
-  if (pod_.counts->connections.load(std::memory_order_relaxed) >= settings.connections_per_pod) {
-    worker_.metrics().limit_reached.get({"connections_per_pod"}).add();
-    deny({Reason::kConnectionLimit, "the pod has too many connections"});
+  if (const auto room = pod_.room(); !room) {
+    deny(room.error());
     co_return;
   }
   const Counted on_its_way(pod_.counts->connections);

@@ -9,6 +9,12 @@ namespace {
 constexpr std::chrono::seconds kLocalWorkloadWait{5};
 }  // namespace
 
+Result<> LocalPod::room() const {
+  if (counts->connections.load(std::memory_order_relaxed) < worker.settings().connections_per_pod) return {};
+  worker.metrics().limit_reached.get({"connections_per_pod"}).add();
+  return fail(Reason::kConnectionLimit, "the pod has too many connections");
+}
+
 const workload_api::Workload* LocalPod::known() const { return worker.snapshot()->local_workload(name); }
 
 Task<Result<workload_api::WorkloadPtr>> LocalPod::workload() const {

@@ -18,6 +18,8 @@ struct LocalPod {
   const std::shared_ptr<PodCounts> counts;
   PeerAccounts& peers;  // what is held for it here
 
+  // Whether it may have one connection more (ZT_CONNECTIONS_PER_POD); if not, that is counted. kConnectionLimit.
+  [[nodiscard]] Result<> room() const;
   // Its workload in the newest snapshot; null if nobody has told of it.
   [[nodiscard]] const workload_api::Workload* known() const;
   // Waits for it to appear in the state. kNoWorkload.

@@ -103,11 +103,10 @@ Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver han
 }
 
 bool PodWorker::admit(ListenerKind kind, const UniqueFd& fd, const SocketAddress& client) {
-  if (pod_.counts->connections.load(std::memory_order_relaxed) < worker_.settings().connections_per_pod) return true;
-  worker_.metrics().limit_reached.get({"connections_per_pod"}).add();
+  const auto room = pod_.room();
+  if (room) return true;
   const auto direction = kind == ListenerKind::kOutbound ? Direction::kOutbound : Direction::kInbound;
-  deny_early(worker_, direction, client, original_destination(fd.get()),
-             {Reason::kConnectionLimit, "the pod has too many connections"});
+  deny_early(worker_, direction, client, original_destination(fd.get()), room.error());
   return false;
 }
 
