@@ -144,3 +144,25 @@ def test_a_client_drain_sends_new_connections_nowhere_and_old_tunnels_stay(shop)
     old.sendall(b"z")
     assert apps.read_exactly(old, 1) == b"z"
     old.close()
+
+
+def test_a_pod_with_too_many_connections_is_refused_more_until_some_end(shop):
+    shop.start(ZT_CONNECTIONS_PER_POD="3")
+    node = shop.nodes[0]
+    held = [live(shop.client, shop.web.ip) for _ in range(3)]
+    mark = node.ztunnel.mark()
+    with pytest.raises((OSError, AssertionError)):
+        live(shop.client, shop.web.ip)
+    assert 'error="the pod has too many connections"' in node.ztunnel.wait_line("too many connections", since=mark)
+    assert 'limit_reached_total{limit="connections_per_pod"} 1\n' in node.http(15020, "/metrics")[1]
+    held[0].sendall(b"y")
+    assert apps.read_exactly(held[0], 1) == b"y"
+    held.pop().close()
+
+    def one_more():
+        try:
+            live(shop.client, shop.web.ip).close()
+            return True
+        except (OSError, AssertionError):
+            return False
+    eventually(one_more, "a connection to be free again")
