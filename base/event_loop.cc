@@ -174,6 +174,7 @@ void EventLoop::turn(int timeout_ms) {
   for (int i = left; i < event_count_; ++i) {
     if (events_[i].data.ptr == nullptr) take_posted();
   }
+  run_posted();  // before what it may have caused elsewhere: who saw that state was published must be served by it
   while (event_index_ < event_count_) {
     const epoll_event event = events_[event_index_++];
     if (event.data.ptr == nullptr || event.events == 0) continue;
@@ -181,7 +182,6 @@ void EventLoop::turn(int timeout_ms) {
     if (event_index_ < event_count_ && overdue()) break;
   }
   run_timers();
-  run_posted();
   run_deferred();
   note_turn(Clock::now());
 }

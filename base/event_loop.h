@@ -93,7 +93,7 @@ class EventLoop {
   void defer(Deferred& work);
   void cancel_deferred(Deferred& work);
 
-  // Runs until stop(). Each turn: wait, dispatch events, timers, posted work, end-of-turn work.
+  // Runs until stop(). Each turn: wait, posted work, events, timers, end-of-turn work.
   void run();
   // Runs one turn, waiting at most `max_wait`. For tests.
   void run_once(Clock::duration max_wait);

@@ -18,6 +18,11 @@ Result<UniqueFd> make_socket(const Netns* netns, int family, int type) {
 
 bool set_int(int fd, int level, int option, int value) { return ::setsockopt(fd, level, option, &value, sizeof value) == 0; }
 
+void unsteer(int fd) {
+  // An error says that there is none, or that the kernel (before 5.3) cannot.
+  set_int(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0);
+}
+
 Result<> set_mark(int fd, uint32_t mark) {
   if (mark == 0 || ::setsockopt(fd, SOL_SOCKET, SO_MARK, &mark, sizeof mark) == 0) return {};
   return fail_errno(Fault::kIo, "setting SO_MARK (needs CAP_NET_RAW or CAP_NET_ADMIN)");

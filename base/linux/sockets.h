@@ -16,6 +16,10 @@ namespace zt {
 // Whether the kernel took it.
 bool set_int(int fd, int level, int option, int value);
 
+// Takes away the program that chooses among the sockets which share this one's port (SO_REUSEPORT), if there is one: it outlives
+// who attached it, and would go on to give whoever comes next all that is new.
+void unsteer(int fd);
+
 // SO_MARK; 0 = none. kIo.
 Result<> set_mark(int fd, uint32_t mark);
 

@@ -91,6 +91,21 @@ TEST_CASE("work posted from other threads runs on the loop's thread, in order pe
   CHECK(loop.in_loop_thread());
 }
 
+TEST_CASE("what was posted before a socket became ready runs before the socket is served") {
+  EventLoop loop;
+  const auto [near, far] = socket_pair();
+  Recorder recorder;
+  std::string order;
+  recorder.then = [&] { order += "event "; };
+  REQUIRE(loop.watch(near.get(), recorder));
+  loop.run_once(0ms);  // it is writable
+  order.clear();
+  loop.post([&] { order += "posted "; });
+  REQUIRE(::write(far.get(), "x", 1) == 1);
+  loop.run_once(1s);
+  CHECK(order == "posted event ");
+}
+
 TEST_CASE("stop ends run() from another thread") {
   EventLoop loop;
   std::thread runner([&] { loop.run(); });

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from harness import apps, dns
+from harness.handover import Replacement
 from harness.mesh import Mesh, program
 from harness.netns import Netns
 from harness.process import Process, eventually
@@ -265,15 +266,20 @@ def test_no_query_fails_while_a_proxy_takes_anothers_place(mesh):
     mesh.start(TERMINATION_GRACE_PERIOD_SECONDS="20")
     node, old = mesh.nodes[0], mesh.nodes[0].ztunnel
     failures, count, stop = [], [0], threading.Event()
+    begun, steps = time.monotonic(), []
+
+    def note(step):
+        steps.append((step, round(time.monotonic() - begun, 3)))
 
     def keep_asking(name, ask):
         while not stop.is_set():
+            since = round(time.monotonic() - begun, 3)
             try:
                 answer = ask(mesh.client, mesh.names.ip, dns.query(name.format(count[0])))
                 if dns.rcode(answer) not in (dns.NOERROR, dns.NXDOMAIN):
-                    failures.append(answer)
+                    failures.append((name, ask.__name__, since, answer))
             except (OSError, AssertionError) as error:
-                failures.append(error)
+                failures.append((name, ask.__name__, since, round(time.monotonic() - begun, 3), error))
             count[0] += 1
 
     threads = [apps.start(lambda n=n, a=a: keep_asking(n, a)) for n in ("web.shop", "n{}.example.com") for a in (dns.ask, dns.ask_tcp)]
@@ -284,8 +290,10 @@ def test_no_query_fails_while_a_proxy_takes_anothers_place(mesh):
         eventually(lambda: node.http(15021, "/healthz/ready", netns=beside)[0] == 200, "the new proxy to be ready")
         seen = count[0]
         eventually(lambda: count[0] > seen + 100, "queries beside both")
+        note("old told to leave")
         old.signal(15)
         assert old.wait_exit() == 0
+        note("old gone")
         seen = count[0]
         eventually(lambda: count[0] > seen + 100, "queries to the new one")
     finally:
@@ -293,7 +301,24 @@ def test_no_query_fails_while_a_proxy_takes_anothers_place(mesh):
         for thread in threads:
             thread.join()
         beside.delete()
-    assert not failures, failures[:3]
+    assert not failures, (failures[:3], steps, old.matching("handed over|leaving before|took over|shutdown complete"))
+
+
+def test_who_has_connected_over_tcp_and_is_slow_to_ask_is_answered_by_a_proxy_that_leaves(mesh):
+    build(mesh)
+    dns.NameServer(mesh.names, dns.zone(UPSTREAM))
+    mesh.start(TERMINATION_GRACE_PERIOD_SECONDS="20")
+    node, old = mesh.nodes[0], mesh.nodes[0].ztunnel
+    with mesh.client.connect(mesh.names.ip, 53) as slow:
+        new = Replacement(mesh, node).wait_ready()
+        old.signal(15)
+        new.process.wait_line("took over from the process before")
+        time.sleep(2)  # a client that the machine has left without a turn
+        assert old.alive()
+        query = dns.query("web.shop.svc.cluster.local")
+        slow.sendall(struct.pack(">H", len(query)) + query)
+        assert dns.rcode(dns.read_message(slow)) == dns.NOERROR
+    assert old.wait_exit() == 0
 
 
 def test_without_capture_the_proxy_answers_nobody(mesh):

@@ -12,6 +12,7 @@ import pytest
 from harness import apps
 from harness.handover import Replacement, count, echoes, live, replace
 from harness.mesh import write_file
+from harness.process import eventually
 
 # Every byte of a transfer is known by its position. The length is a prime, so that no block of it looks like another.
 PATTERN = hashlib.shake_128(b"pattern").digest(1048573)
@@ -249,6 +250,18 @@ def test_a_new_version_that_never_gets_ready_is_given_nothing(shop):
     sock.close()
     assert node.ztunnel.wait_exit(20) == 0
     assert node.ztunnel.matching("handed over") == []
+
+
+def test_after_a_replacement_the_next_newcomer_is_not_given_all_new_connections_at_once(shop):
+    """What steered them away from the first would, if it stayed, steer them from the second to the third before that is needed."""
+    shop.start()
+    node = shop.nodes[0]
+    second, _ = replace(shop, node)
+    third = Replacement(shop, node).wait_ready()
+    for _ in range(40):
+        live(shop.client, shop.web.ip).close()
+    eventually(lambda: second.process.matching("connection complete"), "the second to serve some of them")
+    third.process.kill()
 
 
 def test_a_successor_that_died_leaves_the_connections_where_they_are(shop):

@@ -11,7 +11,8 @@ namespace {
 log::Scope kLog("dns");
 // Batches of Acceptor::accept_some(): more than a listener's queue holds.
 constexpr size_t kMostWaiting = 4;
-constexpr std::chrono::milliseconds kListenerLinger{250};
+// Nothing waits for it, and on a busy machine a handshake that had begun may take long.
+constexpr std::chrono::seconds kListenerLinger{1};
 }  // namespace
 
 PodServer::PodServer(WorkerShare& share, PodName pod, SocketOptions sockets, Listeners listeners)

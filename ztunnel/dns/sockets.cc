@@ -52,6 +52,7 @@ Result<UniqueFd> bind_one(const SocketOptions& options, const SocketAddress& add
     set_int(fd, IPPROTO_TCP, TCP_NODELAY, 1);  // accepted sockets inherit it
     if (::listen(fd, kListenBacklog) != 0) return failed(errno_text(errno));
   }
+  if (options.reuse_port) unsteer(fd);
   return std::move(*made);
 }
 

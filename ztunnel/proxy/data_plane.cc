@@ -13,9 +13,9 @@ namespace {
 log::Scope kLog("inpod");
 
 constexpr std::chrono::milliseconds kDrainPoll{50};
-// Without connections: how long a drain waits for handshakes and for peers that have not acknowledged our GOAWAY. A little more
-// than hbone::TunnelConfig::goaway_grace.
-constexpr std::chrono::milliseconds kSettleLimit{1'250};
+// Without connections: how long a drain waits for handshakes, for peers that have not acknowledged our GOAWAY (it must be more than
+// hbone::TunnelConfig::goaway_grace) and for DNS clients that have connected: who is slow to ask on a busy node asks none too late.
+constexpr std::chrono::seconds kSettleLimit{5};
 constexpr std::chrono::milliseconds kSettlePoll{5};
 // A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up.
 constexpr uint32_t kImbalance = 4;
@@ -259,6 +259,10 @@ void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::ti
     } else if (left.unfinished > 0 && now < *settled_by) {
       shutdown_timer_.start_after(kSettlePoll, [this, deadline, settled_by] { wait_for_end(deadline, settled_by); });
     } else {
+      if (left.unfinished > 0) {
+        ZT_LOG(kLog, kInfo, "leaving before all that had come to us was begun or ended",
+               Field::count("unfinished", static_cast<int64_t>(left.unfinished)));
+      }
       cut_and_end();
     }
   });

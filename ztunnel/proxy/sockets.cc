@@ -131,6 +131,7 @@ Result<ListenSocket> listen_tcp(const SocketOptions& options, const SocketAddres
     return fail(Reason::kIo, bind_failure(address, errno));
   }
   if (::listen(fd, kListenBacklog) != 0) return fail(Reason::kIo, bind_failure(address, errno));
+  if (options.reuse_port) unsteer(fd);
   return listener;
 }
 
