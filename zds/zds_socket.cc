@@ -2,24 +2,22 @@
 
 #include <fmt/core.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
-#include <sys/un.h>
-#include <unistd.h>
 
 #include <array>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "base/linux/unix_socket.h"
 #include "mesh/reason.h"
 
 namespace zt::zds {
 
 namespace {
+
+constexpr std::string_view kWhat = "ZDS socket";
 
 // Takes ownership of every descriptor that arrived, before anything else is looked at.
 std::vector<UniqueFd> take_descriptors(msghdr& message) {
@@ -36,81 +34,23 @@ std::vector<UniqueFd> take_descriptors(msghdr& message) {
   return descriptors;
 }
 
-Result<sockaddr_un> socket_address(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.empty() || path.size() >= sizeof address.sun_path) {
-    return fail(Reason::kInvalidInput,
-                fmt::format("ZDS socket path '{}' must have 1 to {} bytes", path, sizeof address.sun_path - 1));
-  }
-  std::memcpy(address.sun_path, path.data(), path.size());
-  return address;
-}
-
-Result<UniqueFd> make_socket() {
-  UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!socket) return fail_errno(Reason::kIo, "socket(AF_UNIX, SOCK_SEQPACKET)");
-  return socket;
-}
-
-Result<> make_parents(const std::string& path) {
-  const auto parent = std::filesystem::path(path).parent_path();
-  if (parent.empty()) return {};
-  std::error_code error;
-  std::filesystem::create_directories(parent, error);
-  if (error) return fail(Reason::kIo, fmt::format("directory {}: {}", parent.string(), error.message()));
-  return {};
-}
-
-// Makes room for our socket: whatever is at the path must be a socket that nobody answers on.
-Result<> remove_stale(const std::string& path, const sockaddr_un& address) {
-  struct stat file{};
-  if (::lstat(path.c_str(), &file) != 0) {
-    return errno == ENOENT ? Result<>{} : fail_errno(Reason::kIo, path);
-  }
-  if (!S_ISSOCK(file.st_mode)) {
-    return fail(Reason::kInvalidInput, fmt::format("{} exists and is not a socket: remove it or use another path", path));
-  }
-  ZT_ASSIGN(const UniqueFd probe, make_socket());
-  // EAGAIN: somebody listens and is busy.
-  if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN) {
-    return fail(Reason::kInvalidInput, fmt::format("{} is in use: another agent is running. Stop it or use another path", path));
-  }
-  if (::unlink(path.c_str()) != 0) return fail_errno(Reason::kIo, fmt::format("cannot remove the stale socket {}", path));
-  return {};
-}
-
 }  // namespace
 
 Result<> check_zds_path(const std::string& path) {
-  ZT_TRY(socket_address(path));
+  ZT_TRY(unix_address(path, kWhat));
   return {};
 }
 
 Result<UniqueFd> connect_zds(const std::string& path) {
-  ZT_ASSIGN(const sockaddr_un address, socket_address(path));
-  ZT_ASSIGN(UniqueFd socket, make_socket());
+  ZT_ASSIGN(const sockaddr_un address, unix_address(path, kWhat));
+  ZT_ASSIGN(UniqueFd socket, make_unix_socket(SOCK_SEQPACKET));
   if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
     return fail_errno(Reason::kIo, fmt::format("cannot connect to the node agent at {}", path));
   }
   return socket;
 }
 
-Result<UniqueFd> listen_zds(const std::string& path) {
-  constexpr int kBacklog = 16;
-  ZT_ASSIGN(const sockaddr_un address, socket_address(path));
-  ZT_TRY(make_parents(path));
-  ZT_TRY(remove_stale(path, address));
-  ZT_ASSIGN(UniqueFd socket, make_socket());
-  // The mode is set on the unbound socket, from which bind() takes it: the file never exists with wider
-  // rights, and the process's umask, which other threads share, is left alone.
-  if (::fchmod(socket.get(), 0600) != 0) return fail_errno(Reason::kIo, "fchmod");
-  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
-    return fail_errno(Reason::kIo, fmt::format("cannot create the ZDS socket {}", path));
-  }
-  if (::listen(socket.get(), kBacklog) != 0) return fail_errno(Reason::kIo, fmt::format("listen on {}", path));
-  return socket;
-}
+Result<UniqueFd> listen_zds(const std::string& path) { return listen_unix(path, SOCK_SEQPACKET, kWhat); }
 
 Result<std::optional<ZdsPacket>> receive_packet(int socket) {
   // The kernel passes at most 253 descriptors with a message (SCM_MAX_FD). There is room for all of them, so
