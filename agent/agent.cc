@@ -20,13 +20,7 @@ Agent::Agent(EventLoop& loop, redirection::Redirector& redirector, Options optio
     : redirector_(redirector),
       options_(std::move(options)),
       server_(loop, {.path = options_.zds_path,
-                     .on_answer =
-                         [](const std::string& uid, const std::string& error) {
-                           // Refusals are logged by the connection.
-                           if (error.empty()) {
-                             ZT_LOG(log_agent, kInfo, "the proxy serves the pod", Field::string("uid", uid));
-                           }
-                         },
+                     .on_answer = [this](const std::string& uid, const std::string& error) { answered(uid, error); },
                      .on_proxies =
                          [this](size_t proxies) {
                            if (proxies == 0 && !pods_.empty()) {
@@ -45,6 +39,7 @@ Agent::Agent(EventLoop& loop, redirection::Redirector& redirector, Options optio
 Result<> Agent::start() {
   ZT_ASSIGN(const Netns own, Netns::current());
   own_netns_ = own.id();
+  if (options_.pods_file.empty()) return redirector_.probe();
   // First everything that can fail as a whole, so that a mistake touches no pod. The watch comes before the reading: an edit in
   // between is seen.
   const auto watched = watch_.start();
@@ -56,7 +51,12 @@ Result<> Agent::start() {
   applied_text_ = std::move(text);
   adopt_left_over(file);
   apply(std::move(file));
-  // Every pod's first step before any proxy is heard.
+  take_first_steps();
+  return {};
+}
+
+// Of every pod, before any proxy is heard.
+void Agent::take_first_steps() {
   std::vector<std::string> uids;
   for (const auto& [uid, pod] : pods_) uids.push_back(uid);
   for (const auto& uid : uids) {
@@ -64,11 +64,10 @@ Result<> Agent::start() {
   }
   schedule();
   verify_timer_.start_after(options_.verify_interval, [this] { verify_all(); });
-  return {};
 }
 
 void Agent::reload() {
-  if (left_) return;  // on the way out
+  if (left_ || options_.pods_file.empty()) return;  // on the way out, or nothing to read
   const auto refuse = [&](const Error& error) {
     if (refused_ == error.text) return;  // said already
     refused_ = error.text;
@@ -91,16 +90,22 @@ Result<std::shared_ptr<const Netns>> Agent::open_namespace(const PodSpec& spec, 
   const auto refuse = [&](std::string_view why) {
     return fail(Reason::kInvalidInput, fmt::format("{}: pod {}: {}", spec.where, spec.uid, why));
   };
-  auto netns = Netns::open(spec.netns_path);
+  auto netns = find(spec);
   if (!netns) return refuse(netns.error().text);
-  if (netns->id() == own_netns_) {
+  if ((*netns)->id() == own_netns_) {
     return refuse(
         fmt::format("{} is the agent's own network namespace; pods on the host's network cannot be enrolled", spec.netns_path));
   }
-  if (const PodSpec* owner = owner_of(netns->id())) {
+  if (const PodSpec* owner = owner_of((*netns)->id())) {
     return refuse(fmt::format("{} is the same network namespace as pod {}'s {}", spec.netns_path, owner->uid, owner->netns_path));
   }
-  return std::make_shared<const Netns>(std::move(*netns));
+  return netns;
+}
+
+Result<std::shared_ptr<const Netns>> Agent::find(const PodSpec& spec) const {
+  if (options_.find_namespace) return options_.find_namespace(spec);
+  ZT_ASSIGN(Netns netns, Netns::open(spec.netns_path));
+  return std::make_shared<const Netns>(std::move(netns));
 }
 
 void Agent::apply(PodsFile file) {
@@ -159,7 +164,10 @@ void Agent::put(PodSpec spec, std::shared_ptr<const Netns> netns, const Claims& 
     // The proxy stops serving the former namespace as soon as it hears of the new one.
     former_.push_back({.spec = pod.spec, .netns = pod.netns, .state = State::kDropped, .due = Clock::now() + kLeavePoll});
   }
-  if (!same_netns) pod.netns = std::move(netns);
+  if (!same_netns) {
+    pod.netns = std::move(netns);
+    pod.served = false;
+  }
   pod.spec = std::move(spec);
   pod.wanted.reset();
   pod.failures = 0;
@@ -248,6 +256,7 @@ void Agent::adopt_left_over(const PodsFile& file) {
 }
 
 void Agent::save_state(const std::vector<PodSpec>& coming) {
+  if (options_.pods_file.empty()) return;
   std::vector<PodSpec> specs = coming;
   std::set<std::string, std::less<>> uids, paths;
   for (const auto& spec : coming) uids.insert(spec.uid), paths.insert(spec.netns_path);

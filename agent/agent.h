@@ -35,15 +35,22 @@ namespace zt::agent {
 class Agent {
  public:
   struct Options {
+    // Empty: another source tells of pods one by one (put_pod() and its neighbours).
     std::string pods_file;
     std::string zds_path{zds::kDefaultZdsPath};
     // The pods that may have rules of ours, for the next agent: one that was taken out of pods_file while no
     // agent ran must still leave. Belongs on a file system that a reboot empties, as it empties the
-    // namespaces. Empty: next to the socket.
+    // namespaces. Empty: next to the socket. Not used without pods_file.
     std::string state_file = {};
     redirection::RedirectionOptions defaults = {};
     std::chrono::milliseconds verify_interval{10'000};  // also how often the file is read without being told
     std::chrono::milliseconds leave_limit{30'000};      // for carried connections to end by themselves
+    // How long proxies go on serving a pod that leaves, whoever it carries: until those who reach it by the tunnel have been told.
+    std::chrono::milliseconds least_leave{0};
+    // Where a pod's namespace is. Null: at its netns_path.
+    std::function<Result<std::shared_ptr<const Netns>>(const PodSpec&)> find_namespace = {};
+    // Standing or error of this pod may have changed. May not call the agent back but to ask.
+    std::function<void(const std::string& uid)> on_change = {};
   };
   // Between attempts at what failed for a pod: the first pause, doubled up to the last.
   static constexpr std::chrono::milliseconds kFirstRetry{250};
@@ -59,7 +66,33 @@ class Agent {
 
   // Reads the file, tries the redirector, listens, enrols. An error is about the set-up as a whole: the file,
   // the socket, the kernel. A bad entry and a pod that cannot be enrolled are logged, the latter is tried again.
+  // Without a file: tries the redirector and no more; serve() is the rest.
   Result<> start();
+
+  // For a source that is no file. What was put before serve() is enrolled before any proxy is heard, so that none is told of
+  // fewer pods than there are and lets go of the others.
+  Result<> serve();
+  // The pod is to be enrolled, as this says; also if it is leaving. Saying the same again tries again what failed.
+  void put_pod(PodSpec spec);
+  // The pod, which may have rules of an earlier agent, leaves in two phases. kNotFound: it is not known, and its namespace cannot
+  // be found.
+  Result<> leave_pod(const PodSpec& spec);
+  // The pod is gone and its namespace with it: proxies let go of it at once, and there is nothing to clean.
+  void forget_pod(const std::string& uid);
+
+  enum class Standing : uint8_t {
+    kOut,         // no rules, as far as the agent knows
+    kWaiting,     // its namespace cannot be had, or its rules not be set up
+    kRedirected,  // rules stand; no proxy has accepted it yet
+    kServed,      // and a proxy has
+    kLeaving,     // captures no new connection any more
+  };
+  [[nodiscard]] Standing standing(std::string_view uid) const;
+  // Has the newest proxy accepted it as it is now?
+  [[nodiscard]] bool is_served(const std::string& uid) const { return server_.is_served(uid); }
+  // What is wrong with it now, or nothing.
+  [[nodiscard]] std::string failure(std::string_view uid) const;
+
   // Reads the file again. One that cannot be read as a whole is logged and refused, and the pods stay as they
   // are. A bad entry is logged and its pod stays as it is; while one does not say whose it is, no pod leaves.
   void reload();
@@ -100,8 +133,9 @@ class Agent {
     std::optional<PodSpec> wanted = {};
     Clock::time_point due = kNever;  // of its next step
     uint32_t failures = 0;           // in a row, of that step
-    Clock::time_point leave_by{};
+    Clock::time_point leave_from{}, leave_by{};
     std::string last_error = {};  // logged once, not at every attempt
+    bool served = false;          // a proxy has accepted it, in this namespace
     [[nodiscard]] bool has(const Netns::Id& id) const { return netns && netns->id() == id; }
     [[nodiscard]] bool leaves() const { return state == State::kStopping || state == State::kLeaving; }
     [[nodiscard]] redirection::RedirectedPod target() const { return {netns, spec.options}; }
@@ -113,6 +147,11 @@ class Agent {
     std::set<std::string, std::less<>> uids;
   };
 
+  Result<std::shared_ptr<const Netns>> find(const PodSpec& spec) const;
+  void take_first_steps();
+  void changed(const std::string& uid) const;
+  void answered(const std::string& uid, const std::string& error);
+  [[nodiscard]] const PodSpec* owner_beside(const Netns::Id& id, const Pod* except) const;
   void apply(PodsFile file);
   // The namespace that a pod of the file shall have. `owner_of`: the pod that has a namespace, or nullptr.
   using OwnerOf = std::function<const PodSpec*(const Netns::Id&)>;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/duration.h"
+#include "kubernetes/cluster_config.h"
 #include "mesh/reason.h"
 
 namespace zt::agent {
@@ -14,7 +15,8 @@ namespace zt::agent {
 namespace {
 
 constexpr const char* kDescription =
-    "Node agent: redirects the pods of a file into the node proxy and offers them to it over ZDS.\n"
+    "Node agent: redirects the pods of a file, or those that Kubernetes says, into the node proxy and offers them to it over "
+    "ZDS.\n"
     "Pods stay redirected when the agent ends (fail closed), unless --cleanup is given.";
 
 // Lets CLI11 check and convert durations.
@@ -36,6 +38,7 @@ Result<std::chrono::milliseconds> parse_limit(std::string_view text) {
 ParsedOptions parse_agent_options(int argc, const char* const* argv) {
   AgentOptions options;
   std::string verify_interval = "10s", leave_limit = "30s", format = "plain";
+  std::string source = "file", selectors, excluded = "kube-system";
   bool ipv6 = true, dns = true;
 
   CLI::App app(kDescription, "ztunnel-agent");
@@ -45,6 +48,40 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
   app.add_option("--pods", options.agent.pods_file, "YAML file of the pods to enrol; watched")
       ->envname("ZTUNNEL_AGENT_PODS")
       ->type_name("FILE");
+  app.add_option("--source", source, "where the pods come from: file (--pods), or kubernetes (labels of namespaces and pods)")
+      ->envname("ZTUNNEL_AGENT_SOURCE")
+      ->check(CLI::IsMember({"file", "kubernetes"}))
+      ->capture_default_str();
+  app.add_option("--node", options.node, "kubernetes: the node whose pods these are")->envname("NODE_NAME")->type_name("NAME");
+  app.add_option("--enablement-selectors", selectors,
+                 "kubernetes: YAML list of {podSelector, namespaceSelector} (default: the label istio.io/dataplane-mode)")
+      ->envname("AMBIENT_ENABLEMENT_SELECTOR")
+      ->type_name("YAML");
+  app.add_option("--exclude-namespaces", excluded, "kubernetes: comma list of namespaces whose pods are never in the mesh")
+      ->envname("EXCLUDE_NAMESPACES")
+      ->capture_default_str();
+  app.add_option("--system-namespace", options.rules.system_namespace, "kubernetes: where the proxies (app=ztunnel) are")
+      ->envname("SYSTEM_NAMESPACE")
+      ->capture_default_str();
+  options.service_account_folder = kubernetes::kServiceAccountFolder;
+  app.add_option("--service-account", options.service_account_folder,
+                 "kubernetes: folder of token and ca.crt, read for each request")
+      ->envname("ZTUNNEL_AGENT_SERVICE_ACCOUNT")
+      ->type_name("DIR")
+      ->capture_default_str();
+  options.host_proc = "/proc";
+  app.add_option("--host-proc", options.host_proc, "kubernetes: the node's /proc, where pods' namespaces are found")
+      ->envname("ZTUNNEL_AGENT_HOST_PROC")
+      ->type_name("DIR")
+      ->capture_default_str();
+  app.add_option("--host-root", options.host_root, "kubernetes: goes before the paths that the CNI plugin says, such as /host")
+      ->envname("ZTUNNEL_AGENT_HOST_ROOT")
+      ->type_name("DIR");
+  app.add_option("--cni-socket", options.cni_socket,
+                 "kubernetes: socket where the CNI plugin asks before a pod starts, such as /var/run/istio-cni/pluginevent.sock "
+                 "(default: none)")
+      ->envname("ZTUNNEL_AGENT_CNI_SOCKET")
+      ->type_name("PATH");
   app.add_option("--zds-socket", options.agent.zds_path, "socket where proxies connect")
       ->envname("ZTUNNEL_UDS_ADDRESS")
       ->type_name("PATH")
@@ -90,7 +127,22 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
     const int code = app.exit(error, out, out);
     return {.options = std::nullopt, .exit = {code == 0 ? 0 : 1, out.str()}};
   }
-  if (options.agent.pods_file.empty()) {
+  const auto mistake = [](std::string text) { return ParsedOptions{.options = std::nullopt, .exit = {1, std::move(text)}}; };
+  if (source == "kubernetes") {
+    options.source = AgentOptions::Source::kKubernetes;
+    if (leave->parsed() || verify->parsed()) return mistake("leave and verify are for a file of pods (--pods)\n");
+    if (!options.agent.pods_file.empty()) return mistake("--pods and --source kubernetes: one of them, please\n");
+    if (options.cleanup) return mistake("--cleanup is for a file of pods: with Kubernetes, take the labels away first\n");
+    if (options.node.empty())
+      return mistake("--node is missing: the name of this node (or set NODE_NAME, by the downward API)\n");
+    options.rules.selectors = default_selectors();
+    if (!selectors.empty()) {
+      auto parsed = parse_selectors(selectors, "AMBIENT_ENABLEMENT_SELECTOR");
+      if (!parsed) return mistake(parsed.error().text + "\n");
+      options.rules.selectors = std::move(*parsed);
+    }
+    options.rules.excluded_namespaces = parse_names(excluded);
+  } else if (options.agent.pods_file.empty()) {
     return {.options = std::nullopt,
             .exit = {1, "--pods is missing: name the YAML file of the pods to enrol (or set ZTUNNEL_AGENT_PODS)\n"}};
   }

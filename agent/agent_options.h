@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "agent/agent.h"
+#include "agent/kubernetes/selection.h"
 #include "base/log.h"
 #include "base/result.h"
 
@@ -14,8 +15,17 @@ namespace zt::agent {
 // The command line of ztunnel-agent, with environment variables behind it.
 struct AgentOptions {
   enum class Command : uint8_t { kRun, kLeave, kVerify };
+  enum class Source : uint8_t { kFile, kKubernetes };
   Command command = Command::kRun;
+  Source source = Source::kFile;
   Agent::Options agent;
+  // Of Kubernetes alone.
+  std::string node;
+  SelectionRules rules;
+  std::string service_account_folder;
+  std::string host_proc;          // the host's /proc
+  std::string host_root;          // before the paths that the CNI plugin says
+  std::string cni_socket;         // empty: none
   std::vector<std::string> uids;  // leave: these pods only; empty = all
   bool cleanup = false;           // un-enrol all pods at the end
   std::string log_filter;

@@ -50,12 +50,7 @@ void Agent::step(Pod& pod) {
 
 // Of a pod that waits for it; puts the pod's next step off if there is none.
 bool Agent::look_for_namespace(Pod& pod) {
-  auto netns = open_namespace(*pod.wanted, [&](const Netns::Id& id) -> const PodSpec* {
-    const auto owner = std::find_if(pods_.begin(), pods_.end(), [&](const auto& other) {
-      return other.second.has(id) && !other.second.leaves() && &other.second != &pod;
-    });
-    return owner == pods_.end() ? nullptr : &owner->second.spec;
-  });
+  auto netns = open_namespace(*pod.wanted, [&](const Netns::Id& id) { return owner_beside(id, &pod); });
   if (netns) {
     ZT_LOG(log_agent, kInfo, "the pod's network namespace is there", Field::string("uid", pod.spec.uid),
            Field::string("netns", pod.wanted->netns_path));
@@ -65,6 +60,14 @@ bool Agent::look_for_namespace(Pod& pod) {
   }
   retry_later(pod, netns.error(), "use the entry of the pods file; its namespace is looked for again");
   return false;
+}
+
+// Another pod that has the namespace and does not leave.
+const PodSpec* Agent::owner_beside(const Netns::Id& id, const Pod* except) const {
+  const auto owner = std::find_if(pods_.begin(), pods_.end(), [&](const auto& other) {
+    return other.second.has(id) && !other.second.leaves() && &other.second != except;
+  });
+  return owner == pods_.end() ? nullptr : &owner->second.spec;
 }
 
 void Agent::enroll(Pod& pod) {
@@ -80,6 +83,7 @@ void Agent::enroll(Pod& pod) {
     retry_later(pod, enrolled.error(), "redirect the pod");
   }
   offer(pod);
+  changed(pod.spec.uid);
 }
 
 void Agent::stop_capturing(Pod& pod) {
@@ -90,14 +94,17 @@ void Agent::stop_capturing(Pod& pod) {
   pod.state = State::kLeaving;
   pod.failures = 0;
   pod.last_error.clear();
-  pod.leave_by = Clock::now() + options_.leave_limit;
+  pod.leave_from = Clock::now() + options_.least_leave;
+  pod.leave_by = Clock::now() + std::max(options_.leave_limit, options_.least_leave);
   pod.due = Clock::now();
+  changed(pod.spec.uid);
 }
 
 void Agent::wait_for_carried(Pod& pod) {
   const auto carried = redirector_.carried_connections(pod.target());
   if (!carried) note_failure(pod, carried.error(), "count the connections of the leaving pod");
-  if ((!carried || *carried > 0) && Clock::now() < pod.leave_by) {
+  const bool early = Clock::now() < pod.leave_from;
+  if (early || ((!carried || *carried > 0) && Clock::now() < pod.leave_by)) {
     pod.due = Clock::now() + kLeavePoll;
     return;
   }
@@ -115,8 +122,9 @@ void Agent::drop(Pod& pod) {
     former_.push_back({.spec = pod.spec, .netns = pod.netns, .state = State::kDropped, .due = Clock::now() + kLeavePoll});
   }
   if (!pod.wanted) {
-    pods_.erase(pods_.find(pod.spec.uid));
-    return;
+    const std::string uid = pod.spec.uid;
+    pods_.erase(pods_.find(uid));
+    return changed(uid);
   }
   PodSpec spec = std::move(*pod.wanted);
   pod = {.spec = spec, .netns = nullptr, .wanted = spec, .due = Clock::now()};
@@ -203,14 +211,15 @@ void Agent::verify(Pod& pod) {
 
 bool Agent::follow_path(Pod& pod) {
   if (pod.wanted) return false;  // the file has another one for it, which is looked for
-  auto now = Netns::open(pod.spec.netns_path);
+  auto now = find(pod.spec);
   if (!now) {
     note_failure(pod, now.error(), "find the pod's network namespace again; is the pod gone?");
     return false;
   }
-  if (pod.has(now->id())) return true;
-  const bool taken = std::any_of(pods_.begin(), pods_.end(), [&](const auto& other) { return other.second.has(now->id()); });
-  if (now->id() == own_netns_ || taken) {
+  const Netns::Id id = (*now)->id();
+  if (pod.has(id)) return true;
+  const bool taken = std::any_of(pods_.begin(), pods_.end(), [&](const auto& other) { return other.second.has(id); });
+  if (id == own_netns_ || taken) {
     const std::string whose = taken ? "another pod's" : "the agent's own";
     note_failure(pod, {Reason::kInvalidInput, fmt::format("{} leads to {} network namespace", pod.spec.netns_path, whose)},
                  "follow the pod to its new namespace");
@@ -218,7 +227,7 @@ bool Agent::follow_path(Pod& pod) {
   }
   ZT_LOG(log_agent, kInfo, "the pod was made anew", Field::string("uid", pod.spec.uid),
          Field::string("netns", pod.spec.netns_path));
-  put(pod.spec, std::make_shared<const Netns>(std::move(*now)), {});
+  put(pod.spec, std::move(*now), {});
   return true;
 }
 
@@ -228,6 +237,7 @@ void Agent::retry_later(Pod& pod, const Error& error, std::string_view doing) {
 }
 
 void Agent::note_failure(Pod& pod, const Error& error, std::string_view doing) {
+  changed(pod.spec.uid);
   if (std::exchange(pod.last_error, error.text) == error.text) return;
   ZT_LOG(log_agent, kError, fmt::format("cannot {}", doing), Field::string("uid", pod.spec.uid),
          Field::string("error", error.text));

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -11,10 +12,14 @@
 
 #include "agent/agent.h"
 #include "agent/agent_options.h"
+#include "agent/cni_server.h"
+#include "agent/kubernetes_source.h"
 #include "agent/leave_pods.h"
 #include "base/event_loop.h"
 #include "base/linux/signals.h"
 #include "base/log.h"
+#include "kubernetes/api_client.h"
+#include "kubernetes/cluster_config.h"
 #include "mesh/reason.h"
 #include "redirection/nftables/nftables.h"
 #include "zds/zds_socket.h"
@@ -49,6 +54,65 @@ int run(const AgentOptions& options, Signals& signals) {
   if (auto watched = signals.watch(loop, on_signal); !watched) return complain(watched.error().text);
   if (auto started = agent.start(); !started) return complain(started.error().text);
   loop.run();
+  log::stop();
+  return 0;
+}
+
+// The pods come from Kubernetes, and the CNI plugin asks before one starts.
+int run_with_kubernetes(const AgentOptions& options, Signals& signals) {
+  const auto env = [](const char* name) -> std::optional<std::string> {
+    const char* value = std::getenv(name);
+    return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+  };
+  auto cluster = kubernetes::in_cluster(env, options.service_account_folder);
+  if (!cluster) return complain(cluster.error().text);
+  const auto own = Netns::current();
+  if (!own) return complain(own.error().text);
+  ZT_LOG(log_main, kInfo, "pods come from Kubernetes", Field::string("api", cluster->url()), Field::string("node", options.node));
+
+  EventLoop loop;
+  redirection::NftablesRedirector redirector;
+  PodNamespaces namespaces(options.host_proc, own->id());
+  kubernetes::ApiClient api(loop, std::move(*cluster));
+  KubernetesSource* source = nullptr;
+  Agent::Options agent_options = options.agent;
+  // From the annotation's going istiod has to hear of it, and to tell all proxies of the mesh.
+  agent_options.least_leave = std::min(std::chrono::milliseconds(5000), options.agent.leave_limit);
+  agent_options.find_namespace = [&](const PodSpec& spec) { return namespaces.find(spec.uid); };
+  agent_options.on_change = [&](const std::string& uid) {
+    if (source != nullptr) source->on_pod_changed(uid);
+  };
+  Agent agent(loop, redirector, std::move(agent_options));
+  KubernetesSource pods(loop, api, agent, namespaces,
+                        {.node = options.node, .rules = options.rules, .defaults = options.agent.defaults});
+  source = &pods;
+  std::optional<CniServer> cni;
+  if (!options.cni_socket.empty()) {
+    cni.emplace(loop, options.cni_socket, [&](CniRequest request, CniServer::Done done) {
+      pods.cni_add({.ns = std::move(request.ns),
+                    .name = std::move(request.pod),
+                    .netns = options.host_root + request.netns,
+                    .ips = std::move(request.ips)},
+                   std::move(done));
+    });
+  }
+  const auto on_signal = [&](int number) {
+    if (number == SIGHUP) return;
+    ZT_LOG(log_main, kInfo, "ending: pods stay redirected");
+    loop.stop();
+  };
+  if (auto watched = signals.watch(loop, on_signal); !watched) return complain(watched.error().text);
+  if (auto started = agent.start(); !started) return complain(started.error().text);
+  if (cni) {
+    if (auto started = cni->start(); !started) return complain(started.error().text);
+  }
+  Result<> served;
+  pods.start([&](const Result<>& result) {
+    served = result;
+    if (!served) loop.stop();
+  });
+  loop.run();
+  if (!served) return complain(served.error().text);
   log::stop();
   return 0;
 }
@@ -129,7 +193,7 @@ int agent_main(int argc, const char* const* argv) {
   }
   Signals signals({SIGTERM, SIGINT, SIGHUP});
   log::start(STDOUT_FILENO, options.log_format);
-  return run(options, signals);
+  return options.source == AgentOptions::Source::kKubernetes ? run_with_kubernetes(options, signals) : run(options, signals);
 }
 
 }  // namespace

@@ -94,3 +94,37 @@ TEST_CASE("a duration of the command line is at most a day") {
     CHECK_FALSE(parse_limit(text));
   }
 }
+
+TEST_CASE("Kubernetes as the source of the pods needs a node's name and no file") {
+  const auto parsed = parse({"--source", "kubernetes", "--node", "node-a", "--exclude-namespaces", "kube-system, other"});
+  REQUIRE(parsed.options);
+  CHECK(parsed.options->source == AgentOptions::Source::kKubernetes);
+  CHECK(parsed.options->node == "node-a");
+  CHECK(parsed.options->rules.selectors.size() == 2);
+  CHECK(parsed.options->rules.excluded_namespaces == std::set<std::string, std::less<>>{"kube-system", "other"});
+  CHECK(parsed.options->rules.system_namespace == "istio-system");
+  CHECK(parsed.options->host_proc == "/proc");
+  CHECK(parsed.options->cni_socket.empty());
+  const auto refused = [](std::vector<const char*> words, const char* why) {
+    words.insert(words.begin(), {"--source", "kubernetes"});
+    const auto bad = parse(words);
+    REQUIRE_FALSE(bad.options);
+    CHECK(bad.exit.code == 1);
+    CHECK_THAT(bad.exit.text, Contains(why));
+  };
+  refused({}, "--node is missing");
+  refused({"--node", "n", "--pods", "p"}, "one of them, please");
+  refused({"--node", "n", "--cleanup"}, "take the labels away first");
+  refused({"--node", "n", "verify"}, "are for a file of pods");
+  refused({"--node", "n", "--enablement-selectors", "[{podSelector: 5}]"}, "AMBIENT_ENABLEMENT_SELECTOR:1:16");
+}
+
+TEST_CASE("the settings of Kubernetes have the names of the charts") {
+  const Environment source("ZTUNNEL_AGENT_SOURCE", "kubernetes"), node("NODE_NAME", "node-b"), excluded("EXCLUDE_NAMESPACES", "");
+  const Environment selectors("AMBIENT_ENABLEMENT_SELECTOR", "[{podSelector: {matchLabels: {a: b}}}]"), system("SYSTEM_NAMESPACE", "mesh");
+  const auto parsed = parse({});
+  REQUIRE(parsed.options);
+  CHECK(parsed.options->node == "node-b");
+  CHECK(parsed.options->rules.selectors.size() == 1);
+  CHECK(parsed.options->rules.system_namespace == "mesh");
+}
