@@ -122,6 +122,11 @@ void ConnectionRecord::forget() {
   metrics_.forget();
 }
 
+void ConnectionRecord::begun_anew() {
+  if (std::exchange(finished_, true)) return;
+  metrics_.close(Reason::kOk);
+}
+
 ConnectionRecord::~ConnectionRecord() { finish(Reason::kDrained, "connection closed due to connection drain", counted_); }
 
 void ConnectionRecord::progress(const RelayBytes& bytes) {

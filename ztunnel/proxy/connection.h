@@ -56,6 +56,8 @@ class ConnectionRecord {
   void finish(Reason reason, std::string_view text, const RelayBytes& bytes);
   // It goes on in another process, which writes its line.
   void forget();
+  // Its request is begun anew in another process, which counts and tells it as one of its own.
+  void begun_anew();
   [[nodiscard]] const RelayBytes& counted() const { return counted_; }
   [[nodiscard]] const ConnectionInfo& info() const { return info_; }
 

@@ -201,6 +201,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
   auto relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsServer);
   relay->attach(stream);
   stream.set_handler(relay.get());
+  RequestOnItsWay known(*relay);
 
   const auto answer_error = [&](Reason reason) {
     if (hbone::Stream* open = relay->stream()) {
@@ -225,15 +226,21 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     co_return;
   }
   const Counted on_its_way(pod_.counts->connections);
+  known.request = &*request;
+  pod_.requests.push_back(known);
   const bool from_gateway = request->from_network && !equals_ignoring_case(*request->from_network, settings.network);
   if (pod_.lookups.on_demand() && !from_gateway) co_await pod_.lookups.find_source(peer.ip);
   auto workload = co_await pod_.workload();
+  if (known.frozen) co_await known.thawed(worker_.loop());
+  if (known.gone) co_return;
   if (!workload) {
     deny(workload.error());
     co_return;
   }
   LookupAnswer asked = LookupAnswer::kAnswered;
   if (pod_.lookups.on_demand() && !request->address) asked = co_await pod_.lookups.find_service(pod_.name.ns, request->host);
+  if (known.frozen) co_await known.thawed(worker_.loop());
+  if (known.gone) co_return;
   const auto snapshot = worker_.snapshot();
   const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
   auto target = inbound_target(*snapshot, {.workload = **workload,
@@ -284,12 +291,19 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
 
   // Tracked before the policy is asked, so that no change falls between the two.
   Connection& connection = connections_.add(std::move(info));
+  known.connection = &connection;
   const auto refuse = [&](const Error& why) {
     answer_error(why.reason);
     relay.reset();
     connections_.end(connection, why);
   };
   auto upstream = co_await connect_if_allowed(connection.record.info(), application);
+  if (known.frozen) co_await known.thawed(worker_.loop());
+  if (known.gone) {
+    if (upstream) reset_and_close(std::move(*upstream));
+    connections_.forget(connection);
+    co_return;
+  }
   // A fresh socket takes more than a header.
   if (upstream && !header.empty() &&
       ::send(upstream->get(), header.data(), header.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(header.size())) {

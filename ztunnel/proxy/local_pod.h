@@ -4,6 +4,7 @@
 #include "ztunnel/config/config.h"
 #include "ztunnel/proxy/peer_accounts.h"
 #include "ztunnel/proxy/pod_counts.h"
+#include "ztunnel/proxy/request_on_its_way.h"
 #include "ztunnel/proxy/sockets.h"
 #include "ztunnel/proxy/worker.h"
 
@@ -17,6 +18,7 @@ struct LocalPod {
   Lookups lookups;
   const std::shared_ptr<PodCounts> counts;
   PeerAccounts& peers;  // what is held for it here
+  RequestsOnTheirWay requests{};
 
   // Whether it may have one connection more (ZT_CONNECTIONS_PER_POD); if not, that is counted. kConnectionLimit.
   [[nodiscard]] Result<> room() const;

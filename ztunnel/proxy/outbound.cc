@@ -297,7 +297,31 @@ Task<Outbound::Attempt> Outbound::connect(Waiting& waiting, ConnectionInfo info,
                                           Clock::duration limit) {
   Connection& connection = connections_.add(std::move(info));
   connection.accepted = std::move(waiting.open);
-  std::unique_ptr<StreamRelay> relay;
+  return ask(waiting, connection, std::move(key), std::move(headers), nullptr, limit);
+}
+
+void Outbound::go_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay) {
+  tasks_.spawn(run_on(connection, std::move(fd), std::move(key), std::move(relay)));
+}
+
+Task<void> Outbound::run_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay) {
+  const ConnectionInfo& info = connection.record.info();
+  const SocketAddress client = info.source, destination = info.upstream;
+  auto headers = request_of(info, hbone::TraceParent::random().render(), std::nullopt);
+  Waiting waiting{std::move(fd), std::move(connection.accepted)};
+  const Attempt attempt =
+      co_await ask(waiting, connection, std::move(key), std::move(headers), std::move(relay), kConnectTimeout);
+  if (!attempt) co_return;
+  if (!attempt->elsewhere) co_return reset_and_close(std::move(waiting.fd));
+  waiting.open = {};
+  Arrival again;
+  again.fd = std::move(waiting.fd);
+  again.client = client;
+  co_await run(std::move(again), destination);
+}
+
+Task<Outbound::Attempt> Outbound::ask(Waiting& waiting, Connection& connection, hbone::TunnelKey key, hbone::Headers headers,
+                                      std::unique_ptr<StreamRelay> relay, Clock::duration limit) {
   const auto unreached = [&](Error why, bool elsewhere) {
     relay.reset();
     waiting.open = std::move(connection.accepted);
@@ -308,16 +332,29 @@ Task<Outbound::Attempt> Outbound::connect(Waiting& waiting, ConnectionInfo info,
   // For the answers to all attempts together. Making a tunnel has a limit of its own.
   Clock::duration patience = worker_.settings().connect_answer_timeout;
   for (size_t attempt = 1;; ++attempt) {
-    relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
-    auto stream = co_await dialler_.open(key, headers, *relay, limit);
-    if (!stream) co_return unreached(stream.error(), worth_another(stream.error().reason));
-    relay->attach(**stream);
+    if (!relay) {
+      relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
+      auto stream = co_await dialler_.open(key, headers, *relay, limit);
+      if (!stream) co_return unreached(stream.error(), worth_another(stream.error().reason));
+      relay->attach(**stream);
+    }
     const auto asked = Clock::now();
-    if (!co_await relay->answered().wait(worker_.loop(), patience))
+    RequestOnItsWay known(*relay);
+    known.connection = &connection;
+    known.application = waiting.fd.get();
+    pod_.requests.push_back(known);
+    const bool answered = co_await relay->answered().wait(worker_.loop(), patience);
+    if (known.frozen) co_await known.thawed(worker_.loop());
+    if (known.gone) {
+      connections_.forget(connection);
+      co_return std::nullopt;
+    }
+    if (!answered && !relay->answered().is_set())
       co_return unreached({Reason::kConnectAnswerTimeout, "h2 failed: no answer to CONNECT in time"}, false);
     if (relay->answer()) break;
     if (!relay->unprocessed() || attempt == kConnectAttempts)
       co_return unreached({Reason::kH2Failed, "h2 failed: stream closed before CONNECT was answered"}, true);
+    relay.reset();
     patience -= Clock::now() - asked;
     worker_.metrics().connects_resent.get({}).add();
   }

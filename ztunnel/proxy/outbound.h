@@ -21,6 +21,8 @@ class Outbound {
 
   // Takes a connection for life. `destination` is where the application wants to go: whoever captured the connection knows.
   void open(Arrival arrival, SocketAddress destination) { tasks_.spawn(run(std::move(arrival), destination)); }
+  // One that another process has asked for: waits for the answer, and goes on as if it had been asked for here.
+  void go_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay);
   // Drops those that are on their way.
   void stop() { tasks_.cancel(); }
   // Connections that are on their way yet.
@@ -46,6 +48,10 @@ class Outbound {
   Task<Attempt> double_tunnel(Waiting& waiting, ConnectionInfo info, DoubleHbone via, Clock::duration limit);
   Task<Attempt> connect(Waiting& waiting, ConnectionInfo info, hbone::TunnelKey key, hbone::Headers headers,
                         Clock::duration limit);
+  // Sends the CONNECT, unless `relay` waits for its answer already, and gives the connection its relay.
+  Task<Attempt> ask(Waiting& waiting, Connection& connection, hbone::TunnelKey key, hbone::Headers headers,
+                    std::unique_ptr<StreamRelay> relay, Clock::duration limit);
+  Task<void> run_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay);
   // To one of the addresses that the name stands for; each is an attempt.
   Task<Attempt> by_name(Waiting& waiting, ConnectionInfo info, NeedsResolution pending, Clock::duration limit);
   // To a pod of this node that is reached without a tunnel; null: it is none.

@@ -1,6 +1,8 @@
 #include "ztunnel/proxy/pod_units.h"
 
+#include <algorithm>
 #include <cassert>
+#include <unordered_map>
 #include <utility>
 
 #include "mesh/reason.h"
@@ -13,8 +15,28 @@ namespace zt::ztunnel {
 using handover::StreamUser;
 using handover::TunnelUnit;
 
-PodUnits::PodUnits(LocalPod& pod, std::string uid, ConnectionTable& connections, Dialler& dialler, Inbound& inbound)
-    : pod_(pod), uid_(std::move(uid)), connections_(connections), dialler_(dialler), inbound_(inbound) {}
+namespace {
+
+// The request again, as far as anything in it is looked at. What the connection has of it is not in `request` any more.
+hbone::Headers headers_of(const RequestOnItsWay& of) {
+  const hbone::ReceivedConnect& request = *of.request;
+  const ConnectionInfo* const info = of.connection != nullptr ? &of.connection->record.info() : nullptr;
+  hbone::ConnectRequest again{.authority = request.authority,
+                              .source = request.baggage.value_or(hbone::Baggage{}),
+                              .client = {},
+                              .service_host = request.forwarded_host.value_or(""),
+                              .traceparent = request.trace.render(),
+                              .from_network = request.from_network};
+  if (info != nullptr && info->baggage) again.source = *info->baggage;
+  if (info != nullptr && info->requested_host) again.service_host = *info->requested_host;
+  return hbone::render_connect(again);
+}
+
+}  // namespace
+
+PodUnits::PodUnits(LocalPod& pod, std::string uid, ConnectionTable& connections, Dialler& dialler, Inbound& inbound,
+                   Outbound& outbound)
+    : pod_(pod), uid_(std::move(uid)), connections_(connections), dialler_(dialler), inbound_(inbound), outbound_(outbound) {}
 
 PodUnits::~PodUnits() { assert(std::holds_alternative<std::monostate>(leaving_) && coming_.empty()); }
 
@@ -25,7 +47,8 @@ bool PodUnits::prepare_some(bool anew) {
   return inbound_.prepare_some_handover(anew) && dialler_.prepare_some_handover(std::exchange(prepare_clients_, false));
 }
 
-void PodUnits::begin() {
+void PodUnits::begin(bool patient) {
+  patient_ = patient;
   inbound_.begin_leaving();
   dialler_.pool().begin_leaving();
   pairs_.begin(connections_.all());
@@ -38,14 +61,16 @@ std::optional<handover::UnitSource::Frozen> PodUnits::next(const Stuck& stuck) {
     unit.peer = held->peer;
     unit.local = held->local;
     unit.transparent = held->transparent;
-    if (auto frozen = freeze({.tunnel = &held->tunnel, .server = &held->owner, .relays = {}}, std::move(unit), stuck))
+    if (auto frozen =
+            freeze({.tunnel = &held->tunnel, .server = &held->owner, .relays = {}, .requests = {}}, std::move(unit), stuck))
       return frozen;
   }
   while (const auto held = dialler_.pool().next_leaving()) {
     TunnelUnit unit;
     unit.key = held->key;
     unit.idle = held->idle;
-    if (auto frozen = freeze({.tunnel = &held->tunnel, .server = nullptr, .relays = {}}, std::move(unit), stuck)) return frozen;
+    if (auto frozen = freeze({.tunnel = &held->tunnel, .server = nullptr, .relays = {}, .requests = {}}, std::move(unit), stuck))
+      return frozen;
   }
   while (Connection* const connection = pairs_.next()) {
     auto* const relay = dynamic_cast<SpliceRelay*>(connection->relay.get());
@@ -64,33 +89,35 @@ std::optional<handover::UnitSource::Frozen> PodUnits::freeze(LeavingTunnel leavi
     stuck(hbone::unmovable_text(*why));
     return std::nullopt;
   }
-  for (const auto& [id, user] : tunnel.users()) {
-    auto* const relay = dynamic_cast<StreamRelay*>(user);
-    if (relay == nullptr && user != nullptr) {
-      stuck("a tunnel inside it is in use");
-      return std::nullopt;
-    }
-    if (relay == nullptr || relay->connection == nullptr) {
-      stuck("a request is on its way");
-      return std::nullopt;
-    }
-    if (!relay->movable()) {
-      stuck("a stream is about to end");
-      return std::nullopt;
-    }
-    leaving.relays.push_back(relay);
+  if (const auto added = add_users(leaving); !added) {
+    stuck(added.error().text);
+    return std::nullopt;
   }
   handover::UnitSource::Frozen frozen;
   frozen.descriptors.push_back(tunnel.socket());
   unit.pod = uid_;
   unit.tunnel = tunnel.freeze();
   for (size_t i = 0; i < leaving.relays.size(); ++i) {
-    StreamRelay& relay = *leaving.relays[i];
-    unit.users.push_back({.stream = unit.tunnel.streams[i].id,
-                          .phase = StreamUser::Phase::kMoving,
-                          .relay = relay.freeze(),
-                          .connection = leaving_state(*relay.connection)});
-    frozen.descriptors.push_back(relay.socket());
+    hbone::StreamState& stream = unit.tunnel.streams[i];
+    StreamUser& user = unit.users.emplace_back();
+    user.stream = stream.id;
+    if (StreamRelay* const relay = leaving.relays[i]) {
+      user.phase = StreamUser::Phase::kMoving;
+      user.relay = relay->freeze();
+      user.connection = leaving_state(*relay->connection);
+      frozen.descriptors.push_back(relay->socket());
+      continue;
+    }
+    RequestOnItsWay& request = *leaving.requests[i];
+    request.freeze();
+    if (request.application >= 0) {
+      user.phase = StreamUser::Phase::kAsked;
+      user.connection = leaving_state(*request.connection);
+      frozen.descriptors.push_back(request.application);
+    } else {
+      user.phase = StreamUser::Phase::kRequested;
+      stream.request = headers_of(request);
+    }
   }
   frozen.bytes = handover::encode(unit);
   leaving_ = std::move(leaving);
@@ -108,9 +135,33 @@ std::optional<handover::UnitSource::Frozen> PodUnits::freeze(Connection& connect
   return frozen;
 }
 
+// One for each stream, in their order: a relay, or a request.
+Result<> PodUnits::add_users(LeavingTunnel& leaving) const {
+  std::unordered_map<const StreamRelay*, RequestOnItsWay*> requests;
+  for (RequestOnItsWay& each : pod_.requests) requests[&each.relay] = &each;
+  for (const auto& [id, user] : leaving.tunnel->users()) {
+    auto* const relay = dynamic_cast<StreamRelay*>(user);
+    if (relay == nullptr && user != nullptr) return fail(Reason::kInternal, "a tunnel inside it is in use");
+    const auto known = requests.find(relay);
+    if (relay == nullptr) return fail(Reason::kInternal, "a stream is about to end");
+    if (relay->connection == nullptr) {
+      const bool ours = known != requests.end() && known->second->application >= 0;
+      // An answer that has come is passed on in this turn.
+      if (known == requests.end() || relay->stream() == nullptr || relay->answer() != nullptr || (patient_ && !ours)) {
+        return fail(Reason::kInternal, "a request is on its way");
+      }
+    } else if (!relay->movable()) {
+      return fail(Reason::kInternal, "a stream is about to end");
+    }
+    leaving.relays.push_back(relay->connection != nullptr ? relay : nullptr);
+    leaving.requests.push_back(relay->connection != nullptr ? nullptr : known->second);
+  }
+  return {};
+}
+
 // What moved so far is counted here, and only what moves from here on there.
 handover::ConnectionState PodUnits::leaving_state(Connection& connection) {
-  const RelayBytes& bytes = connection.relay->bytes();
+  const RelayBytes bytes = connection.relay ? connection.relay->bytes() : RelayBytes{};
   connection.record.progress(bytes);
   return state_of(connection.record.info(), bytes, bytes);
 }
@@ -126,7 +177,18 @@ size_t PodUnits::gone() {
   if (auto* pair = std::get_if<LeavingPair>(&leaving_)) {
     forget(*pair->connection);
   } else if (auto* tunnel = std::get_if<LeavingTunnel>(&leaving_)) {
-    for (StreamRelay* relay : tunnel->relays) forget(*relay->connection);
+    for (StreamRelay* relay : tunnel->relays) {
+      if (relay != nullptr) forget(*relay->connection);
+    }
+    while (RequestOnItsWay* const request = frozen_request()) {
+      if (request->application >= 0) {
+        request->connection->record.forget();
+        ++count;
+      } else if (request->connection != nullptr) {
+        request->connection->record.begun_anew();
+      }
+      request->leave();
+    }
     tunnel->tunnel->discard();
     if (tunnel->server != nullptr) {
       inbound_.forget(*tunnel->server);
@@ -143,9 +205,28 @@ void PodUnits::stays() {
     pair->connection->relay->thaw();
   } else if (auto* tunnel = std::get_if<LeavingTunnel>(&leaving_)) {
     tunnel->tunnel->thaw();
-    for (StreamRelay* relay : tunnel->relays) relay->thaw();
+    for (StreamRelay* relay : tunnel->relays) {
+      if (relay != nullptr) relay->thaw();
+    }
+    while (RequestOnItsWay* const request = frozen_request()) request->go_on();
   }
   leaving_ = {};
+}
+
+// One of the frozen unit's. They may have ended meanwhile, and more may end when one is told to go on.
+RequestOnItsWay* PodUnits::frozen_request() const {
+  const auto found = std::ranges::find_if(pod_.requests, &RequestOnItsWay::frozen);
+  return found != pod_.requests.end() ? &*found : nullptr;
+}
+
+PodUnits::Departed PodUnits::departed() const {
+  Departed all;
+  for (const RequestOnItsWay& each : pod_.requests) {
+    if (!each.gone) continue;
+    ++all.requests;
+    all.connections += each.connection != nullptr ? 1 : 0;
+  }
+  return all;
 }
 
 // ---- Coming
@@ -181,17 +262,21 @@ Result<PodUnits::Coming> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<U
   auto next = descriptors.begin();
   UniqueFd socket = std::move(*next++);
   for (StreamUser& user : unit.users) {
-    if (user.phase != StreamUser::Phase::kMoving) return fail(Reason::kInvalidInput, "requests on their way are not taken over");
+    if (user.phase == StreamUser::Phase::kRequested) {
+      coming.users.push_back({.state = std::move(user), .relay = nullptr, .socket = {}, .info = {}});
+      continue;
+    }
     ZT_ASSIGN(auto info, info_of(user.connection, *pod_.worker.snapshot()));
     coming.users.push_back({.state = std::move(user),
                             .relay = std::make_unique<StreamRelay>(pod_.worker.io(), side),
                             .socket = std::move(*next++),
                             .info = std::move(info)});
   }
-  const hbone::AttachStream attach = [at = coming.users.begin()](hbone::Stream& stream, const hbone::StreamState&) mutable {
-    StreamRelay& relay = *(at++)->relay;
-    relay.attach(stream);
-    return &relay;
+  const hbone::AttachStream attach = [at = coming.users.begin()](hbone::Stream& stream,
+                                                                 const hbone::StreamState&) mutable -> hbone::StreamHandler* {
+    StreamRelay* const relay = (at++)->relay.get();
+    if (relay != nullptr) relay->attach(stream);
+    return relay;
   };
   const auto take = [&]() -> Result<> {
     if (client) {
@@ -203,7 +288,9 @@ Result<PodUnits::Coming> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<U
   };
   if (auto taken = take(); !taken) {
     // Their streams are gone.
-    for (ComingUser& user : coming.users) user.relay->detach();
+    for (ComingUser& user : coming.users) {
+      if (user.relay) user.relay->detach();
+    }
     return std::unexpected(taken.error());
   }
   coming.unit = std::move(unit);
@@ -242,25 +329,35 @@ size_t PodUnits::run_pair(ComingPair coming) {
 }
 
 size_t PodUnits::run_tunnel(ComingTunnel coming) {
-  std::vector<Connection*> connections;
-  connections.reserve(coming.users.size());
+  size_t count = 0;
+  std::vector<Connection*> moving;
+  std::vector<std::pair<Connection*, ComingUser*>> asked;
   for (ComingUser& user : coming.users) {
+    if (!user.relay) continue;
     const auto& state = user.state.connection;
     Connection& connection = adopt(std::move(user.info), state);
+    ++count;
     if (!state.inbound) connection.accepted = OpenSocket(pod_.worker.traffic(), Reporter::kSource);
+    if (user.state.phase == StreamUser::Phase::kAsked) {
+      asked.emplace_back(&connection, &user);
+      continue;
+    }
     user.relay->resume(user.state.relay, {state.client_to_server, state.server_to_client}, std::move(user.socket),
                        connections_.done(connection));
     user.relay->connection = &connection;
     connection.relay = std::move(user.relay);
-    connections.push_back(&connection);
+    moving.push_back(&connection);
   }
   hbone::Tunnel& tunnel = coming.client != nullptr ? dialler_.adopt(*coming.unit.key, std::move(coming.client), coming.unit.idle)
                                                    : inbound_.keep(std::move(coming.server));
-  for (Connection* connection : connections) connection->relay->thaw();
+  for (Connection* connection : moving) connection->relay->thaw();
+  for (auto& [connection, user] : asked) {
+    outbound_.go_on(*connection, std::move(user->socket), *coming.unit.key, std::move(user->relay));
+  }
   // What has changed since the other process asked.
   if (peer_revoked(pod_.worker, tunnel)) tunnel.close(Reason::kCertRevoked);
-  for (Connection* connection : connections) inbound_.judge_open(*connection);
-  return connections.size();
+  for (Connection* connection : moving) inbound_.judge_open(*connection);
+  return count;
 }
 
 void PodUnits::drop(Bringer from) {
@@ -273,7 +370,9 @@ void PodUnits::drop_all() {
 
 void PodUnits::drop(Coming coming) {
   if (auto* tunnel = std::get_if<ComingTunnel>(&coming)) {
-    for (ComingUser& user : tunnel->users) user.relay->detach();
+    for (ComingUser& user : tunnel->users) {
+      if (user.relay) user.relay->detach();
+    }
   }
 }
 

@@ -13,27 +13,33 @@
 #include "ztunnel/proxy/dialler.h"
 #include "ztunnel/proxy/inbound.h"
 #include "ztunnel/proxy/local_pod.h"
+#include "ztunnel/proxy/outbound.h"
 
 namespace zt::ztunnel {
 
 // What one pod has on one worker that can go to another process, unit by unit, and what comes from one (docs/handover.md). Worker's thread.
 class PodUnits {
  public:
-  PodUnits(LocalPod& pod, std::string uid, ConnectionTable& connections, Dialler& dialler, Inbound& inbound);
+  PodUnits(LocalPod& pod, std::string uid, ConnectionTable& connections, Dialler& dialler, Inbound& inbound, Outbound& outbound);
   ~PodUnits();
   PodUnits(const PodUnits&) = delete;
 
   // --- Leaving
   // Tells the tunnels' peers what they have to know before. In pieces: `anew` begins; true when nothing is left.
   bool prepare_some(bool anew);
-  // Every unit is to be tried (again).
-  void begin();
+  // Every unit is to be tried (again). `patient`: those with a request of a peer's, which is mostly answered in a moment, later.
+  void begin(bool patient);
   // The next that can be moved, frozen, until gone() or stays(). What cannot be moved now is passed over, and `stuck` is told why.
   using Stuck = std::function<void(std::string_view why)>;
   std::optional<handover::UnitSource::Frozen> next(const Stuck& stuck);
   // Returns how many connections went along.
   size_t gone();
   void stays();
+  // Requests that are gone, whose waits have not ended yet; nobody needs to wait for these.
+  struct Departed {
+    size_t requests = 0, connections = 0;
+  };
+  [[nodiscard]] Departed departed() const;
 
   // --- Coming
   // As handover::UnitSink, for each of several who bring units at a time: another process has more workers, or there are two of them.
@@ -49,13 +55,14 @@ class PodUnits {
     hbone::Tunnel* tunnel;
     Inbound::InboundTunnel* server;  // null: the pool's
     std::vector<StreamRelay*> relays;
+    std::vector<RequestOnItsWay*> requests;  // while it is being frozen
   };
   struct LeavingPair {
     Connection* connection;
   };
   struct ComingUser {
     handover::StreamUser state;
-    std::unique_ptr<StreamRelay> relay;
+    std::unique_ptr<StreamRelay> relay;  // null: a request, which is begun anew
     UniqueFd socket;
     ConnectionInfo info;
   };
@@ -74,6 +81,8 @@ class PodUnits {
 
   std::optional<handover::UnitSource::Frozen> freeze(LeavingTunnel leaving, handover::TunnelUnit unit, const Stuck& stuck);
   std::optional<handover::UnitSource::Frozen> freeze(Connection& connection, SpliceRelay& relay);
+  [[nodiscard]] Result<> add_users(LeavingTunnel& leaving) const;
+  [[nodiscard]] RequestOnItsWay* frozen_request() const;
   static handover::ConnectionState leaving_state(Connection& connection);
   Result<Coming> prepare_tunnel(handover::TunnelUnit unit, std::vector<UniqueFd> descriptors);
   Result<Coming> prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors);
@@ -88,8 +97,10 @@ class PodUnits {
   ConnectionTable& connections_;
   Dialler& dialler_;
   Inbound& inbound_;
+  Outbound& outbound_;
 
   bool prepare_clients_ = false;
+  bool patient_ = false;
   ConnectionTable::Walk pairs_;
   std::variant<std::monostate, LeavingTunnel, LeavingPair> leaving_;
   std::map<Bringer, Coming> coming_;  // prepared, until run() or drop()

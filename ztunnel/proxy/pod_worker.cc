@@ -41,7 +41,7 @@ PodWorker::PodWorker(Worker& worker, const std::string& uid, PodName workload, S
       dialler_(pod_),
       inbound_(pod_, connections_),
       outbound_(pod_, connections_, dialler_),
-      units_(pod_, uid, connections_, dialler_, inbound_),
+      units_(pod_, uid, connections_, dialler_, inbound_, outbound_),
       policy_generation_(worker.snapshot()->policy_generation()),
       on_snapshot_(std::in_place, worker.state(), [this](const workload_api::Snapshot& snapshot, bool anew) {
         if (anew) {

@@ -46,11 +46,12 @@ class PodWorker {
   // What goes to another process, and comes from one.
   [[nodiscard]] PodUnits& units() { return units_; }
 
-  [[nodiscard]] size_t connection_count() const { return connections_.count(); }
+  [[nodiscard]] size_t connection_count() const { return connections_.count() - units_.departed().connections; }
   // What may become a connection yet: handshakes, requests that are being dealt with, tunnels whose peers have not left,
   // listeners that are still open.
   [[nodiscard]] size_t unfinished() const {
-    return outbound_.unfinished() + inbound_.unfinished() + acceptors_.size() + (handshakes_ ? handshakes_->waiting() : 0);
+    return outbound_.unfinished() + inbound_.unfinished() + acceptors_.size() + (handshakes_ ? handshakes_->waiting() : 0) -
+           units_.departed().requests;
   }
   // Nothing of it that another process could be given, now or in a moment.
   [[nodiscard]] bool empty() const { return connection_count() + unfinished() + dialler_.tunnels() == 0; }

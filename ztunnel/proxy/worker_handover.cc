@@ -46,14 +46,16 @@ WorkerLeaving::WorkerLeaving(Worker& worker, PodWorkers& pods, UniqueFd socket, 
 void WorkerLeaving::begin_pass() {
   waiting_.clear();
   counts_.causes.clear();
+  counts_.refusal.clear();
   for (auto& [uid, pod] : pods_) {
     if (served_.contains(uid)) {
-      pod->units().begin();
+      pod->units().begin(passes_ == 0);
       waiting_.push_back(uid);
     } else if (const size_t connections = pod->connection_count(); connections > 0) {
       counts_.causes["the next process does not serve their pod"] += connections;
     }
   }
+  ++passes_;
 }
 
 bool WorkerLeaving::again() const {

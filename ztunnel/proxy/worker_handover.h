@@ -53,8 +53,9 @@ class WorkerLeaving final : private handover::UnitSource {
   std::unordered_set<std::string> served_;  // by the other process
   HandOverCounts counts_;
   std::vector<std::string> waiting_;  // pods of this pass that have not been looked through
-  std::string giving_;                // the pod whose unit is on its way
-  Clock::time_point frozen_since_;    // that unit
+  size_t passes_ = 0;
+  std::string giving_;              // the pod whose unit is on its way
+  Clock::time_point frozen_since_;  // that unit
   Timer pass_timer_;
   std::function<void(const HandOverCounts&)> over_;
   handover::Leaving leaving_;  // last: it speaks to us until it is gone
