@@ -101,6 +101,9 @@ WorkerSettings worker_settings(const Config& config, MemoryLimit& memory) {
   settings.local_direct = config.general.local_direct;
   settings.policy_info_logging = config.policy.info_logging;
   settings.network = config.general.network;
+  settings.cluster_domain = config.general.cluster_domain;
+  if (!shared) settings.name_search = config.resolver.search;
+  settings.preferred_ns = config.general.preferred_service_namespace;
   settings.illegal_ports = config.listen.illegal_ports;
   settings.handshakes = {.per_source = config.limits.handshakes_per_source,
                          .per_pod = config.limits.handshakes_per_pod,

@@ -141,6 +141,17 @@ def test_a_silent_name_server_ends_the_connection_within_the_limit(shop):
     assert time.monotonic() - begun < 15
 
 
+def test_an_answer_that_was_cut_is_fetched_over_tcp(shop):
+    def cut(message, transport):
+        (whole,) = dns.zone(shop.zone, shop.ttl)(message, transport)
+        return [whole] if transport == "tcp" else [dns.reply(message, flags=0x8380)]
+
+    shop.answer = cut
+    shop.start()
+    assert call(shop.client) == "db-0"
+    assert shop.server.asked(NAME, "tcp")
+
+
 def test_a_waypoint_by_host_name_is_used(shop):
     """A workload whose name leads to the pod that is the waypoint."""
     way = shop.nodes[1].pod("way")

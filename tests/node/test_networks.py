@@ -3,14 +3,18 @@
     node 1, the network "": client (captured)    node 2, "net2": web, db (captured); gateways gw-0, gw-1 (addresses of "")
 """
 
+import contextlib
 import os
 import socket
+import threading
+import time
 
 import pytest
 
 from harness import apps, dns
 from harness.gateway import Gateway
 from harness.handover import Replacement, count, echoes
+from harness.hbone import certificate, tls_context
 from harness.process import eventually
 
 VIP, DB_VIP = "10.96.0.40", "10.96.0.41"
@@ -82,6 +86,75 @@ def test_inner_tunnels_are_shared_and_two_services_behind_one_gateway_are_never_
     assert len(gateway.requests) <= 4, "one inner tunnel for each service and worker"
 
 
+def test_five_hundred_connections_of_two_services_through_one_gateway_are_never_mixed(two):
+    """All at once, four of each service at a time, open as long as their like."""
+    two.start()
+    gateway = Gateway(two.gws[0], two, two.backends)
+    wrong, lock = [], threading.Lock()
+
+    def load(number):
+        vip, name = ((VIP, "web"), (DB_VIP, "db"))[number % 2]
+        for turn in range(63):
+            payload = f"{name} {number} {turn} ".encode() * 50
+            try:
+                said = call(two.client, vip, payload)
+                if not said.startswith(f"{name} sees"):
+                    raise AssertionError(said)
+            except (OSError, AssertionError) as error:
+                with lock:
+                    wrong.append((number, turn, error))
+                return
+
+    threads = [apps.start(lambda number=number: load(number)) for number in range(8)]
+    for thread in threads:
+        thread.join()
+    assert not wrong, wrong
+    assert len(gateway.requests) <= 8, "pooled"
+
+
+def test_workloads_move_to_another_network_while_connections_run(two):
+    """New connections take the new way at once; those that run go on as they are, both ways."""
+    moved = {"there": False}
+    here = two.local.workload
+    two.local.workload = lambda: {**here(), **({"network": "net2", "networkGateway": two.leads} if moved["there"] else {})}
+    two.service("moving", "10.96.0.43", 80, 8080, [two.local])
+    two.services[-1][0]["subjectAltNames"] = [two.db.identity]
+    two.backends["moving.shop.svc.cluster.local:80"] = (two.db.ip, 15008)
+    also(two.db, lambda: {"services": {"shop/moving.shop.svc.cluster.local": {"80": 8080}, f"shop/{DB}": {"80": 8080}}} if moved["there"] else {})
+    two.start()
+    gateway = Gateway(two.gws[0], two, two.backends)
+
+    def talking(greeting):
+        sock = two.client.connect("10.96.0.43", 80, timeout=30)
+        assert apps.read_exactly(sock, len(greeting)) == greeting
+        return sock
+
+    near, far = f"web-here sees {two.client.ip}\n".encode(), f"db sees {two.gws[0].ip}\n".encode()
+    with talking(near) as old:
+        moved["there"] = True
+        two.edit()
+        with talking(far) as new:
+            assert gateway.requests
+            moved["there"] = False
+            two.edit()
+            with talking(near) as again:
+                for sock in (old, new, again):
+                    echoes(sock, b"still here")
+
+
+@pytest.mark.parametrize("layer", ["the gateway", "behind it"])
+def test_an_alias_of_the_trust_domain_is_taken_at_either_layer(two, layer):
+    """Certificates that still say the old name, while the state says the new one."""
+    old = "spiffe://old.example/ns/shop/sa/"
+    if layer == "behind it":
+        # The state expects the old name, the certificate has the new one: both are names of our own trust domain.
+        two.services[0][0]["subjectAltNames"] = [old + "web"]
+    two.start(ZT_TRUST_DOMAIN_ALIASES="old.example")
+    gateway = Gateway(two.gws[0], two, two.backends, identity=old + "gateway" if layer == "the gateway" else None)
+    assert call(two.client, VIP) == f"web sees {two.gws[0].ip}"
+    assert gateway.requests
+
+
 @pytest.mark.parametrize("names", [[], ["spiffe://cluster.local/ns/shop/sa/somebody-else"]], ids=["none", "another"])
 def test_who_answers_inside_must_be_one_of_the_services_names(two, names):
     two.services[0][0]["subjectAltNames"] = names
@@ -108,8 +181,34 @@ def test_a_gateway_that_has_no_way_or_does_not_speak_http2_is_an_error_and_nothi
     two.nodes[0].ztunnel.wait_line('error="network gateway: http status: 503 Service Unavailable"')
     gateway.pod.servers.pop().close()
     two.gws[0].serve(15008, lambda sock, _peer: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
-    two.nodes[0].ztunnel.mark()
     assert apps.refused(two.client, DB_VIP, 80)
+
+
+def test_a_gateway_that_speaks_http1_inside_its_tls_is_an_error_and_nothing_hangs(two):
+    """Its certificate is right and its handshake is done; what follows is not HTTP/2."""
+    two.start()
+    context = tls_context(two.ca_folder, *certificate(two.folder, two.ca_folder, two.gws[0].identity), server=True)
+
+    def serve(raw, _peer):
+        with contextlib.suppress(OSError), context.wrap_socket(raw, server_side=True) as sock:
+            sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            while sock.recv(65536):
+                pass
+
+    two.gws[0].serve(15008, serve)
+    mark = two.nodes[0].ztunnel.mark()
+    begun = time.monotonic()
+    with two.client.connect(VIP, 80, timeout=40) as sock:
+        assert apps.read_to_end(sock) == (b"", apps.RST)
+    assert time.monotonic() - begun < 30
+    two.nodes[0].ztunnel.wait_line('error="h2 failed', since=mark)
+    assert call_local(two) == f"web-here sees {two.client.ip}", "others go on"
+
+
+def call_local(two):
+    with two.client.connect(two.local.ip, 8080) as sock:
+        sock.shutdown(socket.SHUT_WR)
+        return apps.read_to_end(sock)[0].decode().strip()
 
 
 def test_the_gateway_may_be_known_by_host_name(two, tmp_path):

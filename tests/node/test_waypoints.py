@@ -7,6 +7,7 @@ pods behind the service. A real Envoy as waypoint is in tests/interop.
 """
 
 import contextlib
+import os
 import re
 import socket
 import struct
@@ -183,6 +184,82 @@ def test_connections_are_shared_out_by_weight_and_a_canary_is_taken_as_a_waypoin
     assert 15 <= through.count("canary") <= 25
 
 
+def canary_of(shop, weight):
+    """`weight` percent of the calls go through the canary, the others through way-0; nobody has an application tunnel."""
+    shop.tunnel = None
+    endpoints(shop, [shop.ways[0]])
+    service(shop, "web")["weightedWaypoints"] = [
+        {"destination": BY_NAME, "weight": 100 - weight},
+        {"destination": {"destination": "shop/canary.shop.svc.cluster.local", "hboneMtlsPort": 15008}, "weight": weight}]
+
+
+def says_its_name(pod):
+    def handle(sock, _peer):
+        sock.sendall(pod.name.encode())
+        sock.close()
+
+    pod.serve(80, handle)
+
+
+def test_a_canary_with_a_weight_of_ten_gets_its_tenth_of_two_thousand_connections(shop):
+    canary_of(shop, 10)
+    for pod in (shop.ways[0], shop.canary):
+        says_its_name(pod)
+    shop.start()
+    counts, lock = {"way-0": 0, "canary": 0}, threading.Lock()
+
+    def load():
+        for _ in range(500):
+            with shop.client.connect(VIP, 80, timeout=30) as sock:
+                name, end = apps.read_to_end(sock)
+            assert end == apps.FIN
+            with lock:
+                counts[name.decode()] += 1
+
+    threads = [apps.start(load) for _ in range(4)]
+    for thread in threads:
+        thread.join()
+    assert sum(counts.values()) == 2000, counts
+    assert 160 <= counts["canary"] <= 240, counts
+
+
+def test_a_canary_that_is_taken_away_under_load_costs_no_connection(shop):
+    canary_of(shop, 50)
+    for pod in (shop.ways[0], shop.canary):
+        says_its_name(pod)
+    shop.start()
+    stop, results, lock = threading.Event(), [], threading.Lock()
+
+    def load():
+        while not stop.is_set():
+            begun = time.monotonic()
+            try:
+                with shop.client.connect(VIP, 80, timeout=30) as sock:
+                    name, end = apps.read_to_end(sock)
+                said = name.decode() if end == apps.FIN else end
+            except OSError as error:
+                said = repr(error)
+            with lock:
+                results.append((begun, said))
+
+    def since(moment):
+        with lock:
+            return [said for begun, said in results if begun >= moment]
+
+    threads = [apps.start(load) for _ in range(4)]
+    eventually(lambda: {"way-0", "canary"} <= set(since(0)), "both to be met", timeout=20)
+    del service(shop, "web")["weightedWaypoints"]
+    service(shop, "web")["waypoint"] = BY_NAME
+    shop.edit()
+    edited = time.monotonic()
+    eventually(lambda: len(since(edited)) > 50, "calls after the edit", timeout=20)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(since(0)) == {"way-0", "canary"}, "nobody was refused"
+    assert set(since(edited)) == {"way-0"}
+
+
 def test_a_waypoint_that_comes_later_takes_new_connections_at_once_and_leaves_old_ones(shop):
     endpoints(shop, [shop.ways[0]])
     Waypoint(shop.ways[0], 15088, (shop.web.ip, 8080))
@@ -213,7 +290,10 @@ def test_a_waypoint_without_endpoints_is_refused_and_never_gone_around(shop):
 
 
 def test_endpoints_of_a_waypoint_come_and_go_under_load(shop):
-    """1, 2, 0, 2: whatever the number, a call goes through one of them or fails, and never around them."""
+    """1, 3, 0, 2: whatever the number, a call goes through one of them or fails, and never around them."""
+    third = shop.nodes[1].pod("way-2", account="waypoint")
+    also(third, lambda: {"applicationTunnel": shop.tunnel})
+    shop.ways.append(third)
     for way in shop.ways:
         Waypoint(way, 15088, (shop.web.ip, 8080))
     endpoints(shop, shop.ways[:1])
@@ -247,9 +327,9 @@ def test_endpoints_of_a_waypoint_come_and_go_under_load(shop):
         return met()
 
     assert phase(None, {"way-0"}) == {"way-0"}
-    assert phase(shop.ways, {"way-0", "way-1"}) == {"way-0", "way-1"}
+    assert phase(shop.ways, {"way-0", "way-1", "way-2"}) == {"way-0", "way-1", "way-2"}
     assert phase([], {"refused"}) == {"refused"}
-    assert phase(shop.ways, {"way-0", "way-1"}) == {"way-0", "way-1"}
+    assert phase(shop.ways[:2], {"way-0", "way-1"}) == {"way-0", "way-1"}
     stop.set()
     for thread in threads:
         thread.join()
@@ -281,3 +361,64 @@ def test_a_busy_waypoint_gets_several_tunnels(shop):
             assert sock.recv(7) == b"through"
         dials = re.search(r'zt_pool_dials\w*\{[^}]*"ok"[^}]*\} (\d+)', shop.nodes[0].http(15020, "/metrics")[1])
         assert dials and 2 <= int(dials[1]) <= 4, dials
+
+
+def test_the_tunnels_of_a_busy_waypoint_are_shared_out_among_its_threads(shop):
+    """The waypoint's proxy has two workers; a tunnel's work is done by the one that has it."""
+    endpoints(shop, [shop.ways[0]])
+    service(shop, "web")["waypoint"] = BY_NAME
+    Waypoint(shop.ways[0], 15088, (shop.web.ip, 8080))
+    shop.start(ZTUNNEL_WORKER_THREADS="2")
+
+    def worked():
+        """Clock ticks that each worker of the waypoint's proxy has used."""
+        pid, used = shop.nodes[1].ztunnel.pid, {}
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/stat") as file:
+                name, _, rest = file.read().partition("(")[2].rpartition(")")
+            if re.fullmatch(r"ztunnel-\d+", name):
+                used[name] = sum(map(int, rest.split()[11:13]))
+        return used
+
+    # The link of connections between the two proxies' sockets: what the kernel has of 15008 in the waypoint's pod.
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(shop.client.connect(VIP, 80)) for _ in range(40)]
+        for sock in socks:
+            assert sock.recv(7) == b"through"
+        tunnels = shop.ways[0].netns.run("ss", "-Htn", "state", "established", "sport", "=", ":15008").strip().splitlines()
+        assert len(tunnels) >= 2, tunnels
+        before = worked()
+        assert len(before) == 2, before
+        payload = bytes(1 << 20)
+
+        def busy():
+            for sock in socks:
+                sock.settimeout(30)
+                reader = apps.start(lambda sock=sock: drain(sock, len(payload)))
+                sock.sendall(payload)
+                reader.join()
+
+        def all_worked():
+            busy()
+            return all(ticks > before[name] for name, ticks in worked().items())
+
+        eventually(all_worked, "both workers to have had a part in it", timeout=60)
+
+
+def drain(sock, count):
+    while count > 0:
+        count -= len(sock.recv(min(count, 65536)) or b"x" * count)
+
+
+def test_a_passthrough_service_with_three_addresses_and_a_block_goes_through_its_waypoint(shop):
+    """Whatever of it is called, known port or not, is the waypoint's business, and the waypoint is told what was called."""
+    endpoints(shop, [shop.ways[0]])
+    vips = ["10.96.0.60", "10.96.0.61", "10.96.0.62"]
+    shop.services.append(({"hostname": "away.example.com", "name": "away", "namespace": "shop", "vips": [f"/{vip}" for vip in vips],
+                           "cidrVips": ["/10.97.0.0/16"], "ports": {"80": 80}, "loadBalancer": {"mode": "Passthrough"}, "waypoint": BY_NAME}, []))
+    waypoint = Waypoint(shop.ways[0], 15088, (shop.web.ip, 8080))
+    shop.start()
+    asked = [(vip, 80) for vip in vips] + [("10.97.3.4", 80), ("10.97.200.1", 8443), (vips[0], 9)]
+    for address, port in asked:
+        assert call(shop.client, address, port)[0][0].startswith("through way-0"), (address, port)
+    assert [destination for _, destination, _ in waypoint.headers] == asked

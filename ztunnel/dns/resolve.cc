@@ -96,6 +96,22 @@ bool family_allowed(const Client& client, const Service& service, bool v4) {
   return client.ipv6 && service.ip_families != IpFamilies::kIpv4Only;
 }
 
+// Of a family that is allowed.
+void add_addresses(const Client& client, const Target& target, bool v4, std::vector<IpAddress>& out) {
+  const Service& service = target.entry->service();
+  if (target.endpoint != nullptr) {
+    if (const auto ip = address_of(*target.endpoint->workload, v4)) out.push_back(*ip);
+  } else if (!service.vips.empty()) {
+    for (const auto& vip : service.vips) {
+      if (vip.ip.is_v4() == v4 && vip.network == client.network) out.push_back(vip.ip);
+    }
+  } else {
+    for (const Endpoint& endpoint : target.entry->endpoints()) {
+      if (const auto ip = address_of(*endpoint.workload, v4)) out.push_back(*ip);
+    }
+  }
+}
+
 Resolution resolve_address(const Snapshot& snapshot, const Client& client, const Query& query) {
   auto target = find_target(snapshot, client, query.name());
   if (!target) return {};
@@ -106,17 +122,7 @@ Resolution resolve_address(const Snapshot& snapshot, const Client& client, const
   found.service = target->entry->service_ptr();
   found.type_supported = family_allowed(client, service, v4);
   if (!found.type_supported) return resolution;
-  if (target->endpoint != nullptr) {
-    if (const auto ip = address_of(*target->endpoint->workload, v4)) found.addresses.push_back(*ip);
-  } else if (!service.vips.empty()) {
-    for (const auto& vip : service.vips) {
-      if (vip.ip.is_v4() == v4 && vip.network == client.network) found.addresses.push_back(vip.ip);
-    }
-  } else {
-    for (const Endpoint& endpoint : target->entry->endpoints()) {
-      if (const auto ip = address_of(*endpoint.workload, v4)) found.addresses.push_back(*ip);
-    }
-  }
+  add_addresses(client, *target, v4, found.addresses);
   if (!found.addresses.empty()) found.canonical = std::move(target->canonical);
   return resolution;
 }
@@ -191,6 +197,16 @@ Resolution resolve(const Snapshot& snapshot, const Client& client, const Query& 
     case ns_t_srv: return resolve_service(snapshot, client, query);
     default: return {};
   }
+}
+
+std::optional<std::vector<IpAddress>> mesh_addresses(const Snapshot& snapshot, const Client& client, std::string_view name) {
+  const auto target = find_target(snapshot, client, name);
+  if (!target) return std::nullopt;
+  std::vector<IpAddress> addresses;
+  for (const bool v4 : {true, false}) {
+    if (family_allowed(client, target->entry->service(), v4)) add_addresses(client, *target, v4, addresses);
+  }
+  return addresses;
 }
 
 void write_answer(const Query& query, Found found, uint64_t order, size_t limit, Bytes& out) {

@@ -55,6 +55,11 @@ struct Resolution {
 // so the cluster's DNS is asked first.
 [[nodiscard]] Resolution resolve(const workload_api::Snapshot& snapshot, const Client& client, const Query& query);
 
+// The addresses of a name, for us who go there ourselves instead of answering a query: IPv4 first. Nothing: the mesh does not know
+// the name, which is a host name in lower case.
+[[nodiscard]] std::optional<std::vector<IpAddress>> mesh_addresses(const workload_api::Snapshot& snapshot, const Client& client,
+                                                                   std::string_view name);
+
 // `order` decides in which order addresses come: any number, each time another.
 void write_answer(const Query& query, Found found, uint64_t order, size_t limit, Bytes& out);
 

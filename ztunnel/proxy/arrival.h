@@ -7,7 +7,7 @@
 
 namespace zt::ztunnel {
 
-enum class ListenerKind : uint8_t { kOutbound, kInboundPlain, kInboundTunnel };
+enum class ListenerKind : uint8_t { kOutbound, kInboundPlain, kInboundTunnel, kSocks5 };
 
 // A connection that was accepted and is on its way into a pod's table, maybe from one worker to another.
 struct Arrival {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 
 #include "base/log.h"
 #include "mesh/reason.h"
@@ -111,11 +112,13 @@ void DataPlane::start(const std::string& uid, const PodName& info, std::shared_p
 Result<DataPlane::BoundPod> DataPlane::bind(const std::string& uid, PodName workload, SocketOptions sockets,
                                             Transparency transparency, bool tunnel_only) const {
   BoundPod pod{.uid = uid, .workload = std::move(workload), .sockets = std::move(sockets), .listeners = {}, .dns = {}};
-  for (const auto& [kind, address, local_leg] : {std::tuple{ListenerKind::kOutbound, listen_.outbound, true},
-                                                 std::tuple{ListenerKind::kInboundPlain, listen_.inbound_plaintext, false},
-                                                 std::tuple{ListenerKind::kInboundTunnel, listen_.inbound, false}}) {
-    if (tunnel_only && kind != ListenerKind::kInboundTunnel) continue;
-    ZT_ASSIGN(auto socket, listen_tcp(pod.sockets, address, transparency, local_leg));
+  for (const auto& [kind, address, local_leg] :
+       {std::tuple{ListenerKind::kOutbound, std::optional(listen_.outbound), true},
+        std::tuple{ListenerKind::kInboundPlain, std::optional(listen_.inbound_plaintext), false},
+        std::tuple{ListenerKind::kInboundTunnel, std::optional(listen_.inbound), false},
+        std::tuple{ListenerKind::kSocks5, listen_.socks5, true}}) {
+    if (!address || (tunnel_only && kind != ListenerKind::kInboundTunnel)) continue;
+    ZT_ASSIGN(auto socket, listen_tcp(pod.sockets, *address, transparency, local_leg));
     pod.listeners.push_back({kind, std::move(socket)});
   }
   if (dns_ != nullptr && !tunnel_only) {

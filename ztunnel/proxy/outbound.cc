@@ -1,6 +1,8 @@
 // The life of a captured connection (contract §3.2), as one story.
 #include "ztunnel/proxy/outbound.h"
 
+#include <sys/socket.h>
+
 #include <algorithm>
 #include <set>
 #include <string>
@@ -91,23 +93,35 @@ Outbound::Outbound(LocalPod& pod, ConnectionTable& connections, Dialler& dialler
     : pod_(pod), worker_(pod.worker), connections_(connections), dialler_(dialler), tasks_(pod.worker.loop()) {}
 
 Task<void> Outbound::run(Arrival arrival, SocketAddress destination) {
-  const auto begun = Clock::now();
-  const SocketAddress client = arrival.client;
   Waiting waiting{std::move(arrival.fd), OpenSocket(worker_.traffic(), Reporter::kSource)};
-  const auto deny = [&](const Error& why) {
+  if (co_await reach(waiting, arrival.client, destination)) reset_and_close(std::move(waiting.fd));
+}
+
+UniqueFd Outbound::taken(Waiting& waiting) {
+  // Ten bytes into an empty buffer: they fit, or the application is gone, which the relay will see.
+  if (!waiting.good_news.empty()) {
+    [[maybe_unused]] const ssize_t sent =
+        ::send(waiting.fd.get(), waiting.good_news.data(), waiting.good_news.size(), MSG_NOSIGNAL);
+  }
+  return std::move(waiting.fd);
+}
+
+Task<std::optional<Error>> Outbound::reach(Waiting& waiting, SocketAddress client, SocketAddress destination,
+                                           std::optional<Clock::duration> bound) {
+  const auto begun = Clock::now();
+  const Clock::duration most = std::min<Clock::duration>(bound.value_or(kConnectTimeout), kConnectTimeout);
+  const auto deny = [&](Error why) {
     deny_early(worker_, Direction::kOutbound, client, destination, why);
-    reset_and_close(std::move(waiting.fd));
+    return why;
   };
   auto local = co_await pod_.workload();
-  if (!local) {
-    deny(local.error());
-    co_return;
-  }
+  if (!local) co_return deny(local.error());
   // Who did not answer this connection, and who keeps failing, is not asked while there are others.
   std::vector<workload_api::Str> tried;
   const workload_api::Avoid avoid = [&](const workload_api::Workload& endpoint) {
     return std::ranges::find(tried, endpoint.uid) != tried.end() || worker_.set_aside().contains(endpoint, Clock::now());
   };
+  Error last;
   for (;;) {
     const OutboundRequest request{.source = **local,
                                   .client_ip = client.ip,
@@ -126,38 +140,37 @@ Task<void> Outbound::run(Arrival arrival, SocketAddress destination) {
 
     const Destination to = destination_of(chosen);
     if (!tried.empty() && (!to.workload || std::ranges::find(tried, to.workload->uid) != tried.end())) break;
-    const auto left = kConnectTimeout - (Clock::now() - begun);
+    const auto left = most - (Clock::now() - begun);
     const bool others = tried.size() + 1 < kMostEndpoints && has_others(to);
-    const auto limit = others ? std::min<Clock::duration>(kConnectTimeout / kMostEndpoints, left) : left;
+    const auto limit = others ? std::min<Clock::duration>(most / kMostEndpoints, left) : left;
+    const bool limited = bound || others || !tried.empty();
     Attempt attempt;
     if (auto* refused = std::get_if<Deny>(&chosen)) {
-      deny({refused->reason, refused->text});
-      co_return;
+      co_return deny({refused->reason, refused->text});
     } else if (auto* direct = std::get_if<Plain>(&chosen)) {
-      attempt = co_await plain(waiting, std::move(info), std::move(*direct), others || !tried.empty() ? limit : kConnectTimeout);
+      attempt = co_await plain(waiting, std::move(info), std::move(*direct), limited ? limit : kConnectTimeout);
     } else if (auto* via = std::get_if<Hbone>(&chosen)) {
       if (auto peer = local_peer(*via)) {
         attempt = co_await to_local(waiting, std::move(info), std::move(*via), std::move(peer));
       } else {
-        attempt =
-            co_await tunnel(waiting, std::move(info), std::move(*via), others || !tried.empty() ? limit : Clock::duration::max());
+        attempt = co_await tunnel(waiting, std::move(info), std::move(*via), limited ? limit : Clock::duration::max());
       }
     } else if (auto* unresolved = std::get_if<NeedsResolution>(&chosen)) {
       attempt = co_await by_name(waiting, std::move(info), std::move(*unresolved), limit);
     } else if (auto* abroad = std::get_if<DoubleHbone>(&chosen)) {
-      attempt = co_await double_tunnel(waiting, std::move(info), std::move(*abroad),
-                                       others || !tried.empty() ? limit : Clock::duration::max());
+      attempt = co_await double_tunnel(waiting, std::move(info), std::move(*abroad), limited ? limit : Clock::duration::max());
     }
     judge(client, to, attempt);
-    if (!attempt) co_return;
-    if (!attempt->elsewhere || !others || Clock::now() - begun >= kConnectTimeout) break;
+    if (!attempt) co_return std::nullopt;
+    last = attempt->why;
+    if (!attempt->elsewhere || !others || Clock::now() - begun >= most) break;
     worker_.metrics().connect_failovers.get({reason_info(attempt->why.reason).name}).add();
     ZT_LOG(kLog, kInfo, "trying another endpoint", Field::bare("src.addr", client.to_string()),
            Field::string("failed", to.workload->uid.view()), Field::string("service", to.service->key.view()),
            Field::string("error", attempt->why.text));
     tried.push_back(to.workload->uid);
   }
-  reset_and_close(std::move(waiting.fd));
+  co_return last;
 }
 
 bool Outbound::has_others(const Destination& to) const {
@@ -249,7 +262,7 @@ Task<Outbound::Attempt> Outbound::plain(Waiting& waiting, ConnectionInfo info, P
     connections_.end(connection, unreached.why);
     co_return unreached;
   }
-  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.peers.of(to.address.ip)), std::move(waiting.fd),
+  connections_.start(connection, std::make_unique<SpliceRelay>(worker_.io(), pod_.peers.of(to.address.ip)), taken(waiting),
                      std::move(*upstream));
   co_return std::nullopt;
 }
@@ -363,7 +376,7 @@ Task<Outbound::Attempt> Outbound::ask(Waiting& waiting, Connection& connection, 
     const bool unavailable = hbone::answer_status(*relay->answer()) == 503;
     co_return unreached(answer.error(), unavailable);
   }
-  connections_.start(connection, std::move(relay), std::move(waiting.fd));
+  connections_.start(connection, std::move(relay), taken(waiting));
   co_return std::nullopt;
 }
 

@@ -1,5 +1,7 @@
 #pragma once
 #include <optional>
+#include <string_view>
+#include <vector>
 
 #include "base/task.h"
 #include "base/unique_fd.h"
@@ -23,6 +25,8 @@ class Outbound {
   void open(Arrival arrival, SocketAddress destination) { tasks_.spawn(run(std::move(arrival), destination)); }
   // One that another process has asked for: waits for the answer, and goes on as if it had been asked for here.
   void go_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay);
+  // Takes a connection of a SOCKS5 client, which says itself where to (outbound_socks.cc).
+  void open_socks(Arrival arrival) { tasks_.spawn(run_socks(std::move(arrival))); }
   // Drops those that are on their way.
   void stop() { tasks_.cancel(); }
   // Connections that are on their way yet.
@@ -30,11 +34,22 @@ class Outbound {
 
  private:
   Task<void> run(Arrival arrival, SocketAddress destination);
+  Task<void> run_socks(Arrival arrival);
   // The application's end of a connection that goes nowhere yet.
   struct Waiting {
     UniqueFd fd;
     OpenSocket open;
+    std::string_view good_news = {};  // what the application is told before the first byte
   };
+  // Takes it where it wants to go. With `limit`, within so long. The error is said and counted already, and `waiting` is as it was.
+  Task<std::optional<Error>> reach(Waiting& waiting, SocketAddress client, SocketAddress destination,
+                                   std::optional<Clock::duration> limit = std::nullopt);
+  // What a relay takes.
+  static UniqueFd taken(Waiting& waiting);
+  // Tells a SOCKS5 client so, and sees to it that it can read that.
+  Task<void> refuse_socks(Waiting& waiting, std::string_view answer);
+  // What a name stands for; empty: the error has been said.
+  Task<std::vector<IpAddress>> socks_addresses(const SocketAddress& client, std::string name);
   // Why there is no connection. Nothing of the application's has been sent then, and `waiting` is as it was.
   struct Unreached {
     Error why;
@@ -70,7 +85,8 @@ class Outbound {
   ConnectionTable& connections_;
   Dialler& dialler_;
   uint64_t name_turns_ = 0;
-  TaskScope tasks_;  // last: coroutines end before what they use
+  size_t names_asked_ = 0;  // for SOCKS5 clients, at present
+  TaskScope tasks_;         // last: coroutines end before what they use
 };
 
 }  // namespace zt::ztunnel

@@ -77,7 +77,7 @@ Task<Outbound::Attempt> Outbound::to_local(Waiting& waiting, ConnectionInfo info
   if (request->shadow == nullptr) co_return unreached({Reason::kUpstreamReset, "stream reset by the peer"}, false);
   auto relay = std::make_unique<SpliceRelay>(worker_.io(), pod_.peers.of(via.dial.ip));
   request->shadow->follow(*relay);
-  connections_.start(connection, std::move(relay), std::move(waiting.fd), std::move(request->upstream));
+  connections_.start(connection, std::move(relay), taken(waiting), std::move(request->upstream));
   co_return std::nullopt;
 }
 

@@ -19,6 +19,7 @@ std::string_view listener_name(ListenerKind kind) {
     case ListenerKind::kOutbound: return "outbound";
     case ListenerKind::kInboundPlain: return "inbound-plaintext";
     case ListenerKind::kInboundTunnel: return "inbound";
+    case ListenerKind::kSocks5: return "socks5";
   }
   return "";
 }
@@ -105,7 +106,8 @@ Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver han
 bool PodWorker::admit(ListenerKind kind, const UniqueFd& fd, const SocketAddress& client) {
   const auto room = pod_.room();
   if (room) return true;
-  const auto direction = kind == ListenerKind::kOutbound ? Direction::kOutbound : Direction::kInbound;
+  const bool out = kind == ListenerKind::kOutbound || kind == ListenerKind::kSocks5;
+  const auto direction = out ? Direction::kOutbound : Direction::kInbound;
   deny_early(worker_, direction, client, original_destination(fd.get()), room.error());
   return false;
 }
@@ -118,6 +120,7 @@ void PodWorker::accept(Arrival arrival) {
     }
     case ListenerKind::kInboundPlain: return inbound_.open_plain(std::move(arrival));
     case ListenerKind::kInboundTunnel: return inbound_.open_tunnel(std::move(arrival));
+    case ListenerKind::kSocks5: return outbound_.open_socks(std::move(arrival));
   }
 }
 

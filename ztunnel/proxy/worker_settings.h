@@ -2,6 +2,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,10 @@ struct WorkerSettings {
   bool local_direct = false;  // pods of this node reach each other without a tunnel
   bool policy_info_logging = false;
   std::string network{};
+  // Names that SOCKS5 clients say: how short ones are completed, and whose namespace is preferred.
+  std::string cluster_domain = "cluster.local";
+  std::optional<std::vector<std::string>> name_search{};  // dedicated mode: those of resolv.conf
+  std::optional<std::string> preferred_ns{};
   std::vector<uint16_t> illegal_ports{};
   HandshakeLimits handshakes{};
   uint32_t tunnels_per_pod = 10'000;
