@@ -185,8 +185,9 @@ def test_connections_are_shared_out_by_weight_and_a_canary_is_taken_as_a_waypoin
 
 
 def canary_of(shop, weight):
-    """`weight` percent of the calls go through the canary, the others through way-0; nobody has an application tunnel."""
-    shop.tunnel = None
+    """`weight` percent of the calls go through the canary, the others through way-0. Their proxies take whatever is sent to them: two nodes do
+    not hear of an edit in the same moment."""
+    shop.tunnel = {"protocol": "NONE", "port": 80}
     endpoints(shop, [shop.ways[0]])
     service(shop, "web")["weightedWaypoints"] = [
         {"destination": BY_NAME, "weight": 100 - weight},
