@@ -3,12 +3,14 @@
     node 1: client (captured)       node 2: web (captured), plain (not captured), names (a name server)
 """
 
+import signal
 import socket
 import time
 
 import pytest
 
 from harness import apps, dedicated, dns, socks
+from harness.handover import Replacement, echoes
 from harness.process import eventually
 
 VIP, VIP6, HOST = "10.96.0.50", "fd00:10:96::50", "web.shop.svc.cluster.local"
@@ -140,6 +142,34 @@ def test_the_socks_listener_is_there_only_if_it_is_asked_for_and_only_for_the_po
     eventually(lambda: socks.PORT in shop.web.netns.listening_ports(), "the SOCKS5 listener")
     with pytest.raises(OSError):
         shop.names.connect(shop.web.ip, socks.PORT)
+
+
+def test_a_socks_client_that_waits_while_its_proxy_is_replaced_is_told_of_its_connection(shop):
+    """The request is on its way when another proxy takes over; only the one that leaves knows that there is somebody to be told."""
+    shop.web.serve(9000)
+    start(shop)
+    mark = shop.nodes[0].ztunnel.mark()
+    quick, code = socks.dial(shop.client, shop.web.ip, 8080)
+    assert code == socks.SUCCEEDED and quick.recv(100).startswith(b"web sees")
+    shop.web.netns.run("nft", "add table inet slow; add chain inet slow out { type filter hook output priority 0; }; "
+                              "add rule inet slow out tcp dport 9000 oifname lo drop; add chain inet slow in { type filter hook input priority 0; }; "
+                              "add rule inet slow in tcp dport 9000 drop")
+    slow = shop.client.connect("127.0.0.1", socks.PORT, timeout=30)
+    slow.sendall(socks.HELLO + socks.wish(shop.web.ip, 9000) + b"early")
+    shop.nodes[1].ztunnel.wait_line("connection opened.*:9000")
+    old = shop.nodes[0].ztunnel
+    new = Replacement(shop, shop.nodes[0], UNSTABLE_ENABLE_SOCKS5="true").wait_ready()
+    old.signal(signal.SIGTERM)
+    old.wait_line("handing over", since=mark)
+    shop.web.netns.run("nft", "delete", "table", "inet", "slow")
+    assert apps.read_exactly(slow, 2 + 10 + 5) == b"\x05\x00" + socks.reply(socks.SUCCEEDED) + b"early"
+    echoes(slow, b"on")
+    echoes(quick, b"on")
+    assert old.wait_exit(30) == 0
+    for sock in (slow, quick):
+        echoes(sock, b"in the next process")
+    shop.nodes[0].ztunnel = new.process
+    assert call(shop.client, VIP, 80) == f"web sees {shop.client.ip}"
 
 
 def test_socks_in_dedicated_mode(shop):

@@ -355,7 +355,8 @@ Task<Outbound::Attempt> Outbound::ask(Waiting& waiting, Connection& connection, 
     RequestOnItsWay known(*relay);
     known.connection = &connection;
     known.application = waiting.fd.get();
-    pod_.requests.push_back(known);
+    // A SOCKS5 client has yet to be told of its connection, of which the next process would know nothing.
+    if (waiting.good_news.empty()) pod_.requests.push_back(known);
     const bool answered = co_await relay->answered().wait(worker_.loop(), patience);
     if (known.frozen) co_await known.thawed(worker_.loop());
     if (known.gone) {
