@@ -82,6 +82,34 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
                  "(default: none)")
       ->envname("ZTUNNEL_AGENT_CNI_SOCKET")
       ->type_name("PATH");
+  options.cni_program = "/usr/local/bin/ztunnel-cni";
+  app.add_option("--cni-program", options.cni_program, "kubernetes: the CNI plugin that is put onto the node")
+      ->envname("ZTUNNEL_AGENT_CNI_PROGRAM")
+      ->type_name("FILE")
+      ->capture_default_str();
+  options.cni_bin_folder = "/host/opt/cni/bin";
+  app.add_option("--cni-bin-folder", options.cni_bin_folder, "kubernetes: the node's CNI programs")
+      ->envname("ZTUNNEL_AGENT_CNI_BIN_FOLDER")
+      ->type_name("DIR")
+      ->capture_default_str();
+  app.add_option("--cni-conf-folder", options.cni_conf_folder,
+                 "kubernetes: the node's CNI configurations, such as /host/etc/cni/net.d; the plugin is kept in the one that "
+                 "counts (default: none)")
+      ->envname("ZTUNNEL_AGENT_CNI_CONF_FOLDER")
+      ->type_name("DIR");
+  app.add_option("--cni-conf-name", options.cni_conf_name,
+                 "kubernetes: the configuration that counts (default: the one that the kubelet takes)")
+      ->envname("CNI_CONF_NAME")
+      ->type_name("NAME");
+  options.pod_namespace = "istio-system";
+  app.add_option("--pod-namespace", options.pod_namespace, "kubernetes: the agent's own namespace")
+      ->envname("POD_NAMESPACE")
+      ->capture_default_str();
+  options.daemon_set = "istio-cni-node";
+  app.add_option("--daemon-set", options.daemon_set,
+                 "kubernetes: the agent's own; if it is gone when the agent ends, the plugin is removed")
+      ->envname("ZTUNNEL_AGENT_DAEMON_SET")
+      ->capture_default_str();
   app.add_option("--zds-socket", options.agent.zds_path, "socket where proxies connect")
       ->envname("ZTUNNEL_UDS_ADDRESS")
       ->type_name("PATH")
@@ -120,6 +148,8 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
   leave->add_option("uid", options.uids, "these pods only");
   CLI::App* verify = app.add_subcommand("verify", "compare the real state of the file's pods with what it should be");
 
+  CLI::App* probe = app.add_subcommand("probe", "does an agent answer at --cni-socket? (a readiness probe)");
+
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -128,7 +158,10 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
     return {.options = std::nullopt, .exit = {code == 0 ? 0 : 1, out.str()}};
   }
   const auto mistake = [](std::string text) { return ParsedOptions{.options = std::nullopt, .exit = {1, std::move(text)}}; };
-  if (source == "kubernetes") {
+  if (probe->parsed()) {
+    options.command = AgentOptions::Command::kProbe;
+    if (options.cni_socket.empty()) return mistake("--cni-socket is missing: where an agent shall answer\n");
+  } else if (source == "kubernetes") {
     options.source = AgentOptions::Source::kKubernetes;
     if (leave->parsed() || verify->parsed()) return mistake("leave and verify are for a file of pods (--pods)\n");
     if (!options.agent.pods_file.empty()) return mistake("--pods and --source kubernetes: one of them, please\n");
@@ -142,6 +175,10 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
       options.rules.selectors = std::move(*parsed);
     }
     options.rules.excluded_namespaces = parse_names(excluded);
+    if (!options.cni_conf_folder.empty() && options.cni_socket.empty()) {
+      return mistake(
+          "--cni-socket is missing: the plugin in --cni-conf-folder would have nobody to ask, and no pod would start\n");
+    }
   } else if (options.agent.pods_file.empty()) {
     return {.options = std::nullopt,
             .exit = {1, "--pods is missing: name the YAML file of the pods to enrol (or set ZTUNNEL_AGENT_PODS)\n"}};

@@ -14,7 +14,7 @@ namespace zt::agent {
 
 // The command line of ztunnel-agent, with environment variables behind it.
 struct AgentOptions {
-  enum class Command : uint8_t { kRun, kLeave, kVerify };
+  enum class Command : uint8_t { kRun, kLeave, kVerify, kProbe };
   enum class Source : uint8_t { kFile, kKubernetes };
   Command command = Command::kRun;
   Source source = Source::kFile;
@@ -23,9 +23,13 @@ struct AgentOptions {
   std::string node;
   SelectionRules rules;
   std::string service_account_folder;
-  std::string host_proc;          // the host's /proc
-  std::string host_root;          // before the paths that the CNI plugin says
-  std::string cni_socket;         // empty: none
+  std::string host_proc;   // the host's /proc
+  std::string host_root;   // before the paths that the CNI plugin says
+  std::string cni_socket;  // empty: none
+  // The CNI plugin that the agent keeps on the node; an empty folder of configurations: none.
+  std::string cni_program, cni_bin_folder, cni_conf_folder, cni_conf_name;
+  std::string pod_namespace;      // the agent's own
+  std::string daemon_set;         // the agent's own: once it is gone, the plugin goes
   std::vector<std::string> uids;  // leave: these pods only; empty = all
   bool cleanup = false;           // un-enrol all pods at the end
   std::string log_filter;

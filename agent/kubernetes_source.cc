@@ -77,9 +77,11 @@ void KubernetesSource::reconcile() {
     if (pod.patch) --patches_;
     it = known_.erase(it);
   }
+  unsettled_ = false;
   for (auto& [uid, pod] : known_) {
     if (pod.listed) settle(pod);
   }
+  settle_at_ = Clock::now() + kSettleAgain;
   if (!std::exchange(serving_, true)) {
     const auto served = agent_.serve();
     if (served)
@@ -133,9 +135,15 @@ void KubernetesSource::settle(Pod& pod) {
                          options_.defaults,
                          pod.object.key()};
       if (auto left = agent_.leave_pod(spec); !left) {
-        ZT_LOG(log_source, kWarn, "cannot find the namespace of a pod that was in the mesh: nothing of it can be removed",
-               Field::string("uid", uid), Field::string("name", pod.object.key()), Field::string("error", left.error().text));
+        // Its rules may be there, and nobody would serve it: it is looked for until it is found, or gone.
+        unsettled_ = true;
+        if (std::exchange(pod.leave_error, left.error().text) != left.error().text) {
+          ZT_LOG(log_source, kWarn, "cannot find the namespace of a pod that was in the mesh, it is looked for again",
+                 Field::string("uid", uid), Field::string("name", pod.object.key()), Field::string("error", left.error().text));
+        }
+        return;
       }
+      pod.leave_error.clear();
       pod.options.reset();
       break;
     }
@@ -270,11 +278,13 @@ void KubernetesSource::schedule() {
   for (const auto& waiting : waiting_) {
     next = std::min(next, waiting.until);
   }
+  if (unsettled_) next = std::min(next, settle_at_);
   if (next == Clock::time_point::max()) return timer_.cancel();
   timer_.start(std::max(next, Clock::now() + std::chrono::milliseconds(1)), [this] { on_timer(); });
 }
 
 void KubernetesSource::on_timer() {
+  if (unsettled_ && Clock::now() >= settle_at_) return reconcile();
   for (auto& [uid, pod] : known_) annotate(pod);
   try_all_cni();
 }

@@ -34,6 +34,7 @@ class KubernetesSource {
     std::chrono::milliseconds cni_limit{4500};
   };
   static constexpr std::chrono::milliseconds kFirstRetry{250}, kMostRetry{10'000};
+  static constexpr std::chrono::milliseconds kSettleAgain{1000};
   static constexpr size_t kMostPatches = 8;  // at a time
 
   // All outlive the source. Agent::Options::find_namespace asks `namespaces`, and on_change calls on_pod_changed().
@@ -72,6 +73,7 @@ class KubernetesSource {
     uint32_t patch_failures = 0;
     Clock::time_point patch_due{};
     std::string patch_error = {};
+    std::string leave_error = {};
     bool listed = false;  // the API has shown it in its list
   };
   struct Waiting {
@@ -108,6 +110,8 @@ class KubernetesSource {
   std::set<std::string> changed_;     // told of by the agent: settled in a turn of their own
   std::list<Waiting> waiting_;
   size_t patches_ = 0;
+  bool unsettled_ = false;  // something is to be tried again without being told
+  Clock::time_point settle_at_{};
   Timer timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -12,12 +13,15 @@
 
 #include "agent/agent.h"
 #include "agent/agent_options.h"
+#include "agent/cni_install/cni_install.h"
 #include "agent/cni_server.h"
 #include "agent/kubernetes_source.h"
+#include "agent/last_wish.h"
 #include "agent/leave_pods.h"
 #include "base/event_loop.h"
 #include "base/linux/signals.h"
 #include "base/log.h"
+#include "cni/plugin.h"
 #include "kubernetes/api_client.h"
 #include "kubernetes/cluster_config.h"
 #include "mesh/reason.h"
@@ -58,6 +62,17 @@ int run(const AgentOptions& options, Signals& signals) {
   return 0;
 }
 
+CniInstall::Options install_of(const AgentOptions& options) {
+  const auto& excluded = options.rules.excluded_namespaces;
+  return {.program = options.cni_program,
+          .bin_folder = options.cni_bin_folder,
+          .conf_folder = options.cni_conf_folder,
+          .conf_name = options.cni_conf_name,
+          .entry = {.run_folder = std::filesystem::path(options.cni_socket).parent_path().string(),
+                    .excluded_namespaces = {excluded.begin(), excluded.end()},
+                    .pod_namespace = options.pod_namespace}};
+}
+
 // The pods come from Kubernetes, and the CNI plugin asks before one starts.
 int run_with_kubernetes(const AgentOptions& options, Signals& signals) {
   const auto env = [](const char* name) -> std::optional<std::string> {
@@ -96,20 +111,35 @@ int run_with_kubernetes(const AgentOptions& options, Signals& signals) {
                    std::move(done));
     });
   }
+  std::optional<CniInstall> install;
+  const CniInstall::Options install_options = install_of(options);
+  std::unique_ptr<LastWish> last_wish;
   const auto on_signal = [&](int number) {
     if (number == SIGHUP) return;
     ZT_LOG(log_main, kInfo, "ending: pods stay redirected");
-    loop.stop();
+    if (!install || last_wish) return loop.stop();
+    // Whether another agent follows is for the API to say. Without its word the plugin stays: pods wait for the next agent.
+    install.reset();
+    last_wish = std::make_unique<LastWish>(loop, api, options.pod_namespace, options.daemon_set, [&](bool gone) {
+      if (gone) {
+        ZT_LOG(log_main, kInfo, "the agent's DaemonSet is gone: the CNI plugin is removed");
+        if (auto removed = CniInstall::remove(install_options); !removed) {
+          ZT_LOG(log_main, kError, "cannot remove the CNI plugin", Field::string("error", removed.error().text));
+        }
+      }
+      loop.stop();
+    });
   };
   if (auto watched = signals.watch(loop, on_signal); !watched) return complain(watched.error().text);
   if (auto started = agent.start(); !started) return complain(started.error().text);
-  if (cni) {
-    if (auto started = cni->start(); !started) return complain(started.error().text);
-  }
   Result<> served;
   pods.start([&](const Result<>& result) {
     served = result;
-    if (!served) loop.stop();
+    // Who finds the socket is answered: a probe takes it for readiness.
+    if (served && cni) served = cni->start();
+    if (!served) return loop.stop();
+    // The plugin comes when there is somebody whom it can ask.
+    if (!options.cni_conf_folder.empty()) install.emplace(loop, install_options).start();
   });
   loop.run();
   if (!served) return complain(served.error().text);
@@ -151,6 +181,12 @@ int leave(const AgentOptions& options) {
   return failures.empty() ? 0 : complain(failures);
 }
 
+// Is there an agent that answers the CNI plugin? It refuses an empty request.
+int probe(const AgentOptions& options) {
+  const auto answer = cni::ask_agent(options.cni_socket, "");
+  return answer.status ? 0 : complain(fmt::format("no agent answers at {}: {}", options.cni_socket, answer.text));
+}
+
 int verify(const AgentOptions& options) {
   const auto file = load(options);
   if (!file) return complain(file.error().text);
@@ -189,6 +225,7 @@ int agent_main(int argc, const char* const* argv) {
   switch (options.command) {
     case AgentOptions::Command::kLeave: return leave(options);
     case AgentOptions::Command::kVerify: return verify(options);
+    case AgentOptions::Command::kProbe: return probe(options);
     case AgentOptions::Command::kRun: break;
   }
   Signals signals({SIGTERM, SIGINT, SIGHUP});

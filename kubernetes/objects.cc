@@ -197,6 +197,16 @@ Result<WatchEvent> parse_event(std::string_view text) {
   return event;
 }
 
+Result<Object> parse_object(std::string_view text) {
+  json::monotonic_resource memory(std::max<size_t>(text.size(), 4096));
+  ZT_ASSIGN(const json::value root, parse(text, &memory));
+  try {
+    return to_object(root.get_object());
+  } catch (const Wrong& error) {
+    return fail(Reason::kInvalidInput, error.text);
+  }
+}
+
 Status parse_status(std::string_view text) {
   json::monotonic_resource memory;
   try {

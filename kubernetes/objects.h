@@ -68,6 +68,8 @@ inline constexpr size_t kMaxUid = 128;
 // kInvalidInput, saying what is wrong: no JSON, or not of the shape that a list and a watch event have.
 [[nodiscard]] Result<ListPage> parse_list(std::string_view json);
 [[nodiscard]] Result<WatchEvent> parse_event(std::string_view json);
+// One object, as asked for by its name.
+[[nodiscard]] Result<Object> parse_object(std::string_view json);
 // Of an answer that is no success. Never fails: a text that is no Status is its message, shortened.
 [[nodiscard]] Status parse_status(std::string_view json);
 

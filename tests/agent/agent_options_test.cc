@@ -121,7 +121,8 @@ TEST_CASE("Kubernetes as the source of the pods needs a node's name and no file"
 
 TEST_CASE("the settings of Kubernetes have the names of the charts") {
   const Environment source("ZTUNNEL_AGENT_SOURCE", "kubernetes"), node("NODE_NAME", "node-b"), excluded("EXCLUDE_NAMESPACES", "");
-  const Environment selectors("AMBIENT_ENABLEMENT_SELECTOR", "[{podSelector: {matchLabels: {a: b}}}]"), system("SYSTEM_NAMESPACE", "mesh");
+  const Environment selectors("AMBIENT_ENABLEMENT_SELECTOR", "[{podSelector: {matchLabels: {a: b}}}]"),
+      system("SYSTEM_NAMESPACE", "mesh");
   const auto parsed = parse({});
   REQUIRE(parsed.options);
   CHECK(parsed.options->node == "node-b");

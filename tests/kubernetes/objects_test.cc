@@ -131,6 +131,9 @@ TEST_CASE("A bad object costs itself and says what is wrong with it") {
   CHECK_THAT(page->bad[0].text, Contains(wanted));
   REQUIRE(page->items.size() == 1);
   CHECK(page->items[0].ips == std::vector<std::string>{"10.0.0.1"});
+  const auto alone = parse_object(object);
+  REQUIRE_FALSE(alone);
+  CHECK_THAT(alone.error().text, Contains(wanted));
   const auto event = parse_event(R"({"type": "ADDED", "object": )" + object + "}");
   REQUIRE(event);
   REQUIRE(event->bad);

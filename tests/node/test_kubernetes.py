@@ -188,6 +188,20 @@ def test_the_agent_restarts_and_running_pods_keep_working_and_who_left_meanwhile
     assert {key for key, _ in cluster.api.patches[patches:]} == {"shop/other"}, "what holds is not said again"
 
 
+def test_a_pod_that_left_while_no_agent_ran_and_cannot_be_found_is_looked_for(cluster):
+    cluster.api.label_namespace("shop", "ambient")
+    start(cluster)
+    in_the_mesh(cluster, cluster.other)
+    cluster.nodes[1].agent.kill()
+    cluster.api.put("pods", "shop/other", labels={MODE: "none"})
+    cluster.k8s.processes.end(cluster.k8s.pids[cluster.other.uid])
+    cluster.k8s.start_agent()
+    cluster.nodes[1].agent.wait_line(f"warn.*cannot find the namespace of a pod that was in the mesh.*{cluster.other.uid}")
+    assert cluster.api.status_of(cluster.other) == "enabled", "its rules are still there"
+    cluster.k8s.processes.add(cluster.other.uid, cluster.other.netns)
+    in_the_mesh(cluster, cluster.other, label=False)
+
+
 def test_a_pod_is_pending_until_a_proxy_takes_it_and_has_no_plaintext_meanwhile(cluster):
     cluster.api.label_namespace("shop", "ambient")
     cluster.write()
@@ -357,3 +371,73 @@ def test_the_nodes_own_network_is_never_taken_for_a_pods(cluster, sandbox):
         assert not redirected(sandbox)
     finally:
         sandbox.netns = own
+
+
+class HostFolders:
+    """The node's folders of CNI programs and configurations, with another plugin's configuration in them."""
+
+    def __init__(self, folder):
+        self.bin, self.conf_folder = (os.path.join(folder, name) for name in ("cni-bin", "cni-net.d"))
+        self.conf, self.program = os.path.join(self.conf_folder, "10-lab.conflist"), os.path.join(self.bin, "ztunnel-cni")
+        os.makedirs(self.bin)
+        os.makedirs(self.conf_folder)
+        self.rewrite()
+
+    def rewrite(self):
+        with open(self.conf, "w") as file:
+            json.dump({"cniVersion": "1.0.0", "name": "lab", "plugins": [{"type": "bridge", "bridge": "br0"}]}, file)
+
+    def types(self):
+        with open(self.conf) as file:
+            return [plugin["type"] for plugin in json.load(file)["plugins"]]
+
+    def settings(self):
+        return {"ZTUNNEL_AGENT_CNI_CONF_FOLDER": self.conf_folder, "ZTUNNEL_AGENT_CNI_BIN_FOLDER": self.bin,
+                "ZTUNNEL_AGENT_CNI_PROGRAM": program("ztunnel-cni")}
+
+    def wait_installed(self):
+        eventually(lambda: self.types() == ["bridge", "ztunnel-cni"] and os.access(self.program, os.X_OK), "the plugin on the node", timeout=20)
+
+
+def probe(cluster):
+    return subprocess.run([program("ztunnel-agent"), "probe", "--cni-socket", cluster.k8s.cni_socket], capture_output=True).returncode
+
+
+def test_the_plugin_is_put_onto_the_node_when_it_has_whom_to_ask_and_stays_there(cluster):
+    host = HostFolders(cluster.folder)
+    cluster.api.token = "not-yet"
+    cluster.write()
+    cluster.k8s.start_agent(**host.settings())
+    cluster.nodes[1].agent.wait_line("401 Unauthorized")
+    assert host.types() == ["bridge"], "nobody could answer it"
+    assert probe(cluster) == 1
+    cluster.api.token = "token-of-the-agent"
+    host.wait_installed()
+    assert probe(cluster) == 0
+    for _ in range(3):
+        host.rewrite()
+        host.wait_installed()
+
+
+@pytest.mark.parametrize("daemon_set, stays", [("there", True), ("refused", True), ("gone", False), ("being deleted", False)])
+def test_the_plugin_goes_with_the_agents_daemon_set_and_not_with_the_agent(cluster, daemon_set, stays):
+    host = HostFolders(cluster.folder)
+    cluster.write()
+    cluster.k8s.start_agent(**host.settings())
+    host.wait_installed()
+    cluster.api.daemon_set = daemon_set
+    cluster.nodes[1].agent.signal(15)
+    assert cluster.nodes[1].agent.wait_exit() == 0
+    assert host.types() == (["bridge", "ztunnel-cni"] if stays else ["bridge"])
+    assert os.path.exists(host.program) == stays
+
+
+def test_an_agent_that_ends_while_the_api_server_is_away_leaves_the_plugin(cluster):
+    host = HostFolders(cluster.folder)
+    cluster.write()
+    cluster.k8s.start_agent(**host.settings())
+    host.wait_installed()
+    cluster.api.close()
+    cluster.nodes[1].agent.signal(15)
+    assert cluster.nodes[1].agent.wait_exit() == 0
+    assert host.types() == ["bridge", "ztunnel-cni"]

@@ -50,6 +50,7 @@ class Kubernetes:
         self.requests, self.patches = [], []
         self.fail_patches = 0      # so many are answered with 500
         self.hold_events = False   # changes are seen by nobody until it is over
+        self.daemon_set = "there"  # the agent's own: "there", "being deleted", "gone", "refused"
         self.generation = 0        # a watch of an older one ends
         self.changed = threading.Condition()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -177,6 +178,13 @@ class Kubernetes:
         url = urllib.parse.urlsplit(handler.path)
         query = urllib.parse.parse_qs(url.query)
         kind = url.path.rsplit("/", 1)[-1]
+        if url.path == "/apis/apps/v1/namespaces/istio-system/daemonsets/istio-cni-node":
+            if self.daemon_set == "gone":
+                return self._refuse(handler, 404, "NotFound")
+            if self.daemon_set == "refused":
+                return self._refuse(handler, 403, "Forbidden")
+            deleting = {"deletionTimestamp": "2026-11-28T09:00:00Z"} if self.daemon_set == "being deleted" else {}
+            return self._answer(handler, 200, {"metadata": {"name": kind, "namespace": "istio-system", "uid": "d", **deleting}})
         if kind not in self.objects:
             return self._refuse(handler, 404, "NotFound")
         if "watch" in query:
