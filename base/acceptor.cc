@@ -21,7 +21,7 @@ Acceptor::Acceptor(EventLoop& loop, UniqueFd listener, Accepted accepted, Failed
       listener_(std::move(listener)),
       accepted_(std::move(accepted)),
       failed_(std::move(failed)),
-      retry_(loop),
+      rest_(loop),
       exhausted_(kFirstExhaustedWait, kMostExhaustedWait, kExhaustedSpread, Backoff::any_random()) {}
 
 Acceptor::~Acceptor() {
@@ -35,21 +35,25 @@ Result<> Acceptor::start() {
   return {};
 }
 
-void Acceptor::on_ready(uint32_t) noexcept {
-  if (accept_some()) loop_.defer(*this);
-}
-void Acceptor::on_turn_end() noexcept {
-  if (accept_some()) loop_.defer(*this);
+void Acceptor::rest(Clock::duration time) {
+  rest_.start_after(time, [this] { accept_in_turn(); });
 }
 
-bool Acceptor::accept_some() {
-  for (int i = 0; i < kAcceptsPerTurn; ++i) {
+void Acceptor::accept_in_turn() {
+  if (!rest_.armed() && accept_up_to(kAcceptsPerTurn, true)) loop_.defer(*this);
+}
+
+bool Acceptor::accept_some() { return accept_up_to(kAcceptsPerTurn, false); }
+
+bool Acceptor::accept_up_to(int most, bool until_rest) {
+  for (int i = 0; i < most; ++i) {
     sockaddr_storage storage{};
     socklen_t length = sizeof storage;
     UniqueFd fd(::accept4(listener_.get(), reinterpret_cast<sockaddr*>(&storage), &length, SOCK_NONBLOCK | SOCK_CLOEXEC));
     if (fd) {
       exhausted_.reset();
       accepted_(std::move(fd), SocketAddress::from_sockaddr(storage));
+      if (until_rest && rest_.armed()) return false;
       continue;
     }
     switch (errno) {
@@ -59,7 +63,7 @@ bool Acceptor::accept_some() {
       case EPROTO: continue;
       default:
         failed_(errno);
-        retry_.start_after(exhausted_.next(), [this] { on_ready(EPOLLIN); });
+        rest(exhausted_.next());
         return false;
     }
   }

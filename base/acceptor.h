@@ -9,8 +9,8 @@
 
 namespace zt {
 
-// Accepts on one listening socket; lives on its loop's thread. When the process is out of descriptors it waits a moment, longer each
-// time, instead of spinning.
+// Accepts on one listening socket; lives on its loop's thread. When the process is out of descriptors it rests a moment, longer each
+// time, instead of spinning. Whoever comes while it rests waits in the socket's queue.
 class Acceptor final : private Watcher, private Deferred {
  public:
   using Accepted = std::function<void(UniqueFd fd, SocketAddress peer)>;
@@ -24,17 +24,21 @@ class Acceptor final : private Watcher, private Deferred {
   // Some of those that wait in the socket's queue: closing the socket would reset them. False when there are none left, or none can be
   // accepted now.
   bool accept_some();
+  // Accepts nothing by itself for so long. From `Accepted`, or outside.
+  void rest(Clock::duration time);
   [[nodiscard]] int fd() const { return listener_.get(); }
 
  private:
-  void on_ready(uint32_t events) noexcept override;
-  void on_turn_end() noexcept override;
+  void on_ready(uint32_t) noexcept override { accept_in_turn(); }
+  void on_turn_end() noexcept override { accept_in_turn(); }
+  void accept_in_turn();
+  bool accept_up_to(int most, bool until_rest);
 
   EventLoop& loop_;
   const UniqueFd listener_;
   const Accepted accepted_;
   const Failed failed_;
-  Timer retry_;
+  Timer rest_;
   Backoff exhausted_;
 };
 

@@ -14,9 +14,11 @@ namespace {
 log::Scope kLog("inpod");
 
 constexpr std::chrono::milliseconds kDrainPoll{50};
-// Without connections: how long a drain waits for handshakes, for peers that have not acknowledged our GOAWAY (it must be more than
-// hbone::TunnelConfig::goaway_grace) and for DNS clients that have connected: who is slow to ask on a busy node asks none too late.
-constexpr std::chrono::seconds kSettleLimit{5};
+// Without connections: how long a drain waits for handshakes and for peers that have not acknowledged our GOAWAY. A little more
+// than hbone::TunnelConfig::goaway_grace.
+constexpr std::chrono::milliseconds kSettleLimit{1'250};
+// And for DNS clients that have connected: on a busy machine one may be slow to ask.
+constexpr std::chrono::seconds kQueriesLimit{5};
 constexpr std::chrono::milliseconds kSettlePoll{5};
 // A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up.
 constexpr uint32_t kImbalance = 4;
@@ -230,25 +232,26 @@ void DataPlane::shutdown(Clock::duration deadline, std::function<void()> done) {
 // Asks all workers what is left, after what was posted to them before.
 void DataPlane::count_left(std::function<void(Left)> done) {
   struct Count {
-    std::atomic<size_t> connections = 0, unfinished = 0, missing = 0;
+    std::atomic<size_t> connections = 0, unfinished = 0, queries = 0, missing = 0;
   };
   auto count = std::make_shared<Count>();
   count->missing = workers_.size();
-  const auto all = ticket_.on_answer([count, done = std::move(done)] { done({count->connections, count->unfinished}); });
+  const auto all =
+      ticket_.on_answer([count, done = std::move(done)] { done({count->connections, count->unfinished, count->queries}); });
   for (size_t i = 0; i < workers_.size(); ++i) {
     workers_[i]->post([this, i, count, all] {
       for (const auto& [uid, pod] : worker_pods_[i]->pods) {
         count->connections += pod->connection_count();
         count->unfinished += pod->unfinished();
       }
-      for (const auto& [uid, dns] : worker_pods_[i]->dns) count->unfinished += dns->unfinished();
+      for (const auto& [uid, dns] : worker_pods_[i]->dns) count->queries += dns->unfinished();
       if (count->missing.fetch_sub(1) == 1) all();
     });
   }
 }
 
-void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by) {
-  count_left([this, deadline, settled_by](Left left) mutable {
+void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settling_since) {
+  count_left([this, deadline, settling_since](Left left) {
     const auto now = Clock::now();
     if (left.connections > 0 && now < deadline) {
       shutdown_timer_.start_after(kDrainPoll, [this, deadline] { wait_for_end(deadline, std::nullopt); });
@@ -256,15 +259,17 @@ void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::ti
       ZT_LOG(kLog, kWarn, "connection failed to drain within the timeout",
              Field::count("connections", static_cast<int64_t>(left.connections)));
       cut_and_end();
-    } else if (!settled_by) {
+    } else if (!settling_since) {
       // Once more: a connection may have been on its way from one worker to another.
-      wait_for_end(deadline, std::min(deadline, now + kSettleLimit));
-    } else if (left.unfinished > 0 && now < *settled_by) {
-      shutdown_timer_.start_after(kSettlePoll, [this, deadline, settled_by] { wait_for_end(deadline, settled_by); });
+      wait_for_end(deadline, now);
+    } else if (now < deadline && ((left.unfinished > 0 && now < *settling_since + kSettleLimit) ||
+                                  (left.queries > 0 && now < *settling_since + kQueriesLimit))) {
+      shutdown_timer_.start_after(kSettlePoll, [this, deadline, settling_since] { wait_for_end(deadline, settling_since); });
     } else {
-      if (left.unfinished > 0) {
+      if (left.unfinished + left.queries > 0) {
         ZT_LOG(kLog, kInfo, "leaving before all that had come to us was begun or ended",
-               Field::count("unfinished", static_cast<int64_t>(left.unfinished)));
+               Field::count("handshakes", static_cast<int64_t>(left.unfinished)),
+               Field::count("queries", static_cast<int64_t>(left.queries)));
       }
       cut_and_end();
     }

@@ -107,10 +107,11 @@ class DataPlane final : public zds::PodManager {
   struct Left {
     size_t connections = 0;
     size_t unfinished = 0;  // PodWorker::unfinished()
+    size_t queries = 0;     // dns::PodServer::unfinished()
   };
   void count_left(std::function<void(Left)> done);
-  // `settled_by`: once no connection is left, until when to wait for what may become one.
-  void wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settled_by);
+  // `settling_since`: when no connection was left, to wait a little for what may become one.
+  void wait_for_end(Clock::time_point deadline, std::optional<Clock::time_point> settling_since);
   void cut_and_end();
   // Does `step` for each pod of a worker, a piece a turn, and then `done`, on the worker's thread. `anew`: the first piece of this
   // pod; returns whether it was the last. Pods that go meanwhile are passed over.

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "mesh/reason.h"
@@ -15,6 +16,10 @@ namespace {
 constexpr size_t kHeaderBytes = 5;
 constexpr uint8_t kHandshakeRecord = 22;
 constexpr size_t kMaxRecord = 16384;
+
+constexpr std::chrono::seconds kPriceOfAbuse{1};
+constexpr std::chrono::seconds kForgivenAbuse{4};
+constexpr size_t kMostAbusers = 1024;
 
 enum class Hello : uint8_t { kIncomplete, kComplete, kGone };
 
@@ -47,6 +52,9 @@ HandshakeLimit HandshakeCounts::enter(const IpAddress& source, const HandshakeLi
     const std::lock_guard lock(mutex_);
     const auto known = by_source_.find(source);
     if (known != by_source_.end() && known->second >= limits.per_source) return HandshakeLimit::kPerSource;
+    if (const auto abuser = abusers_.find(source); abuser != abusers_.end() && abuser->second > Clock::now() + kForgivenAbuse) {
+      return HandshakeLimit::kAfterAbuse;
+    }
     if (count_ >= limits.per_pod) return HandshakeLimit::kPerPod;
     if (all_->fetch_add(1, std::memory_order_relaxed) >= limits.all) {
       all_->fetch_sub(1, std::memory_order_relaxed);
@@ -59,6 +67,16 @@ HandshakeLimit HandshakeCounts::enter(const IpAddress& source, const HandshakeLi
   ticket.counts_ = shared_from_this();
   ticket.source_ = source;
   return HandshakeLimit::kNone;
+}
+
+void HandshakeCounts::note_abuse(const IpAddress& source, Clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  if (abusers_.size() >= kMostAbusers && !abusers_.contains(source)) {
+    std::erase_if(abusers_, [now](const auto& each) { return each.second <= now; });
+    if (abusers_.size() >= kMostAbusers) return;
+  }
+  auto& paid = abusers_[source];
+  paid = std::max(paid, now) + kPriceOfAbuse;
 }
 
 void HandshakeCounts::leave(const IpAddress& source) {
@@ -81,6 +99,7 @@ const char* HandshakeAdmission::limit_name(HandshakeLimit limit) {
     case HandshakeLimit::kPerSource: return "handshakes_per_source";
     case HandshakeLimit::kPerPod: return "handshakes_per_pod";
     case HandshakeLimit::kAll: return "handshakes";
+    case HandshakeLimit::kAfterAbuse: return "handshakes_after_abuse";
     case HandshakeLimit::kNone: break;
   }
   return "";
@@ -117,18 +136,21 @@ bool PodHandshakes::drop_some() {
   return by_pod_.empty();
 }
 
-void PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
+bool PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
   admission_.thread_.check();
   HandshakeCounts::Ticket ticket;
+  bool room = true;
   while (true) {
     const HandshakeLimit limit = counts_->enter(client.ip, admission_.limits_, ticket);
     if (limit == HandshakeLimit::kNone) break;
+    room = false;
     admission_.evicted_.get({HandshakeAdmission::limit_name(limit)}).add();
     if (evict(limit, client.ip)) continue;
-    // Those in flight are past their hello: the new one has to wait its turn, outside.
+    // Those in flight are past their hello, or it is its own fault: the new one has to wait its turn, outside.
     failed_(fd.get(), client,
             {Reason::kHandshakeLimit, std::string("too many handshakes: ") + HandshakeAdmission::limit_name(limit)});
-    return reset_and_close(std::move(fd));
+    reset_and_close(std::move(fd));
+    return false;
   }
   auto pending = std::make_unique<Pending>(*this);
   pending->fd = std::move(fd);
@@ -136,7 +158,8 @@ void PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
   pending->deadline = Clock::now() + admission_.limits_.timeout;
   pending->ticket = std::move(ticket);
   if (auto watched = admission_.loop_.watch(pending->fd.get(), *pending); !watched) {
-    return failed_(pending->fd.get(), client, watched.error());
+    failed_(pending->fd.get(), client, watched.error());
+    return room;
   }
   Pending& waits = *pending.release();
   admission_.by_age_.push_back(waits);
@@ -145,6 +168,7 @@ void PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
   ++waiting_;
   ++admission_.waiting_;
   admission_.watch_deadlines();
+  return room;
 }
 
 bool PodHandshakes::evict(HandshakeLimit limit, const IpAddress& source) {
@@ -159,6 +183,7 @@ bool PodHandshakes::evict(HandshakeLimit limit, const IpAddress& source) {
     case HandshakeLimit::kAll:
       if (!admission_.by_age_.empty()) oldest = &admission_.by_age_.front();
       break;
+    case HandshakeLimit::kAfterAbuse:
     case HandshakeLimit::kNone: break;
   }
   if (oldest == nullptr) return false;

@@ -29,7 +29,7 @@ struct HandshakeLimits {
 };
 
 // Which limit is reached.
-enum class HandshakeLimit : uint8_t { kNone, kPerSource, kPerPod, kAll };
+enum class HandshakeLimit : uint8_t { kNone, kPerSource, kPerPod, kAll, kAfterAbuse };
 
 // Handshakes of one pod that are in flight, on whichever worker, from accept() to their end. Any thread: a lock for each
 // handshake is nothing beside the millisecond that it takes.
@@ -61,6 +61,9 @@ class HandshakeCounts : public std::enable_shared_from_this<HandshakeCounts> {
   explicit HandshakeCounts(std::shared_ptr<std::atomic<size_t>> all) : all_(std::move(all)) {}
   // Gives a ticket, or says which limit stands against it.
   HandshakeLimit enter(const IpAddress& source, const HandshakeLimits& limits, Ticket& ticket);
+  // A tunnel from there was ended because its peer flooded it or broke HTTP/2. Some are forgiven; who goes on is let in once a
+  // second, since each new tunnel costs a handshake. It is known of 1,024 sources at one time.
+  void note_abuse(const IpAddress& source, Clock::time_point now);
   [[nodiscard]] size_t in_flight() const;
 
  private:
@@ -69,6 +72,8 @@ class HandshakeCounts : public std::enable_shared_from_this<HandshakeCounts> {
   mutable std::mutex mutex_;
   size_t count_ = 0;                                 // guarded by mutex_
   std::unordered_map<IpAddress, size_t> by_source_;  // guarded by mutex_; without zeros
+  // When the abuses of a source will have been paid for, at one a second; guarded by mutex_.
+  std::unordered_map<IpAddress, Clock::time_point> abusers_;
 };
 
 class PodHandshakes;
@@ -83,7 +88,7 @@ class HandshakeAdmission {
   HandshakeAdmission(const HandshakeAdmission&) = delete;
 
   [[nodiscard]] size_t waiting() const { return waiting_; }
-  // As in the metric: handshakes_per_source, handshakes_per_pod, handshakes.
+  // As in the metric: handshakes_per_source, handshakes_per_pod, handshakes, handshakes_after_abuse.
   [[nodiscard]] static const char* limit_name(HandshakeLimit limit);
 
  private:
@@ -135,7 +140,8 @@ class PodHandshakes {
   ~PodHandshakes();
   PodHandshakes(const PodHandshakes&) = delete;
 
-  void admit(UniqueFd fd, SocketAddress client);
+  // False: there was no room; another one had to go for it, or it had to go itself.
+  bool admit(UniqueFd fd, SocketAddress client);
   // Drops some of those that wait, without a word. True when none is left.
   bool drop_some();
   [[nodiscard]] size_t waiting() const { return waiting_; }

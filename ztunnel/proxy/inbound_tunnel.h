@@ -27,6 +27,8 @@ class Inbound::InboundTunnel final : public WalkList<InboundTunnel>::Element, pu
   }
   void on_tunnel_closed(hbone::Tunnel&, const Error& why) noexcept override {
     note_tunnel_end(inbound_.worker_, Direction::kInbound, peer_, local_, why);
+    if (why.reason == Reason::kPeerFlood || why.reason == Reason::kH2Failed)
+      inbound_.pod_.counts->handshakes->note_abuse(peer_.ip, Clock::now());
     // Last use of *this: connections on it were told by their streams.
     inbound_.forget(*this);
   }

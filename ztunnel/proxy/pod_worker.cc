@@ -13,6 +13,10 @@ log::Scope kLog("proxy");
 constexpr std::chrono::milliseconds kListenerLinger{250};
 // Batches of Acceptor::accept_some(): more than a listener's queue holds.
 constexpr size_t kMostWaiting = 128;
+// While there is no room for those who have not said hello, each newcomer ends one of them: not as fast as they can come, which would
+// cost the pods of this worker their latency and leave nobody the time to say it.
+constexpr size_t kCrowdedBatch = 16;
+constexpr std::chrono::milliseconds kCrowdedRest{10};
 
 std::string_view listener_name(ListenerKind kind) {
   switch (kind) {
@@ -79,7 +83,10 @@ Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver han
           worker_.metrics().handshakes.get({"server", reason_info(why.reason).name}).add();
           deny_early(worker_, Direction::kInbound, client, local_address(fd), {why.reason, "tls handshake error: " + why.text});
         });
-    accepted = [this](UniqueFd fd, SocketAddress client) { handshakes_->admit(std::move(fd), client); };
+    accepted = [this, self = acceptors_.size()](UniqueFd fd, SocketAddress client) {
+      if (handshakes_->admit(std::move(fd), client) || ++crowded_ % kCrowdedBatch != 0) return;
+      acceptors_[self]->rest(kCrowdedRest);
+    };
   } else {
     accepted = [this, kind, transparent, hand_over = std::move(hand_over)](UniqueFd fd, SocketAddress client) {
       if (!admit(kind, fd, client)) return reset_and_close(std::move(fd));

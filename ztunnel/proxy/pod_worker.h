@@ -77,6 +77,7 @@ class PodWorker {
   bool retire_anew_ = false, look_at_clients_ = false, end_server_tunnels_ = false, end_client_tunnels_ = false;
   std::optional<StateView::Listener> on_snapshot_;  // until end_some()
   std::optional<PodHandshakes> handshakes_;         // where its listener is
+  size_t crowded_ = 0;                              // for how many it had no room
   std::vector<std::unique_ptr<Acceptor>> acceptors_;
   bool stepped_back_ = false;
 };

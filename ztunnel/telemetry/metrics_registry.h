@@ -51,8 +51,8 @@ class Metrics {
   CounterFamily accept_errors;        // `listener`
   CounterFamily dns_forwarded;  // UDP queries for an upstream. `result`: cached, shared (with one that was under way), asked
   CounterFamily dns_dropped;    // `reason`
-  // `limit`: handshakes, handshakes_per_source, handshakes_per_pod, tunnels_per_pod, connections_per_pod: how often somebody
-  // was refused, or somebody silent ended, because of it.
+  // `limit`: handshakes, handshakes_per_source, handshakes_per_pod, handshakes_after_abuse, tunnels_per_pod, connections_per_pod:
+  // how often somebody was refused, or somebody silent ended, because of it.
   CounterFamily limit_reached;
   // Live connections to the next process and from the one before (docs/handover.md). `way`: given, taken.
   CounterFamily handover_connections;

@@ -181,6 +181,56 @@ TEST_CASE("when those in flight are past their hello, the new one is refused and
   CHECK(door.failed.size() == 1);
 }
 
+TEST_CASE("who abuses one tunnel after the other is let in once a second, and others do not notice") {
+  Door door;
+  const IpAddress abuser = IpAddress::v4(0x0a000001);
+  const auto now = Clock::now();
+  for (int i = 0; i < 4; ++i) door.counts_a->note_abuse(abuser, now);
+  auto forgiven = door.connect(door.a, 1);
+  CHECK(door.failed.empty());
+  door.counts_a->note_abuse(abuser, now);
+  auto refused = door.connect(door.a, 1, 77);
+  REQUIRE(door.failed.size() == 1);
+  CHECK(door.failed[0].client.port == 77);
+  CHECK(door.failed[0].reason == Reason::kHandshakeLimit);
+  CHECK(reset(refused));
+  CHECK(door.hit("handshakes_after_abuse") == 1);
+  CHECK(door.counts_a->in_flight() == 1);
+  auto other = door.connect(door.a, 2), other_pod = door.connect(door.b, 1);
+  CHECK(door.failed.size() == 1);
+  // Five that began two seconds ago are forgiven again.
+  for (int i = 0; i < 5; ++i) door.counts_b->note_abuse(abuser, now - 2s);
+  auto paid = door.connect(door.b, 1);
+  CHECK(door.failed.size() == 1);
+}
+
+TEST_CASE("of ever more abusers only so many are remembered") {
+  Door door;
+  const auto abuse = [&](uint32_t source, Clock::time_point when) {
+    for (int i = 0; i < 5; ++i) door.counts_a->note_abuse(IpAddress::v4(0x0a000000u + source), when);
+  };
+  const auto now = Clock::now();
+  for (uint32_t i = 1; i <= 1024; ++i) abuse(i, now);
+  abuse(2000, now);
+  auto unknown = door.connect(door.a, 2000);
+  CHECK(door.failed.empty());
+  abuse(2001, now + 10s);  // what is paid by then makes room
+  auto known = door.connect(door.a, 2001);
+  CHECK(door.failed.size() == 1);
+}
+
+TEST_CASE("a pod whose door is crowded says so") {
+  Door door;
+  std::vector<UniqueFd> clients;
+  const auto admit = [&] {
+    auto [client, server] = tcp_pair();
+    clients.push_back(std::move(client));
+    return door.a.admit(std::move(server), {IpAddress::v4(0x0a000001), 1});
+  };
+  for (int i = 0; i < 4; ++i) CHECK(admit());
+  CHECK_FALSE(admit());
+}
+
 TEST_CASE("those at the door go with their pod") {
   Door door;
   std::vector<UniqueFd> clients;
