@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
+#include <charconv>
+#include <iterator>
 
 #include "base/host_port.h"
 #include "base/text.h"
@@ -69,8 +71,14 @@ bool IpAddress::is_unspecified() const {
 
 std::string IpAddress::to_string() const {
   char buffer[INET6_ADDRSTRLEN];
-  inet_ntop(is_v4_ ? AF_INET : AF_INET6, bytes_.data(), buffer, sizeof buffer);
-  return buffer;
+  if (!is_v4_) return inet_ntop(AF_INET6, bytes_.data(), buffer, sizeof buffer);
+  // For IPv4 that would be printf, which was a sixth of what a decision about a connection costs.
+  char* end = buffer;
+  for (const uint8_t byte : std::span(bytes_).first(4)) {
+    if (end != buffer) *end++ = '.';
+    end = std::to_chars(end, std::end(buffer), unsigned{byte}).ptr;
+  }
+  return {buffer, end};
 }
 
 std::optional<SocketAddress> SocketAddress::parse(std::string_view text) {

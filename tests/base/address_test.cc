@@ -7,6 +7,15 @@
 
 using namespace zt;
 
+TEST_CASE("every byte of an IPv4 address is written as the C library writes it") {
+  for (unsigned byte = 0; byte < 256; ++byte) {
+    const in_addr raw{.s_addr = htonl(byte << 24 | (255 - byte) << 16 | (byte ^ 0x5a) << 8 | (byte * 7 & 0xff))};
+    char text[INET_ADDRSTRLEN];
+    REQUIRE(inet_ntop(AF_INET, &raw, text, sizeof text) != nullptr);
+    CHECK(IpAddress::v4(ntohl(raw.s_addr)).to_string() == text);
+  }
+}
+
 TEST_CASE("addresses parse and print in canonical form") {
   using Row = std::tuple<const char*, const char*>;
   const auto [text, canonical] = GENERATE(table<const char*, const char*>({

@@ -84,8 +84,42 @@ Balancer::Order Balancer::make_order(std::vector<uint32_t> positions, std::span<
     order.sums.reserve(order.positions.size() + 1);
     order.sums.push_back(0);
     for (const uint32_t position : order.positions) order.sums.push_back(order.sums.back() + capacity(position));
+    make_guide(order);
   }
+  make_groups(order, endpoints, preferences);
   return order;
+}
+
+void Balancer::make_guide(Order& order) {
+  const uint64_t total = order.sums.back(), parts = order.positions.size();
+  if (total == 0) return;
+  order.guide.reserve(parts + 1);
+  uint32_t place = 0;
+  for (uint64_t part = 0; part <= parts; ++part) {
+    const auto begins = static_cast<uint64_t>((static_cast<unsigned __int128>(part) * total + parts - 1) / parts);
+    while (place < order.sums.size() && order.sums[place] <= begins) ++place;
+    order.guide.push_back(place);
+  }
+}
+
+void Balancer::make_groups(Order& order, std::span<const Endpoint> endpoints, std::span<const RoutingScope> preferences) {
+  const auto value_at = [&](size_t place, size_t level) {
+    return value_of(*endpoints[order.positions[place]].workload, preferences[level]);
+  };
+  const size_t count = order.positions.size();
+  std::vector<GroupKey> open;  // of each level: the group that `place` is in
+  std::vector<uint32_t> begun(preferences.size() + 1, 0);
+  for (size_t place = 0; place <= count; ++place) {
+    size_t level = 0;
+    if (place > 0 && place < count)
+      while (level < preferences.size() && compare(value_at(place - 1, level), value_at(place, level)) == 0) ++level;
+    for (size_t ends = level; ends < open.size(); ++ends) order.groups.emplace(open[ends], Range{begun[ends + 1], place});
+    open.resize(std::min(level, open.size()));
+    for (; place < count && level < preferences.size(); ++level) {
+      open.push_back({static_cast<uint32_t>(level), begun[level], value_at(place, level)});
+      begun[level + 1] = static_cast<uint32_t>(place);
+    }
+  }
 }
 
 void Balancer::prepare(const Situation& situation, const Service& service, std::span<const Endpoint> endpoints) {
@@ -153,15 +187,9 @@ const Balancer::Candidates* Balancer::find(const Situation& situation) const {
   return found == nullptr ? nullptr : &sets_[found->set];
 }
 
-Balancer::Range Balancer::narrow(const Order& order, Range range, std::span<const Endpoint> endpoints, RoutingScope scope,
-                                 const Workload& source) {
-  const std::string_view wanted = value_of(source, scope);
-  const auto begin = order.positions.begin() + static_cast<std::ptrdiff_t>(range.first);
-  const auto end = order.positions.begin() + static_cast<std::ptrdiff_t>(range.last);
-  const auto equal = std::ranges::equal_range(
-      begin, end, wanted, [](std::string_view a, std::string_view b) { return compare(a, b) < 0; },
-      [&](uint32_t position) { return value_of(*endpoints[position].workload, scope); });
-  return {range.first + static_cast<size_t>(equal.begin() - begin), range.first + static_cast<size_t>(equal.end() - begin)};
+Balancer::Range Balancer::narrow(const Order& order, Range range, uint32_t level, std::string_view value) {
+  const auto found = order.groups.find(GroupKey{level, static_cast<uint32_t>(range.first), value});
+  return found == order.groups.end() ? Range{range.first, range.first} : found->second;
 }
 
 const Endpoint* Balancer::pick(const Order& order, Range range, std::span<const Endpoint> endpoints, uint64_t number) {
@@ -174,8 +202,9 @@ const Endpoint* Balancer::pick(const Order& order, Range range, std::span<const 
   const uint64_t spread = number * 0x9e3779b97f4a7c15;
   const auto share = static_cast<uint64_t>((static_cast<unsigned __int128>(spread) * total) >> 64);
   // The position whose share [sums[i], sums[i + 1]) contains it; those of capacity 0 have an empty share.
-  const auto next =
-      std::ranges::upper_bound(order.sums.begin() + static_cast<std::ptrdiff_t>(range.first), order.sums.end(), before + share);
+  const uint64_t value = before + share;
+  const auto part = static_cast<size_t>(static_cast<unsigned __int128>(value) * order.positions.size() / order.sums.back());
+  const auto next = std::upper_bound(order.sums.begin() + order.guide[part], order.sums.begin() + order.guide[part + 1], value);
   return &endpoints[order.positions[static_cast<size_t>(next - order.sums.begin()) - 1]];
 }
 
@@ -221,12 +250,14 @@ Choice Balancer::choose(const Service& service, std::span<const Endpoint> endpoi
     if (avoid != nullptr && !strict) wider.emplace_back(order, range);
     range = closer;
   };
+  uint32_t level = 0;
   if (network_first(preferences)) {
     // Every endpoint of the client's network outranks every other; without one, the rest of the list still
     // ranks the others.
-    const Range same = narrow(*order, range, endpoints, RoutingScope::kNetwork, source);
+    const Range same = narrow(*order, range, 0, source.network.view());
     if (!same.empty()) {
       narrow_to(same);
+      level = 1;
     } else if (strict) {
       return {};
     } else {
@@ -235,7 +266,7 @@ Choice Balancer::choose(const Service& service, std::span<const Endpoint> endpoi
     preferences = preferences.subspan(1);
   }
   for (const RoutingScope scope : preferences) {
-    const Range closer = narrow(*order, range, endpoints, scope, source);
+    const Range closer = narrow(*order, range, level++, value_of(source, scope));
     if (closer.empty()) {
       if (strict) return {};
       break;

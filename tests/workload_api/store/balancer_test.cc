@@ -1,8 +1,12 @@
+#include <algorithm>
+#include <cmath>
 #include <map>
 #include <random>
 #include <set>
 
+#include "base/text.h"
 #include "tests/workload_api/mesh.h"
+#include "workload_api/store/tables.h"
 
 namespace zt::workload_api {
 namespace {
@@ -275,6 +279,123 @@ TEST_CASE("Choosing among prepared endpoints agrees with walking all of them") {
       for (const uint16_t port : {80, 81})
         for (const auto mode : {ResolutionMode::kStandard, ResolutionMode::kWaypoint})
           REQUIRE(candidates(entry, source, port, mode) == candidates_by_walking(entry, source, port, mode));
+    }
+  }
+}
+
+TEST_CASE("Among ten thousand endpoints of any capacity each gets its share, by turns and by chance") {
+  std::mt19937 random(11);
+  for (const bool skewed : {false, true}) {
+    INFO(skewed);
+    Batch batch;
+    auto service = make_ref<Service>();
+    service->name = "svc";
+    service->ns = "shop";
+    service->hostname = "svc";
+    service->ports = {{80, 8080}};
+    batch.services.push_back(std::move(service));
+    const size_t count = 10'000;
+    std::vector<uint64_t> capacities;
+    for (size_t i = 0; i <= count; ++i) {
+      auto workload = make_ref<Workload>();
+      workload->uid = "w" + std::to_string(i);
+      workload->ns = "shop";
+      workload->addresses = {IpAddress::v4(0x0a000000u + static_cast<uint32_t>(i))};
+      // Skewed: a few have nearly everything, and many have nothing.
+      workload->capacity =
+          skewed ? (i % 1000 == 7 ? 1'000'000 + static_cast<uint32_t>(random() % 1'000'000) : random() % 2) : random() % 10;
+      if (i < count) {
+        workload->services.push_back({"shop/svc", {}});
+        capacities.push_back(workload->capacity);
+      }
+      batch.workloads.push_back(std::move(workload));
+    }
+    Store store({});
+    REQUIRE(store.apply(std::move(batch)).empty());
+    const auto snapshot = store.snapshot();
+    const ServiceEntry& entry = *snapshot->service("shop/svc");
+    const Workload& client = *snapshot->workload("w" + std::to_string(count));
+    uint64_t total = 0;
+    for (const uint64_t capacity : capacities) total += capacity;
+
+    for (const bool by_chance : {false, true}) {
+      INFO(by_chance);
+      constexpr size_t kDraws = 200'000;
+      std::vector<size_t> got(count);
+      for (size_t turn = 0; turn < kDraws; ++turn) {
+        const uint64_t number = by_chance ? hashing::mix(turn, 5) : turn;
+        const Choice choice = entry.choose(client, 80, ResolutionMode::kStandard, number);
+        REQUIRE(choice);
+        ++got[*whole_number<size_t>(choice.endpoint->workload->uid.view().substr(1))];
+      }
+      // Chi square over those that are drawn often enough for it; a series of turns is more even than chance.
+      double deviation = 0, furthest = 0;
+      size_t often = 0;
+      for (size_t i = 0; i < count; ++i) {
+        const double wanted = static_cast<double>(capacities[i]) / static_cast<double>(total) * kDraws;
+        const double off = static_cast<double>(got[i]) - wanted;
+        if (capacities[i] == 0) REQUIRE(got[i] == 0);
+        furthest = std::max(furthest, std::abs(off));
+        if (wanted < 5) continue;
+        deviation += off * off / wanted;
+        ++often;
+      }
+      REQUIRE(often > 5);
+      CHECK(deviation < static_cast<double>(often) + 6 * std::sqrt(2.0 * static_cast<double>(often)));
+      if (!by_chance) CHECK(furthest < 8);
+    }
+  }
+}
+
+TEST_CASE("Choosing by locality among ten thousand endpoints agrees with walking all of them") {
+  std::mt19937 random(13);
+  const auto any = [&](unsigned below) { return static_cast<unsigned>(random() % below); };
+  constexpr RoutingScope kScopes[] = {RoutingScope::kRegion, RoutingScope::kZone,    RoutingScope::kSubzone,
+                                      RoutingScope::kNode,   RoutingScope::kCluster, RoutingScope::kNetwork};
+  for (int round = 0; round < 6; ++round) {
+    Batch batch;
+    auto service = make_ref<Service>();
+    service->name = "svc";
+    service->ns = "shop";
+    service->hostname = "svc";
+    service->ports = {{80, 8080}, {81, 0}};
+    LoadBalancing balancing{.routing_preference = {},
+                            .mode = round % 2 ? LoadBalancingMode::kStrict : LoadBalancingMode::kFailover};
+    for (unsigned i = 0; i < 1 + any(4); ++i) balancing.routing_preference.push_back(kScopes[any(6)]);
+    service->load_balancing = std::move(balancing);
+    batch.services.push_back(std::move(service));
+    constexpr unsigned kCount = 10'000, kClients = 12;
+    for (unsigned i = 0; i < kCount + kClients; ++i) {
+      auto workload = make_ref<Workload>();
+      workload->uid = "w" + std::to_string(i);
+      workload->ns = "shop";
+      workload->network = "n" + std::to_string(any(3));
+      workload->node = "d" + std::to_string(any(500));
+      workload->cluster_id = "c" + std::to_string(any(3));
+      workload->locality = {"r" + std::to_string(any(4)), "z" + std::to_string(any(8)), "s" + std::to_string(any(8))};
+      workload->capacity = any(20) == 0 ? 0 : 1 + any(3);
+      if (any(50) != 0) workload->addresses = {IpAddress::v4(0x0a000000u + i)};
+      if (i < kCount) workload->services.push_back({"shop/svc", any(2) ? PortMap{{81, 9091}} : PortMap{}});
+      batch.workloads.push_back(std::move(workload));
+    }
+    Store store({});
+    REQUIRE(store.apply(std::move(batch)).empty());
+    const auto snapshot = store.snapshot();
+    const ServiceEntry& entry = *snapshot->service("shop/svc");
+    for (unsigned i = kCount; i < kCount + kClients; ++i) {
+      const Workload& source = *snapshot->workload("w" + std::to_string(i));
+      for (const uint16_t port : {80, 81}) {
+        const auto walked = candidates_by_walking(entry, source, port, ResolutionMode::kStandard);
+        std::set<std::string> met;
+        for (uint64_t turn = 0; turn < 2'000; ++turn) {
+          const Choice choice = entry.choose(source, port, ResolutionMode::kStandard, turn);
+          if (!choice) continue;
+          met.insert(choice.endpoint->workload->uid.str());
+        }
+        CHECK(std::ranges::includes(walked, met));
+        CHECK(met.empty() == walked.empty());
+        if (walked.size() <= 200) CHECK(met == walked);
+      }
     }
   }
 }
