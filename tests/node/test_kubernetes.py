@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -186,6 +187,29 @@ def test_the_agent_restarts_and_running_pods_keep_working_and_who_left_meanwhile
     assert redirected(cluster.web)
     tunnelled(cluster, cluster.web)
     assert {key for key, _ in cluster.api.patches[patches:]} == {"shop/other"}, "what holds is not said again"
+
+
+STARTS = int(os.environ.get("ZT_STARTS", "6"))  # more of them by hand
+
+
+def test_agent_and_proxy_may_start_in_any_order_and_at_any_distance(cluster):
+    cluster.api.label_namespace("shop", "ambient")
+    start(cluster)
+    in_the_mesh(cluster, cluster.web)
+    node = cluster.nodes[1]
+    for turn in range(STARTS):
+        node.agent.kill()
+        node.ztunnel.kill()
+        starts = [cluster.k8s.start_agent, node.start_ztunnel]
+        for begin in starts if turn % 2 else reversed(starts):
+            begin()
+            # The distance is what is tried; nothing is waited for.
+            time.sleep((0, 0.2, 1, 3)[turn // 2 % 4])
+        node.wait_ready()
+        cluster.web.wait_captured()
+        tunnelled(cluster, cluster.web)
+        assert cluster.api.status_of(cluster.web) == "enabled"
+    assert ("shop/web", None) not in cluster.api.patches
 
 
 def test_a_pod_that_left_while_no_agent_ran_and_cannot_be_found_is_looked_for(cluster):

@@ -1,6 +1,9 @@
 #include "zds/zds_server.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -180,6 +183,41 @@ TEST_CASE_METHOD(Fixture, "of two proxies the newer gets new pods, both learn of
     newer.ack();
   }
   CHECK(server.proxies() == 1);
+}
+
+TEST_CASE_METHOD(Fixture, "three proxies may end in any of their six orders, and the newest that is left has all pods") {
+  std::vector<size_t> order{0, 1, 2};
+  for (int turns = GENERATE(0, 1, 2, 3, 4, 5); turns > 0; --turns) std::next_permutation(order.begin(), order.end());
+  CAPTURE(order);
+  set("a");
+  std::vector<std::unique_ptr<Wire>> wires;
+  std::vector<std::set<std::string>> has(3, {"a"});
+  for (int i = 0; i < 3; ++i) {
+    wires.push_back(std::unique_ptr<Wire>(new Wire(connect())));
+    CHECK(wires.back()->take_snapshot() == Requests{"add a", "snapshot_sent"});
+  }
+  std::set<std::string> pods{"a"};
+  const auto newest = [&] { return static_cast<size_t>(wires[2] ? 2 : wires[1] ? 1 : 0); };
+  const auto tell_newest = [&] {
+    for (const auto& uid : pods) {
+      if (!has[newest()].insert(uid).second) continue;
+      CHECK(wires[newest()]->request() == "add " + uid);
+      wires[newest()]->ack();
+    }
+  };
+  for (const size_t leaving : order) {
+    const std::string uid = "p" + std::to_string(leaving);
+    set(uid);
+    pods.insert(uid);
+    tell_newest();
+    wires[leaving]->close();
+    wires[leaving].reset();
+    if (wires[0] || wires[1] || wires[2]) {
+      tell_newest();
+      CHECK(wires[newest()]->silent());
+    }
+  }
+  CHECK(loop.run_until([&] { return server.proxies() == 0; }, 5s));
 }
 
 TEST_CASE_METHOD(Fixture, "a connection without hello takes nothing away from a working proxy") {
