@@ -153,7 +153,8 @@ void KubernetesSource::settle(Pod& pod) {
 
 void KubernetesSource::enrol(Pod& pod) {
   const auto& ips = pod.object.ips.empty() ? pod.cni_ips : pod.object.ips;
-  if (ips.empty()) return;  // its sandbox is not there yet
+  // Its sandbox is not there yet; unless an earlier agent had it: proxies that serve it are then told to keep it.
+  if (ips.empty() && pod.annotation.empty()) return;
   Overrides overrides = overrides_of(pod.object, options_.defaults);
   if (std::exchange(pod.warnings, overrides.warnings) != overrides.warnings) {
     for (const auto& warning : overrides.warnings) {
@@ -162,11 +163,13 @@ void KubernetesSource::enrol(Pod& pod) {
     }
   }
   const std::string& uid = pod.object.uid;
+  const bool moved = std::exchange(pod.ips, ips) != ips;
   namespaces_.want({uid, ips});
   const auto standing = agent_.standing(uid);
   const bool holds = standing == Agent::Standing::kRedirected || standing == Agent::Standing::kServed;
-  // A step that waits for its time is the agent's to take.
-  if (pod.options == overrides.options && (holds || standing == Agent::Standing::kWaiting)) return;
+  // A step that waits for its time is the agent's to take, unless it may succeed now.
+  const bool waits = standing == Agent::Standing::kWaiting && !moved;
+  if (pod.options == overrides.options && (holds || waits)) return;
   pod.options = overrides.options;
   agent_.put_pod({uid,
                   {pod.object.name, pod.object.ns, pod.object.service_account},

@@ -63,6 +63,7 @@ class KubernetesSource {
     std::optional<redirection::RedirectionOptions> options = {};
     std::vector<std::string> warnings = {};
     std::vector<std::string> cni_ips = {};  // of a sandbox that the API does not know the addresses of yet
+    std::vector<std::string> ips = {};      // as its namespace was looked for last
     std::string why = {};
     // What the annotation is to the API, as last heard or said; empty: it has none.
     std::string annotation = {};

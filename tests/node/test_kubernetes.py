@@ -226,6 +226,25 @@ def test_a_pod_that_left_while_no_agent_ran_and_cannot_be_found_is_looked_for(cl
     in_the_mesh(cluster, cluster.other, label=False)
 
 
+def test_pods_that_the_api_shows_without_addresses_are_kept(cluster):
+    cluster.api.label_namespace("shop", "ambient")
+    start(cluster)
+    in_the_mesh(cluster, cluster.web)
+    live = LiveConnection(cluster.client, cluster.web.ip)
+    cluster.nodes[1].agent.kill()
+    cluster.api.put("pods", "shop/web", status={"podIP": "", "podIPs": []})
+    cluster.k8s.start_agent()
+    cluster.nodes[1].wait_ready()
+    live.assert_beats(50)
+    tunnelled(cluster, cluster.web)
+    assert cluster.api.status_of(cluster.web) == "enabled"
+    mark = cluster.nodes[1].agent.mark()
+    cluster.api.put_pod(cluster.web)
+    cluster.nodes[1].agent.wait_line(f"the pod's network namespace is there|pod enrolled.*{cluster.web.uid}", since=mark)
+    live.assert_beats(50)
+    live.close()
+
+
 def test_a_pod_is_pending_until_a_proxy_takes_it_and_has_no_plaintext_meanwhile(cluster):
     cluster.api.label_namespace("shop", "ambient")
     cluster.write()
