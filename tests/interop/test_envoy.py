@@ -218,3 +218,28 @@ def test_a_service_of_another_network_is_reached_through_an_envoy_gateway(mesh, 
     assert f'src.identity="{client.identity}"' in inbound and f"dst.hbone_addr={authority}" in inbound
     mesh.nodes[0].ztunnel.wait_line(f'connection complete.*dst.addr={gateway.ip}:15008 dst.hbone_addr={authority}.*direction="outbound"')
     assert envoy.alive()
+
+
+def test_an_envoy_behind_our_proxy_reads_our_proxy_header_whole(mesh, start_envoy):
+    """A waypoint that is captured itself: Envoy has no part in the tunnel, and knows who called whom all the same."""
+    first, second = mesh.nodes
+    client, web, waypoint = first.pod("client"), second.pod("web"), second.pod("waypoint")
+    web.serve(8080, apps.name_and_echo("web"))
+    vip, vip6, name = "10.96.0.20", "fd00:10:96::20", "waypoint.shop.svc.cluster.local"
+    mesh.service("web", vip, 80, 8080, [web], vip6=vip6)
+    mesh.service("waypoint", "10.96.0.21", 15008, 15008, [waypoint])
+    mesh.services[0][0]["waypoint"] = {"destination": f"shop/{name}", "hboneMtlsPort": 15008}
+    plain = waypoint.workload
+    waypoint.workload = lambda: {**plain(), "applicationTunnel": {"protocol": "PROXY", "port": 15088}}
+    mesh.start()
+    envoy = start_envoy(mesh, waypoint, "envoy-sandwich.yaml", 15088, waypoint.identity, client.identity, address=web.ip)
+    payload = os.urandom(BULK)
+    for address, said, seen in ((vip, f"{vip}:80", client.ip), (vip6, f"[{vip6}]:80", client.ip6)):
+        mark = envoy.mark()
+        with client.connect(address, 80, timeout=30) as sock:
+            answer, end = exchange(sock, payload)
+        assert end == apps.FIN and answer == f"web sees {waypoint.ip}\n".encode() + payload
+        line = envoy.wait_line("^PROXIED ", since=mark)
+        assert f"from={seen} to={said} peer={client.identity} host=web.shop.svc.cluster.local" in line
+    inbound = mesh.nodes[1].ztunnel.wait_line(f'connection complete.*dst.hbone_addr={web.ip}:8080.*direction="inbound"')
+    assert f'src.identity="{waypoint.identity}"' in inbound
