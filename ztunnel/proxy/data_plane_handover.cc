@@ -84,11 +84,12 @@ void DataPlane::give_all(const std::shared_ptr<HandOver>& hand_over) {
     workers_[i]->post(
         [this, i, over, limit = hand_over->limit, hello = hello(), socket = std::move(hand_over->sockets[i])]() mutable {
           WorkerPods& mine = *worker_pods_[i];
-          mine.giving = std::make_unique<WorkerLeaving>(*workers_[i], mine.pods, std::move(socket), std::move(hello), limit,
-                                                        [this, i, over](const HandOverCounts& counts) {
-                                                          over(i, counts);
-                                                          worker_pods_[i]->giving.reset();
-                                                        });
+          mine.giving = std::make_unique<WorkerLeaving>(
+              *workers_[i], mine.pods, std::move(socket), std::move(hello), limit, [&mine] { return !mine.taking.empty(); },
+              [this, i, over](const HandOverCounts& counts) {
+                over(i, counts);
+                worker_pods_[i]->giving.reset();
+              });
           if (auto started = mine.giving->start(); !started) {
             HandOverCounts none = mine.giving->counts();
             none.end = started.error().text;

@@ -25,11 +25,12 @@ HandOverCounts& HandOverCounts::operator+=(const HandOverCounts& more) {
 }
 
 WorkerLeaving::WorkerLeaving(Worker& worker, PodWorkers& pods, UniqueFd socket, handover::Hello hello, Clock::duration limit,
-                             std::function<void(const HandOverCounts&)> over)
+                             std::function<bool()> taking, std::function<void(const HandOverCounts&)> over)
     : worker_(worker),
       pods_(pods),
       until_(Clock::now() + limit),
       pass_timer_(worker.loop()),
+      taking_(std::move(taking)),
       over_(std::move(over)),
       leaving_(
           worker.loop(), std::move(socket), std::move(hello), *this,
@@ -59,7 +60,8 @@ void WorkerLeaving::begin_pass() {
 }
 
 bool WorkerLeaving::again() const {
-  return std::ranges::any_of(pods_, [this](const auto& each) { return served_.contains(each.first) && !each.second->empty(); });
+  return taking_() ||
+         std::ranges::any_of(pods_, [this](const auto& each) { return served_.contains(each.first) && !each.second->empty(); });
 }
 
 std::optional<handover::UnitSource::Frozen> WorkerLeaving::next() noexcept {

@@ -33,9 +33,10 @@ struct HandOverCounts {
 // thread; owned by it. The pods outlive it.
 class WorkerLeaving final : private handover::UnitSource {
  public:
-  // `over`: nothing more can be given. May destroy this.
+  // `taking`: whether this worker is being given something itself, which then goes on to the next. `over`: nothing more can be given. May
+  // destroy this.
   WorkerLeaving(Worker& worker, PodWorkers& pods, UniqueFd socket, handover::Hello hello, Clock::duration limit,
-                std::function<void(const HandOverCounts&)> over);
+                std::function<bool()> taking, std::function<void(const HandOverCounts&)> over);
   Result<> start() { return leaving_.start(); }
   [[nodiscard]] HandOverCounts counts() const;
 
@@ -57,6 +58,7 @@ class WorkerLeaving final : private handover::UnitSource {
   std::string giving_;              // the pod whose unit is on its way
   Clock::time_point frozen_since_;  // that unit
   Timer pass_timer_;
+  std::function<bool()> taking_;
   std::function<void(const HandOverCounts&)> over_;
   handover::Leaving leaving_;  // last: it speaks to us until it is gone
 };
