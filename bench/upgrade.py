@@ -1,0 +1,365 @@
+"""./dev bench upgrade: a node's proxy is replaced while connections live.
+
+Two nodes as tests/node makes them, in-pod mode over ZDS. Pods of the first hold connections to pods of the second over so many tunnels; most are idle, some send a
+message of 64 bytes every 50 ms and wait for its echo, one moves bytes as fast as it can, and a program makes new ones all the time. Then a new proxy is started
+beside that of the first node (or the second: --side server), and the old one is told to end when the new one is ready.
+
+For each upgrade: what was cut, wrong bytes (each is known by its position), new connections that failed, the longest time that a busy connection waited for an echo
+before and during, the longest stop of a unit as the proxy says, CPU of both processes from SIGTERM to the old one's end, and their memory. A promise that is broken is
+marked, and the exit status is 1. What the programs here take of the two CPUs is in the waits; with 10,000 connections it is most of it.
+"""
+
+import argparse
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path[:0] = [HERE, os.path.join(HERE, "../tests/node")]
+
+from harness import mesh as mesh_module  # noqa: E402
+from harness.handover import Replacement, count  # noqa: E402
+from harness.netns import sweep_stale  # noqa: E402
+
+PORT = 8080
+CLIENTS = 5  # pods
+EVERY = 0.05
+PATTERN = bytes(i * 7 % 251 for i in range(251 * 512))
+LONGEST_STOP_MS, CPU_S, MEMORY_RATIO, MANY = 100, 2, 1.3, 10_000
+
+
+def serve(netns, ready):
+    """An echo for any number of connections."""
+    with netns.entered():
+        listener = socket.create_server(("::", PORT), family=socket.AF_INET6, backlog=4096, dualstack_ipv6=True)
+    listener.setblocking(False)
+    poll, socks, kept = select.epoll(), {}, {}
+    poll.register(listener, select.EPOLLIN)
+    os.write(ready, b"x")
+
+    def drop(fd):
+        kept.pop(fd, None)
+        socks.pop(fd).close()
+
+    while True:
+        for fd, events in poll.poll():
+            if fd == listener.fileno():
+                try:
+                    while True:
+                        sock, _ = listener.accept()
+                        sock.setblocking(False)
+                        socks[sock.fileno()] = sock
+                        poll.register(sock, select.EPOLLIN)
+                except BlockingIOError:
+                    continue
+            sock = socks[fd]
+            try:
+                data = kept.pop(fd, None) or sock.recv(256 * 1024)
+                if not data:
+                    drop(fd)
+                    continue
+                try:
+                    sent = sock.send(data)
+                except BlockingIOError:
+                    sent = 0
+                if sent < len(data):
+                    kept[fd] = data[sent:]
+                poll.modify(fd, select.EPOLLOUT if fd in kept else select.EPOLLIN)
+            except BlockingIOError:
+                pass
+            except OSError:
+                drop(fd)
+
+
+def hold(netns, addresses, each, busy, control):
+    """Holds `each` connections to each address, `busy` of them busy. Commands: a byte, answered with a line of JSON."""
+    socks = []
+    with netns.entered():
+        for address in addresses:
+            for _ in range(each):
+                sock = socket.create_connection((address, PORT), timeout=30)
+                sock.sendall(b"x")
+                assert sock.recv(1) == b"x"
+                socks.append(sock)
+    step = max(1, len(socks) // max(1, busy))
+    working = socks[::step][:busy]
+    waiting, due, wrong, cut, number = {}, [0.0] * len(working), 0, set(), 0
+    longest = [0.0] * len(working)
+    poll = select.epoll()
+    index = {sock.fileno(): i for i, sock in enumerate(working)}
+    for i, sock in enumerate(working):
+        poll.register(sock, select.EPOLLIN)
+        due[i] = time.monotonic() + EVERY * i / max(1, len(working))
+    poll.register(control, select.EPOLLIN)
+    control.sendall(b"{}\n")
+    while True:
+        now = time.monotonic()
+        for i, sock in enumerate(working):
+            if i not in waiting and i not in cut and due[i] <= now:
+                number += 1
+                text = number.to_bytes(8, "big") * 8
+                try:
+                    sock.sendall(text)
+                    waiting[i] = (now, text, b"")
+                except OSError:
+                    cut.add(i)
+                due[i] = now + EVERY
+        for fd, _ in poll.poll(0.005):
+            if fd == control.fileno():
+                if control.recv(1) != b"?":
+                    break
+                control.sendall((json.dumps({"longest": longest, "wrong": wrong}) + "\n").encode())
+                longest = [0.0] * len(working)
+                continue
+            i = index[fd]
+            try:
+                got = working[i].recv(4096)
+            except OSError:
+                got = b""
+            if not got:
+                cut.add(i)
+                poll.unregister(fd)
+                continue
+            begun, text, so_far = waiting.get(i, (now, b"", b""))
+            so_far += got
+            if len(so_far) < len(text):
+                waiting[i] = (begun, text, so_far)
+                continue
+            wrong += so_far != text
+            longest[i] = max(longest[i], time.monotonic() - begun)
+            waiting.pop(i, None)
+        else:
+            continue
+        break
+    # The end: whether all of them live.
+    for i, (_, text, so_far) in waiting.items():
+        working[i].settimeout(10)
+        try:
+            while len(so_far) < len(text):
+                more = working[i].recv(4096)
+                if not more:
+                    raise OSError
+                so_far += more
+            wrong += so_far != text
+        except OSError:
+            cut.add(i)
+    lost = 0
+    for sock in socks:
+        try:
+            sock.settimeout(10)
+            sock.sendall(b"alive")
+            got = b""
+            while len(got) < 5:
+                more = sock.recv(5 - len(got))
+                if not more:
+                    raise OSError
+                got += more
+            wrong += got != b"alive"
+        except OSError:
+            lost += 1
+    control.sendall((json.dumps({"cut": lost, "wrong": wrong}) + "\n").encode())
+
+
+def make_new(netns, address, control):
+    """New connections one after the other, until it is told to end."""
+    made = failed = 0
+    with netns.entered():
+        while not select.select([control], [], [], 0)[0]:
+            made += 1
+            try:
+                with socket.create_connection((address, PORT), timeout=10) as sock:
+                    sock.sendall(b"new")
+                    failed += sock.recv(3) != b"new"
+            except OSError:
+                failed += 1
+    control.sendall((json.dumps({"made": made, "failed": failed}) + "\n").encode())
+
+
+def bulk(netns, address, control):
+    """One connection that sends all it can and checks the echo."""
+    with netns.entered():
+        sock = socket.create_connection((address, PORT), timeout=30)
+    over, state = threading.Event(), {"sent": 0, "wrong": 0}
+
+    def send():
+        while not over.is_set():
+            place = state["sent"] % len(PATTERN)
+            state["sent"] += sock.send(PATTERN[place:place + 65536])
+        sock.shutdown(socket.SHUT_WR)
+
+    def end():
+        control.recv(1)
+        over.set()
+
+    for each in (send, end):
+        threading.Thread(target=each, daemon=True).start()
+    got = 0
+    try:
+        while data := sock.recv(262144):
+            place = got % len(PATTERN)
+            expected = (PATTERN[place:] + PATTERN * (len(data) // len(PATTERN) + 1))[:len(data)]
+            state["wrong"] += data != expected
+            got += len(data)
+    except OSError:
+        pass
+    cut = not over.is_set() or got != state["sent"]
+    control.sendall((json.dumps({"cut": int(cut), "wrong": state["wrong"], "bytes": got}) + "\n").encode())
+
+
+class Program:
+    """A child process with a connection to it."""
+
+    def __init__(self, work, *args):
+        self.control, theirs = socket.socketpair()
+        self.control.settimeout(300)
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                self.control.close()
+                work(*args, theirs)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        theirs.close()
+
+    def answer(self, command=b""):
+        self.control.sendall(command)
+        line = b""
+        while not line.endswith(b"\n"):
+            more = self.control.recv(65536)
+            assert more, "a program of the bench has ended"
+            line += more
+        return json.loads(line)
+
+
+def start_server(netns):
+    ready, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            serve(netns, told)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(told)
+    assert os.read(ready, 1) == b"x"
+    os.close(ready)
+    return pid
+
+
+def resident(pid):
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) / 1024
+
+
+def cpu(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def upgrade(mesh, node, holders, settings):
+    for holder in holders:
+        holder.answer(b"?")
+    time.sleep(2)
+    before = [wait for holder in holders for wait in holder.answer(b"?")["longest"]]
+    old, alone = node.ztunnel, resident(node.ztunnel.pid)
+    new = Replacement(mesh, node, **settings).wait_ready()
+    pids = (old.pid, new.process.pid)
+    spent, peak, begun = [cpu(pid) for pid in pids], 0.0, time.monotonic()
+    first = list(spent)
+    old.signal(signal.SIGTERM)
+    while old.alive():
+        try:
+            peak = max(peak, sum([resident(pid) for pid in pids]))
+            spent = [cpu(pid) for pid in pids]
+        except (OSError, StopIteration, ValueError):
+            pass  # it is ending
+        time.sleep(0.02)
+    seconds = time.monotonic() - begun
+    node.ztunnel = new.process
+    lines = old.matching("handed over")
+    waits = sorted(wait for holder in holders for wait in holder.answer(b"?")["longest"])
+    result = {"moved": count(lines[-1], "connections") if lines else 0, "left": count(lines[-1], "left") if lines else None,
+              "longest stop, ms": count(lines[-1], "longest_stop_ms") if lines else None,
+              "longest echo before, ms": round(max(before) * 1000, 1), "longest echo during, ms": round(waits[-1] * 1000, 1),
+              "p99 of these, ms": round(waits[int(len(waits) * 0.99) - 1] * 1000, 1),
+              "CPU-s": round(sum(b - a for a, b in zip(first, spent)), 2), "s": round(seconds, 2),
+              "memory of both / of one": round(peak / alone, 2), "MiB of one": round(alone, 1)}
+    wrong = [] if lines else ["nothing was handed over"]
+    for name, limit in (("longest stop, ms", LONGEST_STOP_MS), ("CPU-s", CPU_S), ("memory of both / of one", MEMORY_RATIO)):
+        if name.startswith("memory") and result["moved"] < MANY:
+            continue  # what a process has at its start
+        if result[name] is not None and result[name] > limit:
+            wrong.append(f"{name} above {limit}")
+    if result["left"]:
+        wrong.append("some were left")
+    return result, wrong
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bin", default=os.path.join(HERE, "../build/release/bin"))
+    parser.add_argument("--connections", type=int, default=10000)
+    parser.add_argument("--tunnels", type=int, default=50, help="a multiple of 5")
+    parser.add_argument("--busy", type=int, default=200)
+    parser.add_argument("--upgrades", type=int, default=1)
+    parser.add_argument("--side", choices=("client", "server"), default="client")
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    os.environ["ZT_BIN"] = os.path.realpath(options.bin)
+    sweep_stale()
+    each = options.connections // options.tunnels
+    settings = {"POOL_MAX_STREAMS_PER_CONNECTION": str(max(each + 10, 100)), "ZTUNNEL_WORKER_THREADS": "2", "RUST_LOG": "info"}
+    children, broken, results = [], [], []
+    with mesh_module.Mesh() as mesh:
+        first, second = mesh.nodes
+        clients = [first.pod(f"client{i}") for i in range(CLIENTS)]
+        servers = [second.pod(f"server{i}") for i in range(max(1, options.tunnels // CLIENTS))]
+        mesh.start(**settings)
+        try:
+            children += [start_server(server.netns) for server in servers]
+            addresses = [server.ip for server in servers]
+            holders = [Program(hold, pod.netns, addresses, each, options.busy // CLIENTS) for pod in clients]
+            children += [holder.pid for holder in holders]
+            for holder in holders:
+                holder.answer()
+            others = [Program(bulk, clients[0].netns, addresses[0]), Program(make_new, clients[-1].netns, addresses[-1])]
+            children += [other.pid for other in others]
+            node = first if options.side == "client" else second
+            for number in range(options.upgrades):
+                result, wrong = upgrade(mesh, node, holders, settings)
+                results.append(result)
+                broken += wrong
+                print(f"upgrade {number + 1}: " + "  ".join(f"{name} {value}" for name, value in result.items()), flush=True)
+            moved, made = (other.answer(b".") for other in others)
+            ends = [holder.answer(b".") for holder in holders]
+            cut, wrong = (sum(end[name] for end in [*ends, moved]) for name in ("cut", "wrong"))
+            print(f"cut {cut}, wrong answers {wrong}, bulk {moved['bytes'] / 1e6:.0f} MB, new connections {made['made']}, of these failed {made['failed']}")
+            results.append({"cut": cut, "wrong": wrong, "bulk bytes": moved["bytes"], "new": made["made"], "new failed": made["failed"]})
+            broken += [f"{value} {name}" for name, value in (("cut", cut), ("wrong", wrong), ("new ones failed", made["failed"])) if value]
+        finally:
+            for pid in children:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                os.waitpid(pid, 0)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(results, file, indent=1)
+    for each_wrong in broken:
+        print(f"!! {each_wrong}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
