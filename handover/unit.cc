@@ -344,6 +344,8 @@ constexpr auto kKey = [](auto& io, auto& it) {
   io.list(it.expected, kMaxIds, [](auto& in, auto& each) { id(in, each); });
   address(io, it.destination);
   ip(io, it.source_ip);
+  io.text(it.workload);
+  io.number(it.spread);
 };
 
 constexpr auto kTunnelUnit = [](auto& io, auto& it) {
@@ -366,6 +368,11 @@ constexpr auto kPairUnit = [](auto& io, auto& it) {
     io.number(flow.source_ended);
     io.number(flow.sink_ended);
   }
+  io.optional(it.server, [](auto& in, auto& server) {
+    kConnection(in, server.connection);
+    certificates(in, server.client_chain);
+    certificates(in, server.server_chain);
+  });
 };
 
 // What the fields cannot say of each other.
@@ -395,6 +402,7 @@ const char* contradiction(const PairUnit& unit) {
     if (flow.in_pipe > 0 && !flow.pipe) return "bytes in a pipe that is not there";
     if (flow.sink_ended && (!flow.source_ended || flow.in_pipe > 0)) return "an end before the last byte";
   }
+  if (unit.server && (unit.connection.inbound || !unit.server->connection.inbound)) return "two clients, or two servers";
   return nullptr;
 }
 

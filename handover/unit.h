@@ -93,6 +93,11 @@ struct TunnelUnit {
 
 // Descriptors: client, server, then for each direction with `pipe` its read and its write end.
 struct PairUnit {
+  // Of two pods of one node that need no tunnel: the server's connection, and what each has proved to the other, if it was kept.
+  struct Server {
+    ConnectionState connection;
+    hbone::PeerChain client_chain, server_chain;
+  };
   struct Flow {
     bool pipe = false;
     uint32_t in_pipe = 0;
@@ -102,6 +107,7 @@ struct PairUnit {
   std::string pod;
   ConnectionState connection;
   Flow flows[2];  // [0] client → server
+  std::optional<Server> server;
 };
 
 using Unit = std::variant<TunnelUnit, PairUnit>;

@@ -15,7 +15,8 @@ namespace {
 const std::vector<std::pair<std::string, Unit>>& samples() {
   static const std::vector<std::pair<std::string, Unit>> all{{"client_tunnel", some_tunnel(hbone::TunnelRole::kClient)},
                                                              {"server_tunnel", some_tunnel(hbone::TunnelRole::kServer)},
-                                                             {"pair", some_pair()}};
+                                                             {"pair", some_pair()},
+                                                             {"local_pair", some_local_pair()}};
   return all;
 }
 std::string text_of(const SecretBytes& bytes) { return {bytes.begin(), bytes.end()}; }
@@ -43,6 +44,8 @@ TEST_CASE("a unit is read as it was written, with everything that is in it") {
   CHECK(tunnel.tunnel.cursor.data_left == 77);
   CHECK(tunnel.tunnel.goaway_left == std::chrono::milliseconds(800));
   CHECK(tunnel.key->expected.size() == 2);
+  CHECK(tunnel.key->workload == "cluster//Pod/default/web");
+  CHECK(tunnel.key->spread);
   CHECK(tunnel.users.at(0).relay.sink_stopped);
   CHECK(tunnel.users.at(0).connection.counted_client_to_server == 900'000'000'000);
   CHECK(tunnel.users.at(1).phase == StreamUser::Phase::kAsked);
@@ -129,6 +132,11 @@ TEST_CASE("a unit whose parts contradict each other is refused by name") {
   SECTION("a key") {
     tunnel.tunnel.role = hbone::TunnelRole::kClient;
     CHECK_THAT(refused(tunnel), Catch::Contains("key"));
+  }
+  SECTION("two servers") {
+    PairUnit pair = some_local_pair();
+    pair.connection.inbound = true;
+    CHECK_THAT(refused(pair), Catch::Contains("two servers"));
   }
   SECTION("a pipe") {
     PairUnit pair = some_pair();

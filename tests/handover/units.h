@@ -117,7 +117,9 @@ inline TunnelUnit some_tunnel(hbone::TunnelRole role) {
     unit.key = hbone::TunnelKey{.source = *state.peer,
                                 .expected = {*state.peer, *identity::SpiffeId::parse("spiffe://cluster.local/ns/default/sa/web")},
                                 .destination = at("10.0.0.2:15008"),
-                                .source_ip = *IpAddress::parse("10.0.0.1")};
+                                .source_ip = *IpAddress::parse("10.0.0.1"),
+                                .workload = "cluster//Pod/default/web",
+                                .spread = true};
     unit.idle = std::chrono::milliseconds(42);
   }
   StreamUser user{.stream = 1, .phase = StreamUser::Phase::kMoving, .relay = {}, .connection = some_connection()};
@@ -144,6 +146,13 @@ inline PairUnit some_pair() {
   unit.connection.baggage.reset();
   unit.flows[0] = {.pipe = true, .in_pipe = 5000, .source_ended = true, .sink_ended = false};
   unit.flows[1] = {.pipe = false, .in_pipe = 0, .source_ended = true, .sink_ended = true};
+  return unit;
+}
+
+inline PairUnit some_local_pair() {
+  PairUnit unit = some_pair();
+  unit.server = PairUnit::Server{.connection = some_connection(), .client_chain = nullptr, .server_chain = nullptr};
+  unit.connection.inbound = false;
   return unit;
 }
 

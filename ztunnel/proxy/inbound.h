@@ -7,6 +7,7 @@
 #include "base/task.h"
 #include "base/unique_fd.h"
 #include "base/walk_list.h"
+#include "handover/unit.h"
 #include "hbone/tunnel.h"
 #include "ztunnel/decide/authorize.h"
 #include "ztunnel/proxy/arrival.h"
@@ -14,10 +15,6 @@
 #include "ztunnel/proxy/local_peers.h"
 #include "ztunnel/proxy/local_pod.h"
 #include "ztunnel/proxy/relay.h"
-
-namespace zt::handover {
-struct TunnelUnit;
-}
 
 namespace zt::ztunnel {
 
@@ -40,6 +37,11 @@ class Inbound {
   void open_local(std::shared_ptr<LocalRequest> request) { tasks_.spawn(accept_local(std::move(request))); }
   // The address is one of the pod's network namespace.
   [[nodiscard]] bool owns(const IpAddress& ip);
+  // The server's connection of a pair that another process had, whose bytes `front` moves.
+  Connection& adopt_local(ConnectionInfo info, const RelayBytes& counted, const handover::PairUnit::Server& server,
+                          SpliceRelay& front);
+  // Ends a connection without a tunnel if its peer is revoked, on either side.
+  void cut_if_revoked(Shadow& shadow);
   // Ends connections without a tunnel whose peer is revoked, on either side. In pieces, as the next.
   bool cut_revoked_some(bool anew);
 

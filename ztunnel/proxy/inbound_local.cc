@@ -102,15 +102,29 @@ Task<void> Inbound::accept_local(std::shared_ptr<LocalRequest> request) {
   request->status = 200;
 }
 
+Connection& Inbound::adopt_local(ConnectionInfo info, const RelayBytes& counted, const handover::PairUnit::Server& server,
+                                 SpliceRelay& front) {
+  Connection& connection = connections_.adopt(std::move(info), counted);
+  auto shadow = std::make_unique<Shadow>(worker_.io(), server.client_chain, server.server_chain);
+  shadows_.add(*shadow);
+  shadow->follow(front);
+  (void)shadow->start(connections_.done(connection));
+  shadow->connection = &connection;
+  connection.relay = std::move(shadow);
+  return connection;
+}
+
+void Inbound::cut_if_revoked(Shadow& shadow) {
+  constexpr std::string_view kText = "connection closed: peer certificate revoked by CRL";
+  if (shadow.client_chain() && !worker_.tls().check_revocation(*shadow.client_chain(), hbone::TlsRole::kServer)) {
+    shadow.kill(Reason::kCertRevoked, std::string(kText));
+  } else if (shadow.server_chain() && !worker_.tls().check_revocation(*shadow.server_chain(), hbone::TlsRole::kClient)) {
+    shadow.cut_client(Reason::kCertRevoked, std::string(kText));
+  }
+}
+
 bool Inbound::cut_revoked_some(bool anew) {
-  return shadows_looked_at_.some(shadows_, anew, kShadowsAtOnce, [this](Shadow& shadow) {
-    constexpr std::string_view kText = "connection closed: peer certificate revoked by CRL";
-    if (shadow.client_chain() && !worker_.tls().check_revocation(*shadow.client_chain(), hbone::TlsRole::kServer)) {
-      shadow.kill(Reason::kCertRevoked, std::string(kText));
-    } else if (shadow.server_chain() && !worker_.tls().check_revocation(*shadow.server_chain(), hbone::TlsRole::kClient)) {
-      shadow.cut_client(Reason::kCertRevoked, std::string(kText));
-    }
-  });
+  return shadows_looked_at_.some(shadows_, anew, kShadowsAtOnce, [this](Shadow& shadow) { cut_if_revoked(shadow); });
 }
 
 }  // namespace zt::ztunnel

@@ -130,6 +130,11 @@ std::optional<handover::UnitSource::Frozen> PodUnits::freeze(Connection& connect
   handover::UnitSource::Frozen frozen;
   relay.freeze(unit, frozen.descriptors);
   unit.connection = leaving_state(connection);
+  if (const Shadow* const shadow = relay.shadow()) {
+    unit.server = {.connection = leaving_state(*shadow->connection),
+                   .client_chain = shadow->client_chain(),
+                   .server_chain = shadow->server_chain()};
+  }
   frozen.bytes = handover::encode(unit);
   leaving_ = LeavingPair{&connection};
   return frozen;
@@ -175,6 +180,7 @@ size_t PodUnits::gone() {
     ++count;
   };
   if (auto* pair = std::get_if<LeavingPair>(&leaving_)) {
+    if (static_cast<const SpliceRelay&>(*pair->connection->relay).shadow() != nullptr) ++count;
     forget(*pair->connection);
   } else if (auto* tunnel = std::get_if<LeavingTunnel>(&leaving_)) {
     for (StreamRelay* relay : tunnel->relays) {
@@ -245,7 +251,23 @@ Result<> PodUnits::prepare(Bringer from, handover::Unit unit, std::vector<Unique
 
 Result<PodUnits::Coming> PodUnits::prepare_pair(handover::PairUnit unit, std::vector<UniqueFd> descriptors) {
   ZT_ASSIGN(auto info, info_of(unit.connection, *pod_.worker.snapshot()));
-  return ComingPair{.unit = std::move(unit), .descriptors = std::move(descriptors), .info = std::move(info)};
+  ComingPair coming{.unit = std::move(unit),
+                    .descriptors = std::move(descriptors),
+                    .info = std::move(info),
+                    .server_info = {},
+                    .server = nullptr};
+  if (const auto& server = coming.unit.server) {
+    if (pod_.worker.settings().tls.keep_peer_chain && (!server->client_chain || !server->server_chain)) {
+      return fail(Reason::kInvalidInput, "whether its peers are revoked cannot be asked: their certificates were not kept");
+    }
+    ZT_ASSIGN(coming.server_info, info_of(server->connection, *pod_.worker.snapshot()));
+    coming.info.local = coming.server_info.local = true;
+    coming.server = pod_.worker.local_peers().find(*coming.server_info.destination_workload);
+    if (!coming.server || !coming.server->inbound->owns(coming.server_info.destination.ip)) {
+      return fail(Reason::kNoWorkload, "the pod at its other end is not served here");
+    }
+  }
+  return coming;
 }
 
 Result<PodUnits::Coming> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<UniqueFd> descriptors) {
@@ -253,10 +275,6 @@ Result<PodUnits::Coming> PodUnits::prepare_tunnel(TunnelUnit unit, std::vector<U
     return fail(Reason::kInvalidInput, "whether its peer is revoked cannot be asked: its certificates were not kept");
   }
   const bool client = unit.tunnel.role == hbone::TunnelRole::kClient;
-  // Format 1 has the key as far as it says who may share.
-  for (const StreamUser& user : unit.users) {
-    if (client && user.connection.destination_party) unit.key->workload = user.connection.destination_party->uid;
-  }
   const auto side = client ? StreamRelay::Side::kSocketIsClient : StreamRelay::Side::kSocketIsServer;
   ComingTunnel coming;
   auto next = descriptors.begin();
@@ -322,10 +340,27 @@ size_t PodUnits::run_pair(ComingPair coming) {
   auto relay = std::make_unique<SpliceRelay>(pod_.worker.io(), pod_.peers.of(peer.ip));
   relay->resume(coming.unit, std::move(coming.descriptors), connections_.done(connection));
   relay->connection = &connection;
+  SpliceRelay& moving = *relay;
   connection.relay = std::move(relay);
-  connection.relay->thaw();
-  inbound_.judge_open(connection);
-  return 1;
+  if (!coming.server) {
+    moving.thaw();
+    inbound_.judge_open(connection);
+    return 1;
+  }
+  Inbound* const server = coming.server->inbound;
+  if (server == nullptr) {  // its pod has ended meanwhile
+    moving.thaw();
+    moving.kill(Reason::kUpstreamReset, {});
+    return 1;
+  }
+  const auto& theirs = *coming.unit.server;
+  Connection& other = server->adopt_local(
+      std::move(coming.server_info), {theirs.connection.counted_client_to_server, theirs.connection.counted_server_to_client},
+      theirs, moving);
+  moving.thaw();
+  server->cut_if_revoked(*moving.shadow());
+  server->judge_open(other);
+  return 2;
 }
 
 size_t PodUnits::run_tunnel(ComingTunnel coming) {
@@ -366,6 +401,7 @@ void PodUnits::drop(Bringer from) {
 
 void PodUnits::drop_all() {
   for (auto& [from, coming] : std::exchange(coming_, {})) drop(std::move(coming));
+  leaving_ = {};
 }
 
 void PodUnits::drop(Coming coming) {

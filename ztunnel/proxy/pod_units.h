@@ -76,6 +76,9 @@ class PodUnits {
     handover::PairUnit unit;
     std::vector<UniqueFd> descriptors;
     ConnectionInfo info;
+    // Of two pods of this node: the server's.
+    ConnectionInfo server_info;
+    std::shared_ptr<LocalPeers::Entry> server;
   };
   using Coming = std::variant<ComingTunnel, ComingPair>;
 

@@ -163,10 +163,11 @@ class Shadow final : public Relay, public WalkList<Shadow>::Element, private Def
   // The client's side ends so, and this one is reset.
   void cut_client(Reason reason, std::string text);
 
-  // Both ends are in one process: it stays with it.
-  [[nodiscard]] bool movable() const override { return false; }
-  void thaw() override {}
-  void discard() override {}
+  // It goes with the client's relay, which freezes and thaws it, and discards it: then it is out of its table, and destroyed.
+  [[nodiscard]] bool movable() const override { return front_ != nullptr && !end_; }
+  void freeze() { frozen_ = true; }
+  void thaw() override;
+  void discard() override;
   [[nodiscard]] const RelayBytes& bytes() const override;
   [[nodiscard]] const hbone::PeerChain& client_chain() const { return client_chain_; }
   [[nodiscard]] const hbone::PeerChain& server_chain() const { return server_chain_; }
@@ -174,6 +175,7 @@ class Shadow final : public Relay, public WalkList<Shadow>::Element, private Def
  private:
   friend class SpliceRelay;
   void front_ended(const RelayEnd& how, const RelayBytes& bytes);
+  void fall();
   void on_turn_end() noexcept override;
 
   hbone::WorkerIo& io_;
@@ -181,6 +183,7 @@ class Shadow final : public Relay, public WalkList<Shadow>::Element, private Def
   SpliceRelay* front_ = nullptr;
   LocalRequest* request_ = nullptr;
   Done done_;
+  bool frozen_ = false;
 };
 
 // Two TCP sockets, by splice: bytes stay in the kernel and are counted all the same.
@@ -194,7 +197,9 @@ class SpliceRelay final : public Relay, private Deferred {
   Result<> start(UniqueFd client, UniqueFd server, Done done);
   void kill(Reason reason, std::string text) override;
 
-  [[nodiscard]] bool movable() const override { return !finished_ && client_.fd && server_.fd && shadow_ == nullptr; }
+  [[nodiscard]] bool movable() const override {
+    return !finished_ && client_.fd && server_.fd && (shadow_ == nullptr || shadow_->movable());
+  }
   // Fills in the flows, and appends the descriptors that the unit has; they stay the relay's.
   void freeze(handover::PairUnit& unit, std::vector<int>& descriptors);
   void thaw() override;
@@ -202,6 +207,7 @@ class SpliceRelay final : public Relay, private Deferred {
   // The server's side of a pair of pods on this node: its connection ends with this one, and this one with it.
   void set_shadow(Shadow& shadow) { shadow_ = &shadow; }
   void forget_shadow() { shadow_ = nullptr; }
+  [[nodiscard]] Shadow* shadow() const { return shadow_; }
   void lose_shadow() {
     shadow_ = nullptr;
     kill(Reason::kUpstreamReset, {});

@@ -58,6 +58,7 @@ void StreamRelay::resume(const handover::StreamRelayState& state, const RelayByt
 void SpliceRelay::freeze(handover::PairUnit& unit, std::vector<int>& descriptors) {
   assert(movable() && !frozen_);
   frozen_ = true;
+  if (shadow_ != nullptr) shadow_->freeze();
   io_.loop.cancel_deferred(*this);
   for (Leg* each : {&client_, &server_}) {
     io_.loop.unwatch(each->fd.get(), *each);
@@ -88,6 +89,7 @@ void SpliceRelay::thaw() {
     }
   }
   io_.loop.defer(*this);
+  if (shadow_ != nullptr) shadow_->thaw();
 }
 
 void SpliceRelay::discard() {
@@ -99,6 +101,7 @@ void SpliceRelay::discard() {
   }
   finished_ = true;
   done_ = nullptr;
+  if (shadow_ != nullptr) std::exchange(shadow_, nullptr)->discard();
 }
 
 void SpliceRelay::resume(const handover::PairUnit& unit, std::vector<UniqueFd> descriptors, Done done) {

@@ -1,5 +1,6 @@
 // The server's connection of a pair of pods on this node: its bytes are moved by the client's relay.
 #include "mesh/reason.h"
+#include "ztunnel/proxy/connection_table.h"
 #include "ztunnel/proxy/local_peers.h"
 #include "ztunnel/proxy/relay.h"
 
@@ -26,6 +27,10 @@ void Shadow::follow(SpliceRelay& front) {
 void Shadow::kill(Reason reason, std::string text) {
   if (end_) return;
   end_ = std::make_unique<RelayEnd>(reason, std::move(text));
+  if (!frozen_) fall();
+}
+
+void Shadow::fall() {
   if (front_ != nullptr) {
     bytes_ = front_->bytes();
     std::exchange(front_, nullptr)->lose_shadow();
@@ -45,12 +50,25 @@ void Shadow::front_ended(const RelayEnd& how, const RelayBytes& bytes) {
 }
 
 void Shadow::cut_client(Reason reason, std::string text) {
+  if (frozen_ && front_ != nullptr) return front_->kill(reason, std::move(text));  // and this one with it, if it stays
   if (SpliceRelay* const front = std::exchange(front_, nullptr)) {
     bytes_ = front->bytes();
     front->forget_shadow();
     front->kill(reason, std::move(text));
   }
   kill(Reason::kDownstreamReset, {});
+}
+
+void Shadow::thaw() {
+  frozen_ = false;
+  if (end_ && front_ != nullptr) fall();
+}
+
+// Both ends of the pair go on in another process, which tells of this one too.
+void Shadow::discard() {
+  front_ = nullptr;
+  connection->record.forget();
+  std::exchange(done_, nullptr)(*this);
 }
 
 const RelayBytes& Shadow::bytes() const { return front_ != nullptr ? front_->bytes() : bytes_; }
