@@ -66,7 +66,8 @@ bool Balancer::admits(const Situation& situation, const Endpoint& endpoint) {
 
 Balancer::Order Balancer::make_order(std::vector<uint32_t> positions, std::span<const Endpoint> endpoints,
                                      std::span<const RoutingScope> preferences) {
-  Order order{.positions = std::move(positions), .sums = {}};
+  Order order;
+  order.positions = std::move(positions);
   if (!preferences.empty()) {
     std::ranges::sort(order.positions, [&](uint32_t a, uint32_t b) {
       for (const RoutingScope scope : preferences) {

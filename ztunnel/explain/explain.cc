@@ -100,7 +100,12 @@ Arriving arrive(const KnownState& state, const Question& question, const Workloa
   return arriving;
 }
 
-void look_beyond(const KnownState& state, const Question& question, Way& way) {
+// Waypoints one behind the other: what a service's sends may go through that of a workload.
+constexpr size_t kMostHops = 2;
+
+Explanation explain_hop(const KnownState& state, const Question& question, size_t hop);
+
+void look_beyond(const KnownState& state, const Question& question, size_t hop, Way& way) {
   if (const auto* plain = std::get_if<Plain>(&way.route)) {
     way.beyond = plain->to.workload
                      ? "the destination does not take tunnels: no identity is shown, and no proxy of the mesh asks a policy there"
@@ -115,6 +120,10 @@ void look_beyond(const KnownState& state, const Question& question, Way& way) {
       way.beyond =
           "a waypoint: what it does by its own rules is not known here, and the policies of the destination see the "
           "waypoint's identity";
+      if (hop < kMostHops) {
+        const Question call{.source = hbone->to.workload, .destination = question.destination, .asked = {}, .found = {}};
+        way.onward = std::make_shared<const Explanation>(explain_hop(state, call, hop + 1));
+      }
     } else if (!proxied) {
       way.beyond = "the workload ends the tunnel itself: what it allows is not known here";
     }
@@ -125,12 +134,12 @@ void look_beyond(const KnownState& state, const Question& question, Way& way) {
   }
 }
 
-}  // namespace
-
-Explanation explain(const KnownState& state, const Question& question) {
+Explanation explain_hop(const KnownState& state, const Question& question, size_t hop) {
   const Snapshot& snapshot = *state.snapshot;
-  Explanation explanation{
-      .destination = what_is(snapshot, state, question), .ways = {}, .turns = turns_for(snapshot, state, question)};
+  Explanation explanation{.source = question.source,
+                          .destination = what_is(snapshot, state, question),
+                          .ways = {},
+                          .turns = turns_for(snapshot, state, question)};
   // As a worker counts, but from 0: the same question has the same answer.
   std::map<std::string, uint64_t, std::less<>> counters;
   const NumberFor number = [&](const workload_api::Service& service) { return counters[service.key.str()]++; };
@@ -143,14 +152,18 @@ Explanation explain(const KnownState& state, const Question& question) {
                                                 .illegal_ports = state.illegal_ports,
                                                 .number = number});
     const auto [place, fresh] = places.emplace(key_of(route), explanation.ways.size());
-    if (fresh) explanation.ways.push_back({.route = std::move(route), .turns = 0, .arrival = {}, .beyond = {}});
+    if (fresh) explanation.ways.push_back({.route = std::move(route), .turns = 0, .arrival = {}, .beyond = {}, .onward = {}});
     ++explanation.ways[place->second].turns;
   }
   std::ranges::sort(explanation.ways, [](const Way& a, const Way& b) {
     return a.turns != b.turns ? a.turns > b.turns : key_of(a.route) < key_of(b.route);
   });
-  for (Way& way : explanation.ways) look_beyond(state, question, way);
+  for (Way& way : explanation.ways) look_beyond(state, question, hop, way);
   return explanation;
 }
+
+}  // namespace
+
+Explanation explain(const KnownState& state, const Question& question) { return explain_hop(state, question, 0); }
 
 }  // namespace zt::ztunnel

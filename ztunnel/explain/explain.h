@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -45,18 +46,23 @@ struct Arriving {
   std::vector<PolicyLine> policies;
 };
 
+struct Explanation;
+
 // One of the ways that connections of this kind take.
 struct Way {
   Route route;
   size_t turns = 0;                 // of Explanation::turns
   std::optional<Arriving> arrival;  // none: nobody of this mesh asks a policy there
   std::string beyond;               // why that is, or what comes after
+  // Through a waypoint: what the waypoint meets if it calls the same destination itself, as one that does nothing else would.
+  std::shared_ptr<const Explanation> onward{};
 };
 
 struct Explanation {
-  std::string destination;  // what the address is: a service, a workload, or nobody's
-  std::vector<Way> ways;    // the most frequent first
-  size_t turns = 0;         // connections that were tried, one after the other, as a worker counts them
+  workload_api::WorkloadPtr source;  // who calls
+  std::string destination;           // what the address is: a service, a workload, or nobody's
+  std::vector<Way> ways;             // the most frequent first
+  size_t turns = 0;                  // connections that were tried, one after the other, as a worker counts them
 };
 
 [[nodiscard]] Explanation explain(const KnownState& state, const Question& question);

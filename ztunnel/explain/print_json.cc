@@ -17,32 +17,47 @@ class Json {
   void all(const KnownState& state, const Question& question, const Explanation& explanation) {
     json_.begin_object();
     json_.member("state", state.origin);
-    json_.key("from");
-    json_.begin_object();
-    json_.member("workload", question.source->uid.view());
-    json_.member("identity", question.source->identity.view());
-    json_.end_object();
+    from(*question.source);
     json_.key("to");
     json_.begin_object();
     json_.member("asked", question.asked);
     json_.member("address", question.destination.to_string());
     json_.member("is", explanation.destination);
     json_.end_object();
+    routes(explanation);
+    json_.end_object();
+  }
+
+ private:
+  void from(const workload_api::Workload& source) {
+    json_.key("from");
+    json_.begin_object();
+    json_.member("workload", source.uid.view());
+    json_.member("identity", source.identity.view());
+    json_.end_object();
+  }
+
+  void routes(const Explanation& explanation) {
     json_.member("connections", uint64_t{explanation.turns});
     json_.key("routes");
     json_.begin_array();
     for (const Way& one : explanation.ways) way(one);
     json_.end_array();
-    json_.end_object();
   }
 
- private:
   void way(const Way& way) {
     json_.begin_object();
     json_.member("connections", uint64_t{way.turns});
     std::visit([this](const auto& route) { of(route); }, way.route);
     if (way.arrival) arrival(*way.arrival);
     if (!way.beyond.empty()) json_.member("note", way.beyond);
+    if (way.onward) {
+      json_.key("onward");
+      json_.begin_object();
+      from(*way.onward->source);
+      routes(*way.onward);
+      json_.end_object();
+    }
     json_.end_object();
   }
 

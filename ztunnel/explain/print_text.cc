@@ -23,19 +23,31 @@ class Text {
  public:
   template <class... Args>
   void line(fmt::format_string<Args...> format, Args&&... args) {
+    out_.append(indent_, ' ');
     fmt::format_to(std::back_inserter(out_), format, std::forward<Args>(args)...);
     out_ += '\n';
   }
   std::string take() { return std::move(out_); }
 
+  void ways(const Explanation& explanation) {
+    for (size_t i = 0; i < explanation.ways.size() && i < kMostWays; ++i) way(explanation.ways[i], explanation.turns);
+    if (explanation.ways.size() > kMostWays)
+      line("and {} more routes of this kind: -o json names all", explanation.ways.size() - kMostWays);
+  }
+
+ private:
   void way(const Way& way, size_t turns) {
     const std::string share = way.turns == turns ? "" : fmt::format(" ({} of {} connections)", way.turns, turns);
     line("route   {}{}", std::visit([this](const auto& route) { return of(route); }, way.route), share);
     if (way.arrival) arrival(*way.arrival);
     if (!way.beyond.empty()) line("note    {}", way.beyond);
+    if (!way.onward) return;
+    line("onward  if the waypoint calls the same, as {}", way.onward->source->identity.view());
+    indent_ += 2;
+    ways(*way.onward);
+    indent_ -= 2;
   }
 
- private:
   std::string of(const Deny& deny) { return fmt::format("refused: {} [{}]", deny.text, reason_info(deny.reason).name); }
   std::string of(const Plain& plain) { return fmt::format("as it is, to {}{}", plain.address.to_string(), to(plain.to)); }
   std::string of(const Hbone& hbone) {
@@ -104,6 +116,7 @@ class Text {
   }
 
   std::string out_;
+  size_t indent_ = 0;
 };
 
 }  // namespace
@@ -116,9 +129,7 @@ std::string explanation_text(const KnownState& state, const Question& question, 
   text.line("to      {}{}: {}", question.destination.to_string(),
             question.found.empty() ? "" : fmt::format(" (\"{}\" is {})", question.asked, question.found),
             explanation.destination);
-  for (size_t i = 0; i < explanation.ways.size() && i < kMostWays; ++i) text.way(explanation.ways[i], explanation.turns);
-  if (explanation.ways.size() > kMostWays)
-    text.line("and {} more routes of this kind: -o json names all", explanation.ways.size() - kMostWays);
+  text.ways(explanation);
   return text.take();
 }
 

@@ -116,8 +116,7 @@ Task<std::vector<IpAddress>> Outbound::socks_addresses(const SocketAddress& clie
     co_return std::move(*found);
   }
   // Those who come next begin with another one of the same family.
-  std::ranges::stable_partition(*found, &IpAddress::is_v4);
-  const auto others = std::ranges::find_if(*found, &IpAddress::is_v6);
+  const auto others = std::ranges::partition(*found, &IpAddress::is_v4).begin();
   const uint64_t turn = name_turns_++;
   for (const auto& [from, to] : {std::pair(found->begin(), others), std::pair(others, found->end())}) {
     if (from != to) std::rotate(from, from + static_cast<ptrdiff_t>(turn % static_cast<uint64_t>(to - from)), to);

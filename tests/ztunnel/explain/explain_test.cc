@@ -22,6 +22,8 @@ workloads:
    services: {shop/web.shop.svc.cluster.local: {80: 8080}}, authorizationPolicies: [shop/no-admin]}
 - {name: legacy, namespace: old, serviceAccount: legacy, workloadIps: [10.0.1.1], protocol: TCP}
 - {name: late, namespace: late, serviceAccount: late, workloadIps: [10.0.1.2], protocol: HBONE, authorizationPolicies: [late/missing]}
+- {name: far-0, namespace: shop, serviceAccount: far, workloadIps: [10.0.3.1], protocol: HBONE,
+   services: {shop/far.shop.svc.cluster.local: {80: 8080}}}
 - {name: wp, namespace: gw, serviceAccount: wp, workloadIps: [10.0.2.1], protocol: HBONE, nativeTunnel: true}
 services:
 - {name: web, namespace: shop, hostname: web.shop.svc.cluster.local, vips: [/10.1.0.1], ports: {80: 8080}}
@@ -85,7 +87,9 @@ TEST_CASE("each kind of connection is explained by its route and by the policy t
       {"shop/client",
        "far:80",
        {"a tunnel to 10.0.2.1:15008 (local//gw/wp of service shop/far.shop.svc.cluster.local), in it a CONNECT to 10.1.0.3:80",
-        "note    a waypoint"}},
+        "note    a waypoint", "onward  if the waypoint calls the same, as spiffe://cluster.local/ns/gw/sa/wp",
+        "  route   a tunnel to 10.0.3.1:15008 (local//shop/far-0", "  policy  denied: allow policies exist, but none allowed",
+        "rules[1][0][0].namespaces: gw is not among shop"}},
       {"shop/client", "127.0.0.1:15001", {"route   refused: attempted recursive call to ourselves [recursive_call]"}},
       {"shop/nobody", "web:80", {"no answer: no workload is \"shop/nobody\""}},
       {"shop/client", "web", {"no answer: \"web\" is not address:port, host:port or namespace/pod:port"}},
@@ -110,6 +114,19 @@ TEST_CASE("the same in JSON names every route, policy and miss") {
                                       R"("decision": "deny")", R"("name": "shop/shop-only")", R"("field": "namespaces")",
                                       R"("is": "ops")", R"("wanted": "shop")", R"("spiffe://cluster.local/ns/shop/sa/web")"})
     CHECK(json.find(part) != std::string::npos);
+}
+
+TEST_CASE("in JSON a route through a waypoint has those of the waypoint's own call") {
+  const KnownState state = state_of(kMesh);
+  const auto question = make_question(state, "shop/client", "10.1.0.3:80", "cluster.local");
+  REQUIRE(question);
+  const std::string json = explanation_json(state, *question, explain(state, *question));
+  REQUIRE(validate_json(json));
+  const size_t onward = json.find(R"("onward")");
+  REQUIRE(onward != std::string::npos);
+  CHECK(json.find(R"("identity": "spiffe://cluster.local/ns/gw/sa/wp")", onward) != std::string::npos);
+  CHECK(json.find(R"("dial": "10.0.3.1:15008")", onward) != std::string::npos);
+  CHECK(json.find(R"("decision": "deny")", onward) != std::string::npos);
 }
 
 TEST_CASE("a config_dump of istio/ztunnel is a state, with the ports of its endpoints") {
