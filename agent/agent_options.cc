@@ -4,7 +4,9 @@
 
 #include <CLI/CLI.hpp>
 #include <sstream>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "base/duration.h"
 #include "kubernetes/cluster_config.h"
@@ -128,6 +130,27 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
       ->check(check_duration)
       ->type_name("DURATION")
       ->capture_default_str();
+  const CLI::Option* backend =
+      app.add_option("--backend", options.redirection.backend,
+                     "how pods are redirected: ebpf, nftables, iptables, or auto for the first of them that works here and suits "
+                     "the pod; "
+                     "without it, NATIVE_NFTABLES=false (istio-cni's) is iptables")
+          ->envname("ZTUNNEL_AGENT_BACKEND")
+          ->check(CLI::IsMember(std::vector<std::string>(redirection::kBackendNames.begin(), redirection::kBackendNames.end())))
+          ->capture_default_str();
+  bool native_nftables = true;
+  app.add_option("--native-nftables", native_nftables)->envname("NATIVE_NFTABLES")->group("");
+  app.add_option("--iptables-variant", options.redirection.iptables_variant, "legacy or nft (default: found out)")
+      ->envname("FORCE_IPTABLES_BINARY")
+      ->check(CLI::IsMember({"", "legacy", "nft"}));
+  app.add_option("--bpffs", options.redirection.ebpf.bpffs, "bpf file system that keeps the programs of --backend ebpf")
+      ->envname("ZTUNNEL_AGENT_BPFFS")
+      ->type_name("FOLDER")
+      ->capture_default_str();
+  app.add_option("--cgroup", options.redirection.ebpf.cgroup,
+                 "cgroup (version 2) under which all pods are, for --backend ebpf (default: the first that is mounted)")
+      ->envname("ZTUNNEL_AGENT_CGROUP")
+      ->type_name("FOLDER");
   app.add_option("--ipv6", ipv6, "capture IPv6 as well")->envname("AMBIENT_IPV6")->capture_default_str();
   app.add_option("--dns", dns,
                  "capture DNS of pods whose entry does not say; off where the proxy has ISTIO_META_DNS_CAPTURE=false")
@@ -187,6 +210,7 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
   if (verify->parsed()) options.command = AgentOptions::Command::kVerify;
   options.agent.verify_interval = duration(verify_interval);
   options.agent.leave_limit = duration(leave_limit);
+  if (backend->empty() && !native_nftables) options.redirection.backend = "iptables";
   options.agent.defaults.ipv6 = ipv6;
   options.agent.defaults.dns = dns;
   options.log_format = format == "json" ? log::Format::kJson : log::Format::kPlain;

@@ -9,6 +9,7 @@
 #include "agent/kubernetes/selection.h"
 #include "base/log.h"
 #include "base/result.h"
+#include "redirection/backends/backends.h"
 
 namespace zt::agent {
 
@@ -19,6 +20,7 @@ struct AgentOptions {
   Command command = Command::kRun;
   Source source = Source::kFile;
   Agent::Options agent;
+  redirection::BackendSettings redirection;
   // Of Kubernetes alone.
   std::string node;
   SelectionRules rules;

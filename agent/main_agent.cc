@@ -25,7 +25,7 @@
 #include "kubernetes/api_client.h"
 #include "kubernetes/cluster_config.h"
 #include "mesh/reason.h"
-#include "redirection/nftables/nftables.h"
+#include "redirection/backends/backends.h"
 #include "zds/zds_socket.h"
 
 namespace zt::agent {
@@ -41,8 +41,9 @@ int complain(const std::string& text) {
 
 int run(const AgentOptions& options, Signals& signals) {
   EventLoop loop;
-  redirection::NftablesRedirector redirector;
-  Agent agent(loop, redirector, options.agent);
+  const auto redirector = redirection::make_redirector(options.redirection);
+  if (!redirector) return complain(redirector.error().text);
+  Agent agent(loop, **redirector, options.agent);
   // SIGHUP reads the pods file again, SIGTERM and SIGINT end the agent, a second one at once.
   const auto on_signal = [&, ending = false](int number) mutable {
     if (number == SIGHUP) {
@@ -86,7 +87,8 @@ int run_with_kubernetes(const AgentOptions& options, Signals& signals) {
   ZT_LOG(log_main, kInfo, "pods come from Kubernetes", Field::string("api", cluster->url()), Field::string("node", options.node));
 
   EventLoop loop;
-  redirection::NftablesRedirector redirector;
+  const auto redirector = redirection::make_redirector(options.redirection);
+  if (!redirector) return complain(redirector.error().text);
   PodNamespaces namespaces(options.host_proc, own->id());
   kubernetes::ApiClient api(loop, std::move(*cluster));
   KubernetesSource* source = nullptr;
@@ -97,7 +99,7 @@ int run_with_kubernetes(const AgentOptions& options, Signals& signals) {
   agent_options.on_change = [&](const std::string& uid) {
     if (source != nullptr) source->on_pod_changed(uid);
   };
-  Agent agent(loop, redirector, std::move(agent_options));
+  Agent agent(loop, **redirector, std::move(agent_options));
   KubernetesSource pods(loop, api, agent, namespaces,
                         {.node = options.node, .rules = options.rules, .defaults = options.agent.defaults});
   source = &pods;
@@ -173,8 +175,9 @@ int leave(const AgentOptions& options) {
     return complain(fmt::format("an agent is running at {} and would enrol the pods again. Take them out of {} instead",
                                 options.agent.zds_path, options.agent.pods_file));
   }
-  redirection::NftablesRedirector redirector;
-  const auto left = leave_pods(redirector, file->pods, options.agent.leave_limit);
+  const auto redirector = redirection::make_redirector(options.redirection);
+  if (!redirector) return complain(redirector.error().text);
+  const auto left = leave_pods(**redirector, file->pods, options.agent.leave_limit);
   if (left) fmt::print("{} pods left\n", file->pods.size());
   std::string failures = left ? "" : left.error().text;
   for (const auto& entry : file->bad) failures += fmt::format("{}{}", failures.empty() ? "" : "; ", entry.text);
@@ -190,7 +193,8 @@ int probe(const AgentOptions& options) {
 int verify(const AgentOptions& options) {
   const auto file = load(options);
   if (!file) return complain(file.error().text);
-  redirection::NftablesRedirector redirector;
+  const auto redirector = redirection::make_redirector(options.redirection);
+  if (!redirector) return complain(redirector.error().text);
   bool good = true;
   const auto report = [&](std::string_view uid, std::string_view name, const redirection::Deviations& deviations) {
     fmt::print("{}\t{}\t{}\n", uid, name, deviations.empty() ? "as it should be" : "DEVIATES");
@@ -201,7 +205,7 @@ int verify(const AgentOptions& options) {
     redirection::Deviations deviations;
     auto netns = Netns::open(spec.netns_path);
     if (netns) {
-      auto found = redirector.verify({std::make_shared<const Netns>(std::move(*netns)), spec.options});
+      auto found = (*redirector)->verify({std::make_shared<const Netns>(std::move(*netns)), spec.options});
       deviations = found ? std::move(*found) : redirection::Deviations{found.error().text};
     } else {
       deviations.push_back(netns.error().text);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <net/if.h>
+#include <sched.h>
 
 #include <algorithm>
 
@@ -19,6 +20,33 @@ Result<> valid_interface_name(std::string_view name) {
   }
   return fail(Reason::kInvalidInput,
               fmt::format("'{}' is not an interface name (1 to {} letters, digits or ._-@:)", name, IFNAMSIZ - 1));
+}
+
+void compare_lines(std::string_view where, const std::vector<std::string>& wanted, const std::vector<std::string>& actual,
+                   Deviations& deviations) {
+  if (wanted == actual) return;
+  const auto report = [&](std::string_view what, const std::vector<std::string>& lines, std::vector<std::string> others) {
+    for (const auto& line : lines) {
+      if (const auto same = std::find(others.begin(), others.end(), line); same != others.end()) {
+        others.erase(same);
+      } else {
+        deviations.push_back(fmt::format("{} in {}: {}", what, where, line));
+      }
+    }
+  };
+  const size_t before = deviations.size();
+  report("missing", wanted, actual);
+  report("unexpected", actual, wanted);
+  if (deviations.size() == before) deviations.push_back(fmt::format("rules of {} are in another order", where));
+}
+
+Result<Netns> make_scratch_netns() {
+  ZT_ASSIGN(const Netns own, Netns::current());
+  // By a thread that ends in it.
+  return in_netns_thread(own, []() -> Result<Netns> {
+    if (::unshare(CLONE_NEWNET) != 0) return fail_errno(Reason::kIo, "cannot make a network namespace");
+    return Netns::current();
+  });
 }
 
 }  // namespace zt::redirection

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -8,8 +9,8 @@
 #include "base/linux/netns.h"
 #include "base/result.h"
 
-// How a pod's traffic is led to the proxy. One interface, so that other mechanisms (eBPF, iptables) can stand
-// in its place.
+// How a pod's traffic is led to the proxy: one interface, and the same behaviour of all that implement it
+// (nftables/, iptables/, ebpf/ beside this; backends/ chooses).
 namespace zt::redirection {
 
 // What differs between pods.
@@ -38,6 +39,12 @@ struct RedirectedPod {
 // What the kernel's state lacks, or has in excess, in words; empty = as it should be.
 using Deviations = std::vector<std::string>;
 
+enum class Presence : uint8_t {
+  kNone,
+  kStopped,  // something is there, and leads no new connection to the proxy
+  kCaptures,
+};
+
 // All calls work on the kernel's real state, remember nothing about pods, and take some milliseconds. Errors
 // say what failed and where; the caller adds whose pod it was. One thread at a time.
 class Redirector {
@@ -45,6 +52,8 @@ class Redirector {
   virtual ~Redirector() = default;
   [[nodiscard]] virtual std::string_view name() const = 0;
 
+  // Why such a pod is not for this backend, whatever the kernel can; empty: it is.
+  [[nodiscard]] virtual std::string_view unsuited(const RedirectionOptions& /*options*/) const { return {}; }
   // Tries the mechanism without touching any pod; the text says what this kernel or process lacks.
   virtual Result<> probe() = 0;
   // New connections of the pod go to the proxy from here on. Idempotent; atomic as far as packets can tell.
@@ -57,6 +66,24 @@ class Redirector {
   virtual Result<> unenroll(const RedirectedPod& pod) = 0;
   // Compares the kernel's state with what enroll() would have made. enroll() repairs every deviation.
   virtual Result<Deviations> verify(const RedirectedPod& pod) = 0;
+
+  // For the time when another backend captures the pod: what this one made, or a peer by the same means. Does not count
+  // what the backends have in common (policy routes).
+  virtual Result<Presence> presence(const RedirectedPod& pod) = 0;
+  // Removes it, and leaves what the backends have in common. No connection notices while another captures and, if this
+  // one translates, that one does too.
+  virtual Result<> make_way(const RedirectedPod& pod) = 0;
+  // Whether carried connections live by netfilter's translation of their addresses.
+  [[nodiscard]] virtual bool translates() const { return true; }
 };
+
+// Names the lines that are missing or too many in `actual`, in words such as "missing in <where>: <line>"; the same
+// lines in another order are named too.
+void compare_lines(std::string_view where, const std::vector<std::string>& wanted, const std::vector<std::string>& actual,
+                   Deviations& deviations);
+
+// A fresh, empty network namespace: what a backend makes of options is learnt there, as the kernel and the tools
+// print it.
+[[nodiscard]] Result<Netns> make_scratch_netns();
 
 }  // namespace zt::redirection

@@ -39,6 +39,12 @@ class Nft {
     return fail(Reason::kIo, fmt::format("nftables: {}", error()));
   }
 
+  Result<std::string> list_tables() {
+    if (nft_run_cmd_from_buffer(context_.get(), "list tables") == 0)
+      return std::string(nft_ctx_get_output_buffer(context_.get()));
+    return fail(Reason::kIo, fmt::format("nftables: cannot list tables: {}", error()));
+  }
+
   // The table's text, or nothing if there is no such table.
   Result<std::optional<std::string>> list_table(std::string_view table) {
     if (nft_run_cmd_from_buffer(context_.get(), fmt::format("list table inet {}", table).c_str()) == 0) {
@@ -61,15 +67,6 @@ class Nft {
   std::unique_ptr<nft_ctx, ContextDeleter> context_;
 };
 
-// A fresh, empty namespace, made by a thread that ends in it.
-Result<Netns> make_scratch_netns() {
-  ZT_ASSIGN(const Netns own, Netns::current());
-  return in_netns_thread(own, []() -> Result<Netns> {
-    if (::unshare(CLONE_NEWNET) != 0) return fail_errno(Reason::kIo, "cannot make a network namespace");
-    return Netns::current();
-  });
-}
-
 Result<> apply_rules(const RedirectionOptions& options) {
   ZT_ASSIGN(Nft nft, Nft::open());
   return nft.run(render_pod_rules(options));
@@ -88,33 +85,16 @@ std::vector<std::string_view> lines_of(std::string_view text) {
   return lines;
 }
 
-// Names the lines of the table that are missing or too many, with their chain. Same lines in another order
-// are named too.
-void compare_table(std::string_view table, std::string_view wanted, std::string_view actual, Deviations& deviations) {
-  const auto keyed = [](std::string_view text) {
-    std::vector<std::string> out;
-    std::string_view chain;
-    for (const auto line : lines_of(text)) {
-      if (line.starts_with("table ")) continue;
-      if (line.starts_with("chain ")) chain = line.substr(6, line.find(' ', 6) - 6);
-      out.push_back(line.starts_with("chain ") ? fmt::format("chain {}", chain) : fmt::format("{}: {}", chain, line));
-    }
-    return out;
-  };
-  const auto want = keyed(wanted), have = keyed(actual);
-  const auto report = [&](std::string_view what, const std::vector<std::string>& lines, std::vector<std::string> others) {
-    for (const auto& line : lines) {
-      if (const auto same = std::find(others.begin(), others.end(), line); same != others.end()) {
-        others.erase(same);
-      } else {
-        deviations.push_back(fmt::format("{} in nftables table {}: {}", what, table, line));
-      }
-    }
-  };
-  const size_t before = deviations.size();
-  report("missing", want, have);
-  report("unexpected", have, want);
-  if (deviations.size() == before) deviations.push_back(fmt::format("rules of nftables table {} are in another order", table));
+// The lines of a table's text, with the chain that each is in.
+std::vector<std::string> keyed(std::string_view text) {
+  std::vector<std::string> out;
+  std::string_view chain;
+  for (const auto line : lines_of(text)) {
+    if (line.starts_with("table ")) continue;
+    if (line.starts_with("chain ")) chain = line.substr(6, line.find(' ', 6) - 6);
+    out.push_back(line.starts_with("chain ") ? fmt::format("chain {}", chain) : fmt::format("{}: {}", chain, line));
+  }
+  return out;
 }
 
 }  // namespace
@@ -189,12 +169,37 @@ Result<Deviations> NftablesRedirector::verify(const RedirectedPod& pod) {
       } else if (want != wanted->end() && have == actual.end()) {
         deviations.push_back(fmt::format("missing nftables table {}", table));
       } else if (want != wanted->end() && want->second != have->second) {
-        compare_table(table, want->second, have->second, deviations);
+        compare_lines(fmt::format("nftables table {}", table), keyed(want->second), keyed(have->second), deviations);
       }
     }
     ZT_ASSIGN(const Deviations routes, verify_policy_routes(pod.options.ipv6));
     deviations.insert(deviations.end(), routes.begin(), routes.end());
     return deviations;
+  });
+}
+
+Result<std::vector<std::string>> list_nft_tables() {
+  ZT_ASSIGN(Nft nft, Nft::open());
+  ZT_ASSIGN(const std::string text, nft.list_tables());
+  std::vector<std::string> tables;
+  for (const auto line : lines_of(text)) tables.emplace_back(line.starts_with("table ") ? line.substr(6) : line);
+  return tables;
+}
+
+Result<Presence> NftablesRedirector::presence(const RedirectedPod& pod) {
+  return in_netns_thread(*pod.netns, []() -> Result<Presence> {
+    ZT_ASSIGN(const Listing listing, list());
+    if (listing.empty()) return Presence::kNone;
+    const auto nat = listing.find(kNatTable);
+    const bool captures = nat != listing.end() && nat->second.find("redirect to") != std::string::npos;
+    return captures ? Presence::kCaptures : Presence::kStopped;
+  });
+}
+
+Result<> NftablesRedirector::make_way(const RedirectedPod& pod) {
+  return in_netns_thread(*pod.netns, []() -> Result<> {
+    ZT_ASSIGN(Nft nft, Nft::open());
+    return nft.run(render_removal());
   });
 }
 

@@ -20,6 +20,8 @@ class NftablesRedirector final : public Redirector {
   Result<size_t> carried_connections(const RedirectedPod& pod) override;
   Result<> unenroll(const RedirectedPod& pod) override;
   Result<Deviations> verify(const RedirectedPod& pod) override;
+  Result<Presence> presence(const RedirectedPod& pod) override;
+  Result<> make_way(const RedirectedPod& pod) override;
 
  private:
   // Our tables as the kernel and this libnftables print them, by name; absent ones are left out.
@@ -33,5 +35,9 @@ class NftablesRedirector final : public Redirector {
 
   std::vector<std::pair<RedirectionOptions, Listing>> references_;
 };
+
+// The tables in the calling thread's namespace, as "ip nat" or "inet istio-ambient-nat". iptables' nft variant has its rules in
+// such as well.
+Result<std::vector<std::string>> list_nft_tables();
 
 }  // namespace zt::redirection

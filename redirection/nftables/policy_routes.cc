@@ -219,18 +219,19 @@ Result<Deviations> verify_policy_routes(bool ipv6) {
 
 // A captured connection ends in a socket at 15001 or 15006; one that came through a tunnel shows only as the
 // proxy's own, marked connection to the application. Tunnels themselves (15008 at either end) do not count:
-// they are pooled and may be idle.
+// they are pooled and may be idle. Without netfilter (ebpf/) the proxy's connection to the application has the other mark,
+// and the application's end of it too.
 Result<size_t> count_carried_connections() {
   ZT_ASSIGN(NetlinkSocket netlink, NetlinkSocket::open(NETLINK_SOCK_DIAG));
   // The states in which bytes can still flow: one side may have closed.
   constexpr uint32_t kStates = 1u << TCP_ESTABLISHED | 1u << TCP_FIN_WAIT1 | 1u << TCP_FIN_WAIT2 | 1u << TCP_CLOSE_WAIT;
-  size_t total = 0;
+  size_t total = 0, looped = 0;
   for (const uint8_t family : {AF_INET, AF_INET6}) {
     inet_diag_req_v2 query{};
     query.sdiag_family = family;
     query.sdiag_protocol = IPPROTO_TCP;
     query.idiag_states = kStates;
-    size_t count = 0;
+    size_t count = 0, marked = 0;
     const auto on_socket = [&](const nlmsghdr& message) {
       const auto* socket = body_of<inet_diag_msg>(message);
       if (message.nlmsg_type != SOCK_DIAG_BY_FAMILY || socket == nullptr) return;
@@ -241,13 +242,15 @@ Result<size_t> count_carried_connections() {
       const uint16_t local = ntohs(socket->id.idiag_sport), remote = ntohs(socket->id.idiag_dport);
       const bool captured = local == kOutboundPort || local == kInboundPlaintextPort;
       const bool tunnel = local == kInboundHbonePort || remote == kInboundHbonePort;
+      marked += (mark & kMarkMask) == kLoopMark ? 1 : 0;
       count += captured || ((mark & kMarkMask) == kProxyMark && !tunnel) ? 1 : 0;
     };
-    ZT_TRY(expect(netlink.dump(NetlinkRequest(SOCK_DIAG_BY_FAMILY, 0, query), on_socket, [&] { count = 0; }),
+    ZT_TRY(expect(netlink.dump(NetlinkRequest(SOCK_DIAG_BY_FAMILY, 0, query), on_socket, [&] { count = marked = 0; }),
                   {ENOENT, EAFNOSUPPORT}, "cannot list the pod's TCP connections"));
     total += count;
+    looped += marked;
   }
-  return total;
+  return total + (looped + 1) / 2;
 }
 
 }  // namespace zt::redirection

@@ -49,6 +49,10 @@ class FakeRedirector final : public redirection::Redirector {
     ++verified[of(pod)];
     return deviations[of(pod)];
   }
+  Result<redirection::Presence> presence(const redirection::RedirectedPod& /*pod*/) override {
+    return redirection::Presence::kNone;
+  }
+  Result<> make_way(const redirection::RedirectedPod& /*pod*/) override { return {}; }
 
   std::string of(const redirection::RedirectedPod& pod) { return names.at(pod.netns->id()); }
   Result<> note(const std::string& what, const redirection::RedirectedPod& pod) {

@@ -54,6 +54,19 @@ TEST_CASE("environment variables stand behind the command line") {
   CHECK(parsed.options->agent.defaults.dns);
 }
 
+TEST_CASE("how pods are redirected is chosen by our own setting, or by istio-cni's") {
+  CHECK(parse({"--pods", "p"}).options->redirection.backend == "nftables");
+  CHECK(parse({"--pods", "p", "--backend", "auto"}).options->redirection.backend == "auto");
+  CHECK_FALSE(parse({"--pods", "p", "--backend", "magic"}).options);
+  const Environment variant("FORCE_IPTABLES_BINARY", "legacy");
+  CHECK(parse({"--pods", "p"}).options->redirection.iptables_variant == "legacy");
+  CHECK_FALSE(parse({"--pods", "p", "--iptables-variant", "newest"}).options);
+  const Environment native("NATIVE_NFTABLES", "false");
+  CHECK(parse({"--pods", "p"}).options->redirection.backend == "iptables");
+  const Environment backend("ZTUNNEL_AGENT_BACKEND", "nftables");
+  CHECK(parse({"--pods", "p"}).options->redirection.backend == "nftables");
+}
+
 TEST_CASE("subcommands") {
   CHECK(parse({"run", "--pods", "p"}).options->command == AgentOptions::Command::kRun);
   CHECK(parse({"verify", "--pods", "p"}).options->command == AgentOptions::Command::kVerify);

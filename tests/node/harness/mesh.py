@@ -18,6 +18,7 @@ import json
 import mmap
 import os
 import socket
+import subprocess
 import tempfile
 
 from . import apps
@@ -25,6 +26,7 @@ from .netns import Netns, connect_veth
 from .process import Process, eventually
 
 BIN = os.environ.get("ZT_BIN") or os.path.join(os.path.dirname(__file__), "../../../build/release/bin")
+SO_NETNS_COOKIE, EBPF_CAPTURES = 71, 1
 CAPTURE_PORTS = {15001, 15006, 15008}
 TRUST_DOMAIN = "cluster.local"
 
@@ -49,6 +51,18 @@ def write_file(path, text):
     os.rename(path + ".new", path)
 
 
+def ebpf_can_be_tried():
+    """Whether a bpf file system can be mounted here, and cgroups of version 2 are."""
+    with open("/proc/self/mountinfo") as file:
+        if os.geteuid() != 0 or " - cgroup2 " not in file.read():
+            return False
+    with tempfile.TemporaryDirectory(prefix="ztt-") as folder:
+        mounted = subprocess.run(["mount", "-t", "bpf", "bpf", folder], capture_output=True).returncode == 0
+        if mounted:
+            subprocess.run(["umount", folder], check=True)
+    return mounted
+
+
 class Pod:
     def __init__(self, node, name, index, account, namespace, captured, trust_domain):
         self.node, self.name, self.account, self.namespace, self.captured = node, name, account, namespace, captured
@@ -58,6 +72,7 @@ class Pod:
         self.ip6 = f"fd00:10:244:{node.number}::{index:x}"
         self.netns = Netns(name)
         self.servers = []
+        self.options = {}  # of its entry in the pods file
         self.speaks_hbone = captured  # what mesh.yaml says of it; a pod may terminate the tunnel by itself
         port = f"v{index}"
         connect_veth(node.netns, port, self.netns, "eth0")
@@ -96,7 +111,25 @@ class Pod:
     def wait_captured(self):
         """Until the proxy listens in this pod and the agent's rules stand."""
         eventually(lambda: CAPTURE_PORTS <= self.netns.listening_ports(), f"the proxy's listeners in {self.name}")
-        eventually(lambda: "15001" in self.netns.run("nft", "list", "ruleset"), f"the redirection rules in {self.name}")
+        eventually(self.is_redirected, f"the redirection rules in {self.name}")
+
+    def is_redirected(self):
+        """Whether new connections are led to the proxy, whatever the backend is."""
+        if self.node.mesh.bpffs and self._is_redirected_by_ebpf():
+            return True
+        # The nft variant of iptables shows here too.
+        return any("15001" in self.netns.run(*command) for command in (("nft", "list", "ruleset"), ("iptables-legacy-save",)))
+
+    def _is_redirected_by_ebpf(self):
+        pods = f"{self.node.mesh.bpffs}/ztunnel-1/maps/pods"
+        if not os.path.exists(pods):
+            return False
+        with self.netns.socket() as sock:
+            cookie = sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        found = subprocess.run(["bpftool", "-j", "map", "lookup", "pinned", pods, "key", "hex", *(f"{byte:02x}" for byte in cookie)],
+                               capture_output=True, text=True, env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+        value = json.loads(found.stdout or "{}").get("value") if found.returncode == 0 else None
+        return bool(value) and int(value[0], 16) & EBPF_CAPTURES != 0
 
     def wait_released(self):
         eventually(lambda: not (CAPTURE_PORTS & self.netns.listening_ports()), f"the listeners to go from {self.name}")
@@ -142,7 +175,8 @@ class Node:
         if enrolled is None:
             enrolled = [p for p in self.pods if p.captured]
         write_file(self.pods_file, json.dumps({"pods": [
-            {"uid": p.uid, "name": p.name, "namespace": p.namespace, "serviceAccount": p.account, "netns": p.netns.path}
+            {"uid": p.uid, "name": p.name, "namespace": p.namespace, "serviceAccount": p.account, "netns": p.netns.path,
+             **p.options}
             for p in enrolled]}, indent=1))
 
     def proxy_env(self, **changes):
@@ -204,6 +238,7 @@ class Mesh:
         self.file = os.path.join(self.folder, "mesh.yaml")
         self.ca_folder = os.path.join(self.folder, "ca")
         self.processes, self.services, self.policies, self.extra_workloads = [], [], [], []
+        self.bpffs = None  # where agents pin programs, once there is one
         self.beside = []  # network namespaces of proxies that came later
         self.nodes = [Node(self, n + 1) for n in range(nodes)]
         if nodes == 2:
@@ -231,7 +266,17 @@ class Mesh:
             for pod in list(node.pods):
                 pod.delete()
             node.netns.delete()
+        if self.bpffs:  # with it go the programs
+            subprocess.run(["umount", self.bpffs], capture_output=True)
         self._temp.cleanup()
+
+    def mount_bpffs(self):
+        """A bpf file system for the agents of this mesh alone; their environment for it."""
+        path = os.path.join(self.folder, "bpf")
+        os.mkdir(path)
+        subprocess.run(["mount", "-t", "bpf", "bpf", path], check=True)
+        self.bpffs = path
+        return {"ZTUNNEL_AGENT_BPFFS": path}
 
     @property
     def pods(self):

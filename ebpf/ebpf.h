@@ -1,0 +1,41 @@
+#pragma once
+#include <string>
+#include <string_view>
+
+#include "ebpf/pod_namespace.h"
+#include "ebpf/programs.h"
+#include "redirection/redirector.h"
+
+namespace zt::redirection {
+
+struct EbpfSettings {
+  std::string bpffs = "/sys/fs/bpf";
+  std::string cgroup = {};  // of version 2, whose processes can be captured; "": the first that is mounted
+};
+
+// Redirection without netfilter and without connection tracking (outbound.bpf.c, inbound.bpf.c): a destination is changed when an
+// application dials, and a connection that comes in is handed to the proxy's listener with its destination kept. Established
+// connections are looked at by neither.
+class EbpfRedirector final : public Redirector {
+ public:
+  explicit EbpfRedirector(EbpfSettings settings = {}) : settings_(std::move(settings)) {}
+
+  [[nodiscard]] std::string_view name() const override { return "ebpf"; }
+  [[nodiscard]] std::string_view unsuited(const RedirectionOptions& options) const override;
+  [[nodiscard]] bool translates() const override { return false; }
+  Result<> probe() override;
+  Result<> enroll(const RedirectedPod& pod) override;
+  Result<> stop_capturing(const RedirectedPod& pod) override;
+  Result<size_t> carried_connections(const RedirectedPod& pod) override;
+  Result<> unenroll(const RedirectedPod& pod) override;
+  Result<Deviations> verify(const RedirectedPod& pod) override;
+  Result<Presence> presence(const RedirectedPod& pod) override;
+  Result<> make_way(const RedirectedPod& pod) override;
+
+ private:
+  static Result<> prepare(Programs& programs, const PodNamespace& found, const RedirectedPod& pod);
+
+  EbpfSettings settings_;
+};
+
+}  // namespace zt::redirection
