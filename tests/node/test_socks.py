@@ -140,8 +140,7 @@ def test_the_socks_listener_is_there_only_if_it_is_asked_for_and_only_for_the_po
     shop.nodes[1].start_ztunnel(UNSTABLE_ENABLE_SOCKS5="true")
     shop.nodes[1].wait_ready()
     eventually(lambda: socks.PORT in shop.web.netns.listening_ports(), "the SOCKS5 listener")
-    with pytest.raises(OSError):
-        shop.names.connect(shop.web.ip, socks.PORT)
+    assert apps.refused(shop.names, shop.web.ip, socks.PORT)
 
 
 def test_a_socks_client_that_waits_while_its_proxy_is_replaced_is_told_of_its_connection(shop):

@@ -11,8 +11,9 @@ namespace {
 log::Scope kLog("dns");
 // Batches of Acceptor::accept_some(): more than a listener's queue holds.
 constexpr size_t kMostWaiting = 4;
-// Nothing waits for it, and on a busy machine a handshake that had begun may take long.
-constexpr std::chrono::seconds kListenerLinger{1};
+constexpr std::chrono::milliseconds kListenerLinger{250};
+// On a busy machine a handshake that had begun may take long: while somebody has come within the last linger there is another one.
+constexpr int kMostLingers = 8;
 }  // namespace
 
 PodServer::PodServer(WorkerShare& share, PodName pod, SocketOptions sockets, Listeners listeners)
@@ -52,15 +53,19 @@ void PodServer::drain(const std::function<void(int fd)>& step_back) {
   if (std::exchange(draining_, true)) return;
   for (auto& listener : udp_) step_back(listener->fd());
   for (auto& listener : tcp_) step_back(listener->fd());
+  somebody_came_ = false;
   if (!stopped_) linger_.start_after(kListenerLinger, [this] { stop_listening(); });
 }
 
 void PodServer::stop_listening() {
-  stopped_ = true;
   for (auto& listener : tcp_) {
     for (size_t batches = kMostWaiting; batches > 0 && listener->accept_some(); --batches) {
     }
   }
+  if (std::exchange(somebody_came_, false) && ++lingers_ < kMostLingers) {
+    return linger_.start_after(kListenerLinger, [this] { stop_listening(); });
+  }
+  stopped_ = true;
   tcp_.clear();
 }
 
@@ -76,6 +81,7 @@ void PodServer::on_turn_end() noexcept {
 }
 
 void PodServer::accept(UniqueFd fd) {
+  somebody_came_ = true;
   if (sessions_.size() >= share_.settings.tcp_sessions_per_pod) return dns_.note_limit("dns_connections_per_pod");
   const auto closed = [this](TcpSession& session) {
     ended_.push_back(&session);

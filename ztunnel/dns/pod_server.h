@@ -42,6 +42,8 @@ class PodServer final : private Deferred {
   OriginalServer original_;
   std::vector<std::unique_ptr<UdpListener>> udp_;  // kept while queries that came over them are under way
   bool draining_ = false, stopped_ = false;
+  bool somebody_came_ = false;  // over TCP, since the last look
+  int lingers_ = 0;
   Forwarder forwarder_;
   std::vector<std::unique_ptr<Acceptor>> tcp_;
   std::list<std::unique_ptr<TcpSession>> sessions_;
