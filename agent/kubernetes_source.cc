@@ -18,7 +18,7 @@ using kubernetes::Object;
 
 log::Scope log_source("kubernetes");
 
-constexpr unsigned kOk = 200, kNotFound = 404, kConflict = 409, kInvalid = 422;
+constexpr unsigned kOk = 200, kNotFound = 404;
 
 ListWatch::Options watch_of(ListWatch::Options options, std::string path, std::string selector) {
   options.path = std::move(path);
@@ -126,8 +126,9 @@ void KubernetesSource::settle(Pod& pod) {
     case Wish::kIn: pod.wish = Wish::kIn; return enrol(pod);
     case Wish::kOut: {
       // An annotation of an earlier agent says that there are rules to be taken away.
+      // One on the host's network can never have had any, whatever its annotation says.
       const bool was_in = pod.wish == Wish::kIn || (!pod.wish && !pod.annotation.empty());
-      if (!was_in) break;
+      if (!was_in || pod.object.host_network) break;
       namespaces_.want({uid, pod.object.ips});
       const PodSpec spec{uid,
                          {pod.object.name, pod.object.ns, pod.object.service_account},
@@ -210,7 +211,11 @@ std::optional<std::string> KubernetesSource::annotation_of(const Pod& pod) const
 
 void KubernetesSource::annotate(Pod& pod) {
   const auto wanted = annotation_of(pod);
-  if (!wanted || *wanted == pod.annotation || pod.patch || !pod.listed) return;
+  if (!wanted || *wanted == pod.annotation) {
+    pod.patch_failures = 0;  // nothing is left to be tried again
+    return;
+  }
+  if (pod.patch || !pod.listed) return;
   if (Clock::now() < pod.patch_due || patches_ >= kMostPatches) return;
   send_patch(pod, *wanted);
 }
@@ -248,9 +253,9 @@ void KubernetesSource::patched(const std::string& uid, const Result<>& end) {
   Pod& pod = found->second;
   pod.patch.reset();
   --patches_;
-  // With a conflict or another uid the pod is not what it was: what it is now comes by the watch.
-  const bool over =
-      pod.patch_status == kOk || pod.patch_status == kNotFound || pod.patch_status == kConflict || pod.patch_status == kInvalid;
+  // With a conflict or another uid the pod is not what it was. What it is now may have come by the watch already: it is tried again,
+  // until the watch says that the pod is gone.
+  const bool over = pod.patch_status == kOk || pod.patch_status == kNotFound;
   if (over) {
     if (pod.patch_status == kOk) {
       ZT_LOG(log_source, kInfo, "pod annotated", Field::string("uid", uid), Field::string("name", pod.object.key()),
@@ -276,7 +281,8 @@ void KubernetesSource::patched(const std::string& uid, const Result<>& end) {
 void KubernetesSource::schedule() {
   auto next = Clock::time_point::max();
   for (const auto& [uid, pod] : known_) {
-    if (pod.patch_failures > 0 && !pod.patch) next = std::min(next, pod.patch_due);
+    // Where as many are under way as may be, the end of one calls for the next.
+    if (pod.patch_failures > 0 && !pod.patch && pod.listed && patches_ < kMostPatches) next = std::min(next, pod.patch_due);
   }
   for (const auto& waiting : waiting_) {
     next = std::min(next, waiting.until);
@@ -330,6 +336,11 @@ void KubernetesSource::try_cni(Waiting& waiting) {
     const Verdict verdict = judge(*object, space == spaces_.objects().end() ? nullptr : &space->second, options_.rules);
     if (verdict.wish == Wish::kLeaveAlone) {
       waiting.why = verdict.why;
+      return;
+    }
+    // A pod that has ended or is going has no new sandbox: this is for the next one of its name, which the API does not show yet.
+    if (verdict.wish == Wish::kGone || object->deleting) {
+      waiting.why = "the API shows the pod of this name before";
       return;
     }
     if (verdict.wish != Wish::kIn) return answer({});

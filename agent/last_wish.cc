@@ -9,7 +9,7 @@
 namespace zt::agent {
 
 namespace {
-constexpr unsigned kOk = 200, kNotFound = 404;
+constexpr unsigned kOk = 200, kUnauthorized = 401, kNotFound = 404;
 constexpr size_t kMaxAnswer = 4u << 20;
 }  // namespace
 
@@ -28,6 +28,8 @@ LastWish::LastWish(EventLoop& loop, kubernetes::Api& api, const std::string& ns,
 
 void LastWish::answered() {
   const auto done = std::exchange(done_, [](bool) {});
+  // Our account is gone, which is deleted together with us.
+  if (status_ == kUnauthorized) return done(true);
   if (status_ == kNotFound) {
     // Of the object, and not of the path: that would be another kind of server.
     return done(kubernetes::parse_status(body_).reason == "NotFound");

@@ -103,13 +103,13 @@ def test_labels_of_pods_win_over_those_of_namespaces_and_what_must_stay_out_stay
     cluster.k8s.add(sidecar, annotations={"sidecar.istio.io/status": "{}"})
     cluster.k8s.add(ended, phase="Succeeded")
     start(cluster)
+    # Before web, which shows that this has been heard when the namespace's label is.
+    cluster.api.put("pods", "shop/other", labels={MODE: "none"})
     cluster.api.put("pods", "shop/web", labels={MODE: "ambient"})
     in_the_mesh(cluster, cluster.web)
     assert not redirected(cluster.other)
-    cluster.api.put("pods", "shop/other", labels={MODE: "none"})
     cluster.api.label_namespace("shop", "ambient")
     cluster.api.put("pods", "shop/web", labels={})
-    cluster.nodes[1].agent.wait_line("debug|pod is to be in the mesh")
     late = second.pod("late", captured=False)
     cluster.k8s.add(late)
     in_the_mesh(cluster, late)
@@ -154,8 +154,8 @@ def test_an_api_server_that_forgets_ends_watches_and_rotates_tokens_costs_nothin
         cluster.api.end_watches(forget=forget)
         in_the_mesh(cluster, pod)
     cluster.api.token = "another-token"
-    cluster.api.end_watches()
     mark = cluster.nodes[1].agent.mark()
+    cluster.api.end_watches()
     cluster.nodes[1].agent.wait_line("401 Unauthorized", since=mark)
     with open(cluster.api.folder + "/token", "w") as file:
         file.write("another-token")

@@ -19,6 +19,7 @@ constexpr size_t kMaxRecord = 16384;
 
 constexpr std::chrono::seconds kPriceOfAbuse{1};
 constexpr std::chrono::seconds kForgivenAbuse{4};
+constexpr std::chrono::seconds kLongestShutOut{60};  // its address may be another's by then
 constexpr size_t kMostAbusers = 1024;
 
 enum class Hello : uint8_t { kIncomplete, kComplete, kGone };
@@ -76,7 +77,7 @@ void HandshakeCounts::note_abuse(const IpAddress& source, Clock::time_point now)
     if (abusers_.size() >= kMostAbusers) return;
   }
   auto& paid = abusers_[source];
-  paid = std::max(paid, now) + kPriceOfAbuse;
+  paid = std::min(std::max(paid, now) + kPriceOfAbuse, now + kForgivenAbuse + kLongestShutOut);
 }
 
 void HandshakeCounts::leave(const IpAddress& source) {
