@@ -140,7 +140,9 @@ Result<std::unique_ptr<Redirector>> make_redirector(const BackendSettings& setti
   }
   std::vector<std::unique_ptr<Redirector>> wanted, others;
   const auto add = [&](std::string_view name, std::unique_ptr<Redirector> backend) {
-    (settings.backend == "auto" || settings.backend == name ? wanted : others).push_back(std::move(backend));
+    // Not ebpf by itself: where it is known to be wrong (docs/redirection.md §2.9) it would let connections out in the clear.
+    const bool by_itself = settings.backend == "auto" && name != "ebpf";
+    (by_itself || settings.backend == name ? wanted : others).push_back(std::move(backend));
   };
   add("ebpf", std::make_unique<EbpfRedirector>(settings.ebpf));
   add("nftables", std::make_unique<NftablesRedirector>());
