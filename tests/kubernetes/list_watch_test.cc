@@ -84,7 +84,7 @@ TEST_CASE_METHOD(Fixture, "A list comes in pages, and counts only as a whole") {
   start([&](auto& c, size_t number) {
     if (number == 0) return (void)c.answer("200 OK", list_of("5", object("a", "1"), "more+/="));
     if (number == 1) {
-      while (!go) std::this_thread::sleep_for(1ms);
+      go.wait(false);
       return (void)c.answer("200 OK", list_of("5", object("b", "2")));
     }
     c.hold();
@@ -93,6 +93,7 @@ TEST_CASE_METHOD(Fixture, "A list comes in pages, and counts only as a whole") {
   CHECK_FALSE(pods->synced());
   CHECK(changes == 0);
   go = true;
+  go.notify_all();
   CHECK(holds("a b"));
   CHECK_THAT(server->requests()[1], Contains("&continue=more%2B%2F%3D"));
   CHECK(watch_from("5", 0));
@@ -106,7 +107,7 @@ TEST_CASE_METHOD(Fixture, "Events change the copy, and a bookmark moves the plac
     if (number == 1) {
       c.begin_watch();
       c.chunk(event("ADDED", object("b", "6")) + event("MODIFIED", object("a", "7", R"(,"labels":{"x":"y"})")));
-      while (!go) std::this_thread::sleep_for(1ms);
+      go.wait(false);
       c.chunk(event("DELETED", object("b", "8")));
       c.chunk(bookmark("20"));
       return (void)c.send("0\r\n\r\n");
@@ -116,6 +117,7 @@ TEST_CASE_METHOD(Fixture, "Events change the copy, and a bookmark moves the plac
   CHECK(holds("a b"));
   CHECK(pods->objects().at("ns/a").labels.at("x") == "y");
   go = true;
+  go.notify_all();
   CHECK(holds("a"));
   CHECK(watch_from("20", 1));
   CHECK(lists() == 1);
