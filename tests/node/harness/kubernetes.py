@@ -22,8 +22,8 @@ MODE = "istio.io/dataplane-mode"
 TOKEN = "token-of-the-agent"
 
 
-def certificates(folder):
-    """A CA and a certificate for 127.0.0.1: (certificate, key, CA), as paths."""
+def certificates(folder, address="127.0.0.1"):
+    """A CA and a certificate for an address: (certificate, key, CA), as paths."""
     ca, ca_key, cert, key, csr = (os.path.join(folder, n) for n in ("ca.crt", "ca.key", "api.crt", "api.key", "api.csr"))
 
     def openssl(*words, text=None):
@@ -32,7 +32,7 @@ def certificates(folder):
             "-days", "2")
     openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key, "-out", csr, "-subj", "/CN=apiserver")
     extensions = os.path.join(folder, "api.ext")
-    write_file(extensions, "subjectAltName=IP:127.0.0.1,DNS:kubernetes.default.svc\n")
+    write_file(extensions, f"subjectAltName=IP:{address},DNS:kubernetes.default.svc\n")
     openssl("x509", "-req", "-in", csr, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-out", cert, "-days", "2", "-extfile", extensions)
     return cert, key, ca
 
@@ -40,10 +40,10 @@ def certificates(folder):
 class Kubernetes:
     """Objects by (kind, key); each change has a version and is an event to those who watch."""
 
-    def __init__(self, folder, netns):
+    def __init__(self, folder, netns, address="127.0.0.1"):
         self.folder = os.path.join(folder, "kubernetes-" + netns.name)
         os.makedirs(self.folder)
-        cert, key, _ = certificates(self.folder)
+        cert, key, _ = certificates(self.folder, address)
         self.token = TOKEN
         write_file(os.path.join(self.folder, "token"), TOKEN)
         self.objects, self.events, self.version, self.oldest = {"pods": {}, "namespaces": {}}, [], 1000, 0
@@ -81,7 +81,7 @@ class Kubernetes:
                 pass
 
         with netns.entered():
-            self.server = Server(("127.0.0.1", 0), Handler)
+            self.server = Server((address, 0), Handler)
         self.port = self.server.server_address[1]
         self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
