@@ -8,9 +8,7 @@ Leaves in --out: ztunnel.tar (OCI archive), sbom.spdx.json, debug/ (symbols by b
 """
 
 import argparse
-import datetime
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -20,9 +18,10 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import oci  # noqa: E402
 import packages  # noqa: E402
+import release  # noqa: E402
 import sbom  # noqa: E402
 
-TREE = pathlib.Path(__file__).resolve().parents[2]
+TREE = release.TREE
 PROGRAMS = ("ztunnel", "ztunnel-agent", "ztunnel-cni")
 # What the backend iptables runs: both variants, since the node's kernel decides which one counts.
 XTABLES = ("xtables-nft-multi", "xtables-legacy-multi")
@@ -116,17 +115,6 @@ def add_terms(root):
     root.text("/usr/share/doc/ztunnel/LICENSE", (TREE / "LICENSE").read_text())
 
 
-def made_at():
-    """One time for all files: SOURCE_DATE_EPOCH, or that of the commit."""
-    if "SOURCE_DATE_EPOCH" in os.environ:
-        return int(os.environ["SOURCE_DATE_EPOCH"])
-    return int(run("git", "-c", f"safe.directory={TREE}", "-C", TREE, "log", "-1", "--format=%ct"))
-
-
-def version():
-    return re.search(r"project\(ztunnel VERSION (\S+)", (TREE / "CMakeLists.txt").read_text())[1]
-
-
 def size_of(folder):
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
@@ -149,15 +137,14 @@ def make(binaries, out, name):
     add_iptables(debians)
     add_system(debians)
     add_terms(debians)
-    time = made_at()
-    created = datetime.datetime.fromtimestamp(time, datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    bill = sbom.document("ztunnel", version(), created, {p: (programs / "usr/local/bin" / p).read_bytes() for p in PROGRAMS}, debians.packages,
+    time, created, version = release.time(), release.created(), release.version()
+    bill = sbom.document("ztunnel", version, created, {p: (programs / "usr/local/bin" / p).read_bytes() for p in PROGRAMS}, debians.packages,
                          sbom.compiled_in(binaries.parent, PROGRAMS))
     text = json.dumps(bill, indent=1, sort_keys=True) + "\n"
     (out / "sbom.spdx.json").write_text(text)
     Root(programs).text("/usr/share/doc/ztunnel/sbom.spdx.json", text)
     labels = {
-        "org.opencontainers.image.title": "ztunnel", "org.opencontainers.image.version": version(), "org.opencontainers.image.licenses": "Apache-2.0",
+        "org.opencontainers.image.title": "ztunnel", "org.opencontainers.image.version": version, "org.opencontainers.image.licenses": "Apache-2.0",
         "org.opencontainers.image.created": created, "org.opencontainers.image.description": "Node proxy, node agent and CNI plugin for Istio ambient mode"}
     layers = [oci.layer(folder, time) for folder in (system, programs)]
     digest = oci.write(out / "ztunnel.tar", name, layers, {
@@ -165,8 +152,8 @@ def make(binaries, out, name):
         "Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin"], "ExposedPorts": {port: {} for port in PORTS}},
         created, run("dpkg", "--print-architecture").strip(), labels)
     unpacked, packed = size_of(out / "rootfs"), sum(len(data) for data, _ in layers)
-    release = re.search(r'PRETTY_NAME="(.*)"', (system / "usr/lib/os-release").read_text())[1]
-    print(f"{out / 'ztunnel.tar'}: {name}, {digest}\n  from {release}, {len(debians.packages)} packages; {packed / 2**20:.1f} MiB to pull, {unpacked / 2**20:.1f} MiB unpacked")
+    debian = re.search(r'PRETTY_NAME="(.*)"', (system / "usr/lib/os-release").read_text())[1]
+    print(f"{out / 'ztunnel.tar'}: {name}, {digest}\n  from {debian}, {len(debians.packages)} packages; {packed / 2**20:.1f} MiB to pull, {unpacked / 2**20:.1f} MiB unpacked")
 
 
 if __name__ == "__main__":

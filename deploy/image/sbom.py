@@ -1,11 +1,19 @@
+#!/usr/bin/env python3
 """What an image or a package is made of, as SPDX 2.3 in JSON: our programs, the Debian packages whose libraries they are linked with, and the
-Debian packages that were compiled into them (headers, static libraries)."""
+Debian packages that were compiled into them (headers, static libraries).
+
+    sbom.py BUILD PROGRAM…: of programs in BUILD/bin, into BUILD/sbom.spdx.json
+"""
 
 import hashlib
+import json
+import pathlib
 import re
 import subprocess
+import sys
 
 import packages
+import release
 
 NONE = "NOASSERTION"
 
@@ -66,3 +74,13 @@ def document(name, version, created, programs, linked, compiled):
         "documentNamespace": f"https://spdx.org/spdxdocs/{name}-{version}-{digest[:32]}",
         "creationInfo": {"created": created, "creators": ["Tool: deploy/image/sbom.py"]},
         "packages": [own, *(entry(p) for p in everything)], "files": files, "relationships": relations}
+
+
+def main(build, *programs):
+    linked = {packages.owner(str(file)) for program in programs for file in packages.libraries(build / "bin" / program).values()}
+    bill = document("ztunnel", release.version(), release.created(), {}, linked, compiled_in(build, programs))
+    (build / "sbom.spdx.json").write_text(json.dumps(bill, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), *sys.argv[2:])

@@ -31,10 +31,10 @@ def environment(mesh_file, ca_folder, workload):
             "PACKET_MARK": "1337", "EMBEDDED_CA_DIR": ca_folder}
 
 
-def start(pod, mesh, **changes):
-    """A proxy for this one pod, in its own namespace."""
+def start(pod, mesh, by=(), **changes):
+    """A proxy for this one pod, in its own namespace. `by`: words before its command, of a program that becomes it."""
     workload = f"{pod.namespace}/{pod.name}/{pod.account}"
-    process = Process(f"dedicated ztunnel of {pod.name}", [program("ztunnel"), "proxy"], {**environment(mesh.file, mesh.ca_folder, workload), **changes},
+    process = Process(f"dedicated ztunnel of {pod.name}", [*by, program("ztunnel"), "proxy"], {**environment(mesh.file, mesh.ca_folder, workload), **changes},
                       pod.netns)
     mesh.processes.append(process)
     eventually(lambda: not process.alive() or {15001, 15006, 15008} <= pod.netns.listening_ports(), f"the listeners of {pod.name}")

@@ -1,0 +1,31 @@
+# Debian packages (./dev deb): the proxy, and the node agent with its CNI plugin. Nothing is started by installing them: the units want a file of settings first.
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # packing does not compile the tests
+install(TARGETS ztunnel RUNTIME DESTINATION bin COMPONENT ztunnel)
+install(TARGETS ztunnel-agent RUNTIME DESTINATION bin COMPONENT ztunnel-agent)
+install(TARGETS ztunnel-cni RUNTIME DESTINATION lib/cni COMPONENT ztunnel-agent)
+install(FILES deploy/systemd/ztunnel-dedicated.service deploy/systemd/ztunnel-node.service DESTINATION lib/systemd/system COMPONENT ztunnel)
+install(FILES deploy/systemd/ztunnel-agent.service DESTINATION lib/systemd/system COMPONENT ztunnel-agent)
+install(FILES deploy/systemd/ztunnel.env deploy/systemd/node.env DESTINATION share/doc/ztunnel/examples COMPONENT ztunnel)
+foreach(package ztunnel ztunnel-agent)
+  install(FILES LICENSE DESTINATION share/doc/${package} RENAME copyright COMPONENT ${package})
+  install(FILES ${CMAKE_BINARY_DIR}/sbom.spdx.json DESTINATION share/doc/${package} COMPONENT ${package} OPTIONAL)
+endforeach()
+
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_CONTACT "the maintainers of ztunnel in C++ <root@localhost>")
+set(CPACK_PACKAGE_DIRECTORY ${CMAKE_SOURCE_DIR}/build/deb)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_COMPONENTS_ALL ztunnel ztunnel-agent)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_SECTION net)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_COMPONENT_ZTUNNEL_DESCRIPTION "Node proxy for Istio ambient mode
+ Carries pods' TCP over HBONE, in the place of istio/ztunnel; without Kubernetes from a file.")
+set(CPACK_COMPONENT_ZTUNNEL-AGENT_DESCRIPTION "Node agent and CNI plugin for Istio ambient mode
+ Redirects pods into the node proxy, in the place of istio-cni; without Kubernetes from a file.")
+set(CPACK_DEBIAN_ZTUNNEL_PACKAGE_NAME ztunnel)
+set(CPACK_DEBIAN_ZTUNNEL-AGENT_PACKAGE_NAME ztunnel-agent)
+set(CPACK_DEBIAN_ZTUNNEL-AGENT_PACKAGE_RECOMMENDS iptables)
+include(CPack)
