@@ -18,7 +18,7 @@ TEST_CASE("root: an eBPF pod has no netfilter rule, and nothing of it outlives t
   ZT_NEEDS_ROOT("network namespaces");
   if (!can_try_ebpf()) return;
   TestPod pod;
-  EbpfRedirector ebpf({.bpffs = own_bpffs()});
+  EbpfRedirector ebpf({.bpffs = own_bpffs(), .cgroup = test_cgroup()});
   const auto settings = [&] {
     return sh(*pod.pod, "cat /proc/sys/net/ipv4/tcp_fwmark_accept /proc/sys/net/ipv4/fwmark_reflect");
   };
@@ -26,7 +26,7 @@ TEST_CASE("root: an eBPF pod has no netfilter rule, and nothing of it outlives t
   const auto enrolled = ebpf.enroll({pod.pod, {}});
   INFO(error_text(enrolled));
   REQUIRE(enrolled);
-  CHECK(sh(*pod.pod, "nft list ruleset; iptables-legacy-save").empty());
+  CHECK(sh(*pod.pod, "nft list ruleset").empty());
   CHECK(settings() == "1\n1\n");
   const std::string pods = own_bpffs() + "/ztunnel-1/pods";
   CHECK_FALSE(std::filesystem::is_empty(pods));
@@ -52,7 +52,7 @@ TEST_CASE("root: what was taken out of eBPF redirection is named, and enrolling 
   INFO(row.command);
   const Bpffs bpffs;
   TestPod pod;
-  EbpfRedirector ebpf({.bpffs = bpffs.path()});
+  EbpfRedirector ebpf({.bpffs = bpffs.path(), .cgroup = test_cgroup()});
   REQUIRE(ebpf.enroll({pod.pod, {}}));
   CHECK(*ebpf.verify({pod.pod, {}}) == Deviations{});
   sh(*pod.pod, "B=" + bpffs.path() + "/ztunnel-1; " + row.command);
@@ -72,7 +72,7 @@ TEST_CASE("root: programs that were taken off the cgroup come back for all pods 
   if (!can_try_ebpf()) return;
   const Bpffs bpffs;
   TestPod pod, other;
-  EbpfRedirector ebpf({.bpffs = bpffs.path()});
+  EbpfRedirector ebpf({.bpffs = bpffs.path(), .cgroup = test_cgroup()});
   REQUIRE(ebpf.enroll({pod.pod, {}}));
   REQUIRE(ebpf.enroll({other.pod, {}}));
   std::filesystem::remove_all(bpffs.path() + "/ztunnel-1/links");
@@ -118,7 +118,7 @@ TEST_CASE("root: without a proxy an eBPF pod's new connections are refused both 
   if (!can_try_ebpf()) return;
   const bool v6 = GENERATE(false, true);
   TestPod pod;
-  EbpfRedirector ebpf({.bpffs = own_bpffs()});
+  EbpfRedirector ebpf({.bpffs = own_bpffs(), .cgroup = test_cgroup()});
   const UniqueFd pod_app = listen_in(*pod.pod, 8080), peer_app = listen_in(pod.peer, 8080);
   {
     const UniqueFd listener = listen_in(*pod.pod, kInboundPlaintextPort, kProxyMark);

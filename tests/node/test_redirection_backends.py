@@ -10,16 +10,18 @@ import socket
 import pytest
 
 from harness import apps, dns
-from harness.mesh import Mesh, ebpf_can_be_tried
+from harness.mesh import Mesh, ebpf_can_be_tried, legacy_can_be_tried
 from harness.process import eventually
 from test_enrolment import LiveConnection, echo_works
 
 # What the agent is told, and a command that takes a pod's redirection out behind its back.
 BACKENDS = {
     "nftables": ({"ZTUNNEL_AGENT_BACKEND": "nftables"}, "nft flush ruleset"),
-    "iptables-legacy": ({"ZTUNNEL_AGENT_BACKEND": "iptables", "FORCE_IPTABLES_BINARY": "legacy"}, "iptables-legacy -t nat -F"),
+    "iptables-legacy": ({"ZTUNNEL_AGENT_BACKEND": "iptables", "FORCE_IPTABLES_BINARY": "legacy"}, "iptables-legacy -w 10 -t nat -F"),
     "iptables-nft": ({"ZTUNNEL_AGENT_BACKEND": "iptables", "FORCE_IPTABLES_BINARY": "nft"}, "iptables-nft -t nat -F ISTIO_OUTPUT"),
 }
+if not legacy_can_be_tried():
+    del BACKENDS["iptables-legacy"]
 if ebpf_can_be_tried():
     BACKENDS["ebpf"] = ({"ZTUNNEL_AGENT_BACKEND": "ebpf"}, None)
 FAMILIES = ["ip", "ip6"]

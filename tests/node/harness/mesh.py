@@ -13,10 +13,12 @@ Pods are routed as by a point-to-point CNI: each has a veth to its node and a de
 of each agent. Files are written as JSON, which is YAML.
 """
 
+import ctypes
 import http.client
 import json
 import mmap
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -51,16 +53,39 @@ def write_file(path, text):
     os.rename(path + ".new", path)
 
 
-def ebpf_can_be_tried():
-    """Whether a bpf file system can be mounted here, and cgroups of version 2 are."""
+def legacy_can_be_tried():
+    """Whether iptables' old tables can be had here."""
+    return all(subprocess.run([program, "-w", "10", "-t", "nat", "-S"], capture_output=True).returncode == 0
+               for program in ("iptables-legacy", "ip6tables-legacy") if shutil.which(program)) and bool(shutil.which("iptables-legacy"))
+
+
+def cgroup2():
+    """The first mounted cgroup of version 2, or None: in a container with a cgroup namespace that of the container."""
     with open("/proc/self/mountinfo") as file:
-        if os.geteuid() != 0 or " - cgroup2 " not in file.read():
-            return False
-    with tempfile.TemporaryDirectory(prefix="ztt-") as folder:
-        mounted = subprocess.run(["mount", "-t", "bpf", "bpf", folder], capture_output=True).returncode == 0
-        if mounted:
-            subprocess.run(["umount", folder], check=True)
-    return mounted
+        return next((line.split()[4] for line in file if " - cgroup2 " in line), None)
+
+
+def ebpf_can_be_tried():
+    """Whether a bpf file system can be mounted here, a map made in it, and cgroups of version 2 are."""
+    if os.geteuid() != 0 or not cgroup2():
+        return False
+    try_it = 'mount -t bpf bpf /tmp && bpftool map create /tmp/tried type hash key 8 value 8 entries 1 name tried'
+    return subprocess.run(["unshare", "-m", "sh", "-c", try_it], capture_output=True,
+                          env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}).returncode == 0
+
+
+def own_mounts():
+    """Mounts made from here on are this process's own, and go with it, also if it is killed."""
+    global _own_mounts
+    if _own_mounts:
+        return
+    if ctypes.CDLL(None, use_errno=True).unshare(0x20000) != 0:  # CLONE_NEWNS
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    _own_mounts = True
+
+
+_own_mounts = False
 
 
 class Pod:
@@ -272,11 +297,12 @@ class Mesh:
 
     def mount_bpffs(self):
         """A bpf file system for the agents of this mesh alone; their environment for it."""
+        own_mounts()
         path = os.path.join(self.folder, "bpf")
         os.mkdir(path)
         subprocess.run(["mount", "-t", "bpf", "bpf", path], check=True)
         self.bpffs = path
-        return {"ZTUNNEL_AGENT_BPFFS": path}
+        return {"ZTUNNEL_AGENT_BPFFS": path, "ZTUNNEL_AGENT_CGROUP": cgroup2()}
 
     @property
     def pods(self):

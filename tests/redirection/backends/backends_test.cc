@@ -23,11 +23,14 @@ namespace {
 
 #define GENERATE_BACKENDS() GENERATE(as<const char*>{}, "nftables", "iptables, legacy", "iptables, nft", "ebpf")
 
-bool can_try(std::string_view backend) { return backend != "ebpf" || can_try_ebpf(); }
+bool can_try(std::string_view backend) {
+  if (backend == "ebpf") return can_try_ebpf();
+  return backend != "iptables, legacy" || can_try_legacy_iptables();
+}
 
 std::unique_ptr<Redirector> make_backend(std::string_view name) {
   if (name == "nftables") return std::make_unique<NftablesRedirector>();
-  if (name == "ebpf") return std::make_unique<EbpfRedirector>(EbpfSettings{.bpffs = own_bpffs()});
+  if (name == "ebpf") return std::make_unique<EbpfRedirector>(EbpfSettings{.bpffs = own_bpffs(), .cgroup = test_cgroup()});
   return std::make_unique<IptablesRedirector>(name == "iptables, legacy" ? "legacy" : "nft");
 }
 

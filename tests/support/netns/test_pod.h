@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -38,6 +39,19 @@ inline std::string sh(const Netns& netns, const std::string& command) {
   INFO(error_text(output));
   REQUIRE(output);
   return *output;
+}
+
+// Whether the kernel and the machine have iptables' old tables.
+inline bool can_try_legacy_iptables() {
+  static const bool can = [] {
+    const auto found = in_netns_thread(make_netns(), []() -> Result<bool> {
+      return std::system("iptables-legacy -w 10 -t nat -S >/dev/null 2>&1") == 0 &&  // NOLINT(concurrency-mt-unsafe)
+             std::system("ip6tables-legacy -w 10 -t nat -S >/dev/null 2>&1") == 0;   // NOLINT(concurrency-mt-unsafe)
+    });
+    return found && *found;
+  }();
+  if (!can) WARN("not tried with iptables' legacy variant: iptables-legacy does not work here");
+  return can;
 }
 
 struct TestPod {
