@@ -64,7 +64,9 @@ static __always_inline int redirect(struct bpf_sock_addr* ctx, struct zt_destina
   const int own = is_own(netns, &to->address);
   if (own && !(tcp && dns)) return 0;
 
-  if (!bpf_sk_storage_get(&dialled, sk, to, BPF_SK_STORAGE_GET_F_CREATE)) return -1;
+  struct zt_destination* stored = bpf_sk_storage_get(&dialled, sk, to, BPF_SK_STORAGE_GET_F_CREATE);
+  if (!stored) return -1;
+  *stored = *to; /* what is there already, of an earlier dial, is not changed by the call */
   if (dns) {
     if (v4) {
       zt_from_v4(&to->address, bpf_htonl(0x7f000001));

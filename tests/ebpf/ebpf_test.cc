@@ -136,3 +136,28 @@ TEST_CASE("root: without a proxy an eBPF pod's new connections are refused both 
   CHECK(accept_from(listener));
   REQUIRE(ebpf.unenroll({pod.pod, {}}));
 }
+
+TEST_CASE("root: a socket that was refused and dials again goes where it dials last") {
+  ZT_NEEDS_ROOT("network namespaces");
+  if (!can_try_ebpf()) return;
+  const bool v6 = GENERATE(false, true);
+  TestPod pod;
+  EbpfRedirector ebpf({.bpffs = own_bpffs(), .cgroup = test_cgroup()});
+  REQUIRE(ebpf.enroll({pod.pod, {}}));
+  const auto client = in_netns(
+      *pod.pod, [&]() -> Result<UniqueFd> { return UniqueFd(::socket(v6 ? AF_INET6 : AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)); });
+  REQUIRE(client);
+  const auto dial = [&](uint16_t port) {
+    sockaddr_storage address;
+    const socklen_t length = SocketAddress{TestPod::peer_ip(v6), port}.to_sockaddr(address);
+    return ::connect(client->get(), reinterpret_cast<const sockaddr*>(&address), length);
+  };
+  REQUIRE(dial(8080) != 0);  // no proxy
+  const UniqueFd proxy = listen_in(*pod.pod, kOutboundPort, kProxyMark);
+  REQUIRE(dial(8081) == 0);
+  const UniqueFd captured = accept_from(proxy);
+  REQUIRE(captured);
+  CHECK(original_destination(captured, v6) == SocketAddress{TestPod::peer_ip(v6), 8081});
+  CHECK(peer_of(*client) == SocketAddress{TestPod::peer_ip(v6), 8081});
+  REQUIRE(ebpf.unenroll({pod.pod, {}}));
+}
