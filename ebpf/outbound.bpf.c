@@ -271,9 +271,15 @@ struct sockaddr6 {
 
 /* The proxy asks as it would with netfilter (SO_ORIGINAL_DST), and so needs to know nothing of this. */
 SEC("cgroup/getsockopt") int zt_getsockopt(struct bpf_sockopt* ctx) {
-  if (ctx->optname != SO_ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6) || ctx->retval == 0) {
+  if (ctx->optname != SO_ORIGINAL_DST || (ctx->level != SOL_IP && ctx->level != SOL_IPV6)) {
     if (ctx->optlen > PAGE) ctx->optlen = 0; /* leave it as the kernel made it: a hook sees a page only */
     return 1;
+  }
+  if (ctx->retval == 0) {
+    /* Connection tracking knows the connection. What it says counts, unless that is where we sent it. */
+    const struct sockaddr4* known = ctx->optval;
+    if ((void*)(known + 1) > ctx->optval_end) return 1;
+    if (known->port != bpf_htons(ZT_OUTBOUND_PORT) && known->port != bpf_htons(ZT_DNS_PORT)) return 1;
   }
   struct bpf_sock* sk = ctx->sk;
   if (!sk || (sk->mark & ZT_MARK_MASK) != ZT_PROXY_MARK) return 1;

@@ -422,7 +422,9 @@ TEST_CASE("root: a live pod moves from one backend to another and no connection 
   }
   CHECK(*backends.carried_connections(pod.target(options)) == 3);
   const UniqueFd out_again = connect_in(*pod.pod, {TestPod::peer_ip(v6), 8080});
-  CHECK(accept_from(proxy_out));
+  const UniqueFd captured_again = accept_from(proxy_out);
+  REQUIRE(captured_again);
+  CHECK(original_destination(captured_again, v6) == SocketAddress{TestPod::peer_ip(v6), 8080});
   const UniqueFd in_again = connect_in(pod.peer, {TestPod::pod_ip(v6), 8080});
   CHECK(accept_from(proxy_in));
   const auto deviations = backends.verify(pod.target(options));
