@@ -27,6 +27,7 @@ TEST_CASE("root: an eBPF pod has no netfilter rule, and nothing of it outlives t
   INFO(error_text(enrolled));
   REQUIRE(enrolled);
   CHECK(sh(*pod.pod, "nft list ruleset").empty());
+  if (can_try_legacy_iptables()) CHECK(sh(*pod.pod, "iptables-legacy-save").empty());
   CHECK(settings() == "1\n1\n");
   const std::string pods = own_bpffs() + "/ztunnel-1/pods";
   CHECK_FALSE(std::filesystem::is_empty(pods));

@@ -150,6 +150,7 @@ TEST_CASE("root: a pod that was never enrolled by iptables has nothing to remove
   CHECK(iptables.stop_capturing({pod.pod, {}}));
   CHECK(iptables.unenroll({pod.pod, {}}));
   CHECK(sh(*pod.pod, "nft list ruleset").empty());
+  if (can_try_legacy_iptables()) CHECK(sh(*pod.pod, "iptables-legacy-save").empty());
 }
 
 TEST_CASE("an unknown variant of iptables is refused") {
