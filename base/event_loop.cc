@@ -175,8 +175,9 @@ void EventLoop::turn(int timeout_ms) {
   for (int i = left; i < event_count_; ++i) {
     if (events_[i].data.ptr == nullptr) take_posted();
   }
+  const bool posted = !posted_running_.empty();
   run_posted();  // before what it may have caused elsewhere: who saw that state was published must be served by it
-  const auto begun = Clock::now();
+  const auto begun = posted ? Clock::now() : now_;
   while (event_index_ < event_count_) {
     const epoll_event event = events_[event_index_++];
     if (event.data.ptr == nullptr || event.events == 0) continue;

@@ -21,16 +21,10 @@ sys.path.insert(0, os.path.join(HERE, "../tests/node"))
 from harness import mesh as mesh_module  # noqa: E402
 from harness.netns import sweep_stale  # noqa: E402
 from harness.process import Process, eventually  # noqa: E402
+from paths import cpu_seconds  # noqa: E402
 
 MESH_NAME, VIP, CACHED = "web.shop.svc.cluster.local", "10.96.0.10", "www.example.com"
-TICKS = os.sysconf("SC_CLK_TCK")
 PORT = 5300
-
-
-def cpu_seconds(pid):
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def unbound_conf(folder, name, listen, port, threads, zones, forward=None):
@@ -106,7 +100,7 @@ class Bench:
         before, began = process and cpu_seconds(process.pid), time.monotonic()
         _, answered = self.ask(path, names, *limit, "-q", "100", "-c", "4")
         taken = time.monotonic() - began
-        return (answered / max(cpu_seconds(process.pid) - before, 1 / TICKS) if process else None), answered / taken
+        return (answered / max(cpu_seconds(process.pid) - before, 1e-6) if process else None), answered / taken
 
 
 def main():

@@ -266,15 +266,15 @@ class Mesh:
         self.bpffs = None  # where agents pin programs, once there is one
         self.beside = []  # network namespaces of proxies that came later
         self.nodes = [Node(self, n + 1) for n in range(nodes)]
-        if nodes == 2:
-            first, second = (n.netns for n in self.nodes)
-            connect_veth(first, "eth0", second, "eth0")
-            for me, other in ((1, 2), (2, 1)):
-                netns = self.nodes[me - 1].netns
-                netns.ip("addr", "add", f"192.168.77.{me}/24", "dev", "eth0")
-                netns.ip("-6", "addr", "add", f"fd00:77::{me}/64", "dev", "eth0", "nodad")
-                netns.ip("route", "add", f"10.244.{other}.0/24", "via", f"192.168.77.{other}")
-                netns.ip("-6", "route", "add", f"fd00:10:244:{other}::/64", "via", f"fd00:77::{other}")
+        first = self.nodes[0]
+        for node in self.nodes[1:]:  # each has a link to the first: a star
+            port, network = f"eth{node.number - 2}", 75 + node.number
+            connect_veth(first.netns, port, node.netns, "eth0")
+            for me, device, other in ((first, port, node), (node, "eth0", first)):
+                me.netns.ip("addr", "add", f"192.168.{network}.{me.number}/24", "dev", device)
+                me.netns.ip("-6", "addr", "add", f"fd00:{network}::{me.number}/64", "dev", device, "nodad")
+                me.netns.ip("route", "add", f"10.244.{other.number}.0/24", "via", f"192.168.{network}.{other.number}")
+                me.netns.ip("-6", "route", "add", f"fd00:10:244:{other.number}::/64", "via", f"fd00:{network}::{other.number}")
 
     def __enter__(self):
         return self
