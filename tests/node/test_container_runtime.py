@@ -141,7 +141,7 @@ def start_proxy(node, folder):
                     RUST_LOG="info,access=debug")
     node.report_running(proxy)
     eventually(lambda: node.run("curl", "-s", "-m", "2", f"http://{proxy.ip}:15021/healthz/ready", check=False) == "ready\n",
-               f"the proxy to be ready; it has said\n{node.log(proxy)}", timeout=30)
+               f"the proxy to be ready; it has said\n{node.log(proxy)}", timeout=60)
     return proxy
 
 
@@ -183,8 +183,12 @@ def starts(node, pod):
         return False
 
 
+def rules(node, pod):
+    return node.run_in(pod, "nft", "list", "ruleset")
+
+
 def redirected(node, pod):
-    return "redirect" in node.run_in(pod, "nft", "list", "ruleset")
+    return "redirect" in rules(node, pod)
 
 
 def test_a_pod_enters_the_mesh_by_the_chain_of_plugins_before_it_starts_and_leaves_with_its_sandbox(node, tmp_path):
@@ -194,8 +198,8 @@ def test_a_pod_enters_the_mesh_by_the_chain_of_plugins_before_it_starts_and_leav
     agent_kind, proxy_kind = (manifests.daemon_set(f"daemonset/{what}/daemonset.yaml") for what in ("agent", "proxy"))
     # The agent's own pod starts before there is a plugin to ask it.
     agent = start_agent(node, "istio-cni-node-a")
-    eventually(lambda: node.plugins() == ["bridge", "portmap", "ztunnel-cni"], f"our plugin in the chain; the agent has said\n{node.log(agent)}", timeout=20)
-    eventually(lambda: ready_by_its_probe(agent_kind, node, agent), "the agent's readiness probe", timeout=20)
+    eventually(lambda: node.plugins() == ["bridge", "portmap", "ztunnel-cni"], f"our plugin in the chain; the agent has said\n{node.log(agent)}", timeout=60)
+    eventually(lambda: ready_by_its_probe(agent_kind, node, agent), "the agent's readiness probe", timeout=60)
     assert_confined(node, agent, agent_kind)
     proxy = start_proxy(node, tmp_path / "mesh")
     assert_confined(node, proxy, proxy_kind)
@@ -207,11 +211,11 @@ def test_a_pod_enters_the_mesh_by_the_chain_of_plugins_before_it_starts_and_leav
         assert {"15001", "15006", "15008"} <= set(re.findall(r":(\d+)\s", node.run_in(pod, "ss", "-Htln")))
         assert node.api.status_of(pod) == "enabled"
     assert not redirected(node, outside)
-    serve(node, web)
-    serve(node, outside)
+    for pod in (web, client, outside):
+        serve(node, pod)
     write_mesh(node, tmp_path / "mesh/mesh.yaml")
     node.wait_log(proxy, "local configuration read")
-    eventually(lambda: call(node, client, web) == client.ip, f"the call to arrive; the proxy has said\n{node.log(proxy)}", timeout=20)
+    eventually(lambda: call(node, client, web) == client.ip, f"the call to arrive; the proxy has said\n{node.log(proxy)}", timeout=60)
     assert call(node, client, outside) == client.ip
     node.wait_log(proxy, f'src.identity="spiffe://{TRUST_DOMAIN}/ns/shop/sa/client"')
 
@@ -220,7 +224,7 @@ def test_a_pod_enters_the_mesh_by_the_chain_of_plugins_before_it_starts_and_leav
     node.stop(web)
     leases = node.run("ls", "/var/lib/cni/networks/lab").split()
     assert left not in leases and client.ip in leases
-    eventually(lambda: f'"{web.uid}"' not in node.run_in(proxy, "curl", "-s", "http://localhost:15000/config_dump"), "the proxy to forget the pod", timeout=20)
+    eventually(lambda: f'"{web.uid}"' not in node.run_in(proxy, "curl", "-s", "http://localhost:15000/config_dump"), "the proxy to forget the pod", timeout=60)
 
     # While no agent answers no pod starts, nor is one let in unprotected; the next agent finds the running ones as they are.
     node.stop(agent)
@@ -228,9 +232,11 @@ def test_a_pod_enters_the_mesh_by_the_chain_of_plugins_before_it_starts_and_leav
     late = node.pod("late")
     with pytest.raises(RuntimeError, match="ztunnel-cni"):
         node.start_sandbox(late)
-    agent = start_agent(node, "istio-cni-node-b", seccomp=SECCOMP / "ztunnel-agent.json")
-    eventually(lambda: starts(node, late), f"the pod to start; the agent has said\n{node.log(agent)}", timeout=20)
-    assert redirected(node, late) and redirected(node, client)
+    agent = start_agent(node, "istio-cni-node-b", seccomp=SECCOMP / "ztunnel-agent.json", ZTUNNEL_AGENT_BACKEND="iptables")
+    eventually(lambda: starts(node, late), f"the pod to start; the agent has said\n{node.log(agent)}", timeout=60)
+    for pod in (late, client):
+        # By the image's own iptables now, the running pod too.
+        eventually(lambda pod=pod: "ISTIO_OUTPUT" in rules(node, pod) and "istio-ambient-nat" not in rules(node, pod), f"iptables' rules in {pod.name}", timeout=60)
 
     # Its DaemonSet gone, the agent takes its plugin along.
     node.api.daemon_set = "gone"

@@ -180,5 +180,5 @@ class ContainerNode:
         with open(path) as file:
             return "\n".join(line.split(" ", 3)[-1] for line in file.read().splitlines())
 
-    def wait_log(self, pod, text, timeout=20):
+    def wait_log(self, pod, text, timeout=60):
         eventually(lambda: text in self.log(pod), f"{pod.name} to log {text!r}; it has said\n{self.log(pod)}", timeout)
