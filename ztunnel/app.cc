@@ -217,6 +217,8 @@ struct App::Impl {
   void replace_local(workload_api::LocalContent content);
   void on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes);
   void dump(const HttpRespond& respond);
+  void tell_connections(const HttpRespond& respond);
+  [[nodiscard]] std::map<std::string, PodStatus> pod_states(std::map<std::string, PodConnections> connections) const;
   void on_signal(int number);
   void drain(std::string_view why);
   void shut_down(Clock::duration deadline);
@@ -403,10 +405,11 @@ Result<> App::Impl::start_servers() {
   const bool ipv6 = config.listen.ipv6;
   // Readiness first: whoever waits for us gets an answer while we start.
   ZT_TRY(http->listen("readiness", config.listen.readiness, ipv6, readiness_handler(readiness, liveness)));
-  ZT_TRY(
-      http->listen("admin", config.listen.admin, ipv6,
-                   admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },
-                                  .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); }})));
+  ZT_TRY(http->listen(
+      "admin", config.listen.admin, ipv6,
+      admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },
+                     .connections = [this](HttpRespond respond) { loop.post([this, respond] { tell_connections(respond); }); },
+                     .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); }})));
   ZT_TRY(http->listen("stats", config.listen.stats, ipv6, stats_handler(metrics)));
   return {};
 }
@@ -419,18 +422,33 @@ void App::Impl::dump(const HttpRespond& respond) {
                       .workload_state = {},
                       .config = shared_config,
                       .version = build_info(config.telemetry.istio_version)};
-    if (config.general.mode == ProxyMode::kShared) inputs.workload_state.emplace();
-    if (zds) {
-      auto& pods = *inputs.workload_state;
-      for (const auto& pod : zds->session().pods()) {
-        const bool up = pod.state == zds::PodState::kUp;
-        auto& status = pods[pod.uid];
-        status.state = up ? "Up" : "Pending";
-        status.info = pod.info;
-        if (up) status.connections = std::move(connections[pod.uid]);
-      }
-    }
+    if (config.general.mode == ProxyMode::kShared) inputs.workload_state = pod_states(std::move(connections));
     answer_config_dump(dumps, std::move(inputs), respond);
+  });
+}
+
+std::map<std::string, PodStatus> App::Impl::pod_states(std::map<std::string, PodConnections> connections) const {
+  std::map<std::string, PodStatus> pods;
+  if (!zds) return pods;
+  for (const auto& pod : zds->session().pods()) {
+    const bool up = pod.state == zds::PodState::kUp;
+    auto& status = pods[pod.uid];
+    status.state = up ? "Up" : "Pending";
+    status.info = pod.info;
+    if (up) status.connections = std::move(connections[pod.uid]);
+  }
+  return pods;
+}
+
+void App::Impl::tell_connections(const HttpRespond& respond) {
+  if (!data_plane) return respond(HttpResponse::text(503, "starting\n"));
+  data_plane->collect_connections([this, respond](std::map<std::string, PodConnections> connections) {
+    data_plane->collect_ended([this, respond, pods = pod_states(std::move(connections))](std::vector<EndedLine> ended) mutable {
+      // A hundred thousand connections are text of its own second.
+      dumps.post([respond, inputs = ConnectionsInputs{.pods = std::move(pods), .ended = std::move(ended)}] {
+        respond(connections_response(inputs));
+      });
+    });
   });
 }
 

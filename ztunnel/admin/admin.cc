@@ -96,6 +96,7 @@ HttpHandler admin_handler(AdminHooks hooks) {
       if (auto why = foreign_page(request); !why.empty()) return respond(HttpResponse::text(403, std::move(why)));
     }
     if (path == "/config_dump") return hooks.config_dump(std::move(respond));
+    if (path == "/connections" && hooks.connections) return hooks.connections(std::move(respond));
     if (path == "/logging") return respond(logging(request));
     if (path == "/quitquitquit") {
       if (request.method != "POST") return respond(HttpResponse::empty(405));

@@ -14,10 +14,11 @@ class Readiness;
 // not block: they post.
 struct AdminHooks {
   std::function<void(HttpRespond respond)> config_dump;  // answers with config_dump_response()
+  std::function<void(HttpRespond respond)> connections;  // answers with connections_response()
   std::function<void()> shutdown;                        // POST /quitquitquit
 };
 
-// 15000: /, /config_dump, /logging, /quitquitquit, /debug/pprof/…
+// 15000: /, /config_dump, /connections, /logging, /quitquitquit, /debug/pprof/…
 [[nodiscard]] HttpHandler admin_handler(AdminHooks hooks);
 // 15020: /metrics and /stats/prometheus, any method. `metrics` outlives the server.
 [[nodiscard]] HttpHandler stats_handler(Metrics& metrics);

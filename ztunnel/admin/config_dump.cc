@@ -1,9 +1,13 @@
 #include "ztunnel/admin/config_dump.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/json_writer.h"
 #include "identity/x509_info.h"
+#include "mesh/reason.h"
+#include "ztunnel/proxy/connection.h"
 
 namespace zt::ztunnel {
 namespace {
@@ -26,6 +30,17 @@ void write_certificates(JsonWriter& json, std::string_view name, const std::vect
   json.end_array();
 }
 
+void write_own(JsonWriter& json, const ConnectionLine::Own& own) {
+  json.key("zt");
+  json.begin_object();
+  json.member("ageMillis", int64_t{own.age.count()});
+  json.member("bytesReceived", own.received);
+  json.member("bytesSent", own.sent);
+  if (own.local) json.member("local", true);
+  if (!own.peer.empty()) json.member("peer", own.peer);
+  json.end_object();
+}
+
 void write_connections(JsonWriter& json, std::string_view name, const std::vector<ConnectionLine>& lines) {
   json.key(name);
   json.begin_array();
@@ -40,6 +55,7 @@ void write_connections(JsonWriter& json, std::string_view name, const std::vecto
     }
     json.member("protocol", line.protocol);
     json.member("src", line.source.to_string());
+    if (line.own) write_own(json, *line.own);
     json.end_object();
   }
   json.end_array();
@@ -192,6 +208,52 @@ void write_pod_status(JsonWriter& json, const PodStatus& status) {
   json.end_object();
   json.member("state", status.state);
   json.end_object();
+}
+
+namespace {
+
+void write_ended(JsonWriter& json, const EndedLine& line) {
+  const EndedConnection& ended = line.ended;
+  const auto millis = std::chrono::duration_cast<std::chrono::milliseconds>(ended.at.time_since_epoch());
+  json.begin_object();
+  json.member("actualDst", ended.destination.to_string());
+  json.member("atMillis", int64_t{millis.count()});
+  json.member("bytesReceived", ended.outbound ? ended.bytes.server_to_client : ended.bytes.client_to_server);
+  json.member("bytesSent", ended.outbound ? ended.bytes.client_to_server : ended.bytes.server_to_client);
+  json.member("direction", ended.outbound ? "outbound" : "inbound");
+  json.member("durationMillis", int64_t{ended.duration.count()});
+  if (!ended.text.empty()) json.member("error", ended.text);
+  json.member("number", ended.number);
+  if (ended.asked.port != 0) json.member("originalDst", ended.asked.to_string());
+  if (ended.peer) json.member("peer", ended.peer->text);
+  if (ended.pod) json.member("pod", fmt::format("{}/{}", ended.pod->ns.view(), ended.pod->name.view()));
+  json.member("protocol", ended.local ? "LOCAL" : ended.mutual_tls ? "HBONE" : "TCP");
+  json.member("reason", reason_info(ended.reason).name);
+  json.member("src", ended.source.to_string());
+  json.member("worker", uint64_t{line.worker});
+  json.end_object();
+}
+
+}  // namespace
+
+HttpResponse connections_response(const ConnectionsInputs& inputs) {
+  HttpResponse response;
+  response.content_type = "application/json";
+  JsonWriter json(response.body);
+  json.begin_object();
+  json.key("ended");
+  json.begin_array();
+  for (const auto& line : inputs.ended) write_ended(json, line);
+  json.end_array();
+  json.key("workloadState");
+  json.begin_object();
+  for (const auto& [uid, status] : inputs.pods) {
+    json.key(uid);
+    write_pod_status(json, status);
+  }
+  json.end_object();
+  json.end_object();
+  return response;
 }
 
 std::move_only_function<bool(std::string&)> config_dump(DumpInputs inputs) {

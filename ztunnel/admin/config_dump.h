@@ -45,6 +45,13 @@ struct DumpInputs {
 // HTTP servers, with their probes, may be held up.
 void answer_config_dump(BackgroundThread& thread, DumpInputs inputs, HttpRespond respond);
 
+// The answer to /connections, ours: what a dump says of pods, their connections above all, and the last that ended. For whoever asks again and again.
+struct ConnectionsInputs {
+  std::map<std::string, PodStatus> pods;  // by uid
+  std::vector<EndedLine> ended;
+};
+[[nodiscard]] HttpResponse connections_response(const ConnectionsInputs& inputs);
+
 // One object each.
 void write_workload(JsonWriter& json, const workload_api::Workload& workload);
 void write_service(JsonWriter& json, const workload_api::ServiceEntry& entry);

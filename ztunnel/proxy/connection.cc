@@ -127,7 +127,9 @@ void ConnectionRecord::begun_anew() {
   metrics_.close(Reason::kOk);
 }
 
-ConnectionRecord::~ConnectionRecord() { finish(Reason::kDrained, "connection closed due to connection drain", counted_); }
+ConnectionRecord::~ConnectionRecord() {
+  finish(Reason::kDrained, "connection closed due to connection drain", counted_, nullptr);
+}
 
 void ConnectionRecord::progress(const RelayBytes& bytes) {
   metrics_.add_received(bytes.client_to_server - counted_.client_to_server);
@@ -135,20 +137,34 @@ void ConnectionRecord::progress(const RelayBytes& bytes) {
   counted_ = bytes;
 }
 
-void ConnectionRecord::finish(Reason reason, std::string_view text, const RelayBytes& bytes) {
+void ConnectionRecord::finish(Reason reason, std::string_view text, const RelayBytes& bytes, EndedConnections* ended) {
   if (std::exchange(finished_, true)) return;
   progress(bytes);
   metrics_.close(reason);
   const bool outbound = info_.direction == Direction::kOutbound;
   // An end that an application chose is no error, whatever it looked like on the wire.
   const bool failed = reason != Reason::kOk && reason != Reason::kDownstreamReset && reason != Reason::kUpstreamReset;
-  log_connection_complete(AccessLine(info_).entry,
-                          {.bytes_sent = outbound ? bytes.client_to_server : bytes.server_to_client,
-                           .bytes_received = outbound ? bytes.server_to_client : bytes.client_to_server,
-                           .duration = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - info_.begun),
-                           .error = !failed         ? std::string_view{}
-                                    : !text.empty() ? text
-                                                    : reason_info(reason).name});
+  const std::string_view error = !failed ? std::string_view{} : !text.empty() ? text : reason_info(reason).name;
+  const auto duration = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - info_.begun);
+  log_connection_complete(AccessLine(info_).entry, {.bytes_sent = outbound ? bytes.client_to_server : bytes.server_to_client,
+                                                    .bytes_received = outbound ? bytes.server_to_client : bytes.client_to_server,
+                                                    .duration = duration,
+                                                    .error = error});
+  if (ended == nullptr) return;
+  ended->add({.number = 0,
+              .at = {},
+              .outbound = outbound,
+              .mutual_tls = info_.mutual_tls,
+              .local = info_.local,
+              .source = info_.source,
+              .destination = info_.destination,
+              .asked = info_.upstream,
+              .pod = outbound ? info_.source_workload : info_.destination_workload,
+              .peer = info_.peer,
+              .bytes = bytes,
+              .duration = duration,
+              .reason = reason,
+              .text = std::string(error)});
 }
 
 void deny_early(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination,
@@ -157,6 +173,13 @@ void deny_early(Worker& worker, Direction direction, const SocketAddress& source
   worker.metrics().early_denials.get({reporter_name(reporter), reason_info(why.reason).name}).add();
   worker.metrics().denial_log.write(Clock::now(), source, destination, direction == Direction::kOutbound ? "outbound" : "inbound",
                                     why.text);
+  EndedConnection ended;
+  ended.outbound = direction == Direction::kOutbound;
+  ended.source = source;
+  ended.destination = destination;
+  ended.reason = why.reason;
+  ended.text = why.text.empty() ? reason_info(why.reason).name : why.text;
+  worker.ended().add(std::move(ended));
 }
 
 void note_tunnel_end(Worker& worker, Direction direction, const SocketAddress& source, const SocketAddress& destination,
@@ -167,15 +190,23 @@ void note_tunnel_end(Worker& worker, Direction direction, const SocketAddress& s
                                     why.text);
 }
 
-void append_line(PodConnections& lines, const ConnectionInfo& info) {
+void append_line(PodConnections& lines, const ConnectionInfo& info, const RelayBytes& bytes) {
   const bool inbound = info.direction == Direction::kInbound;
+  const uint64_t sent = inbound ? bytes.server_to_client : bytes.client_to_server;
+  const uint64_t received = inbound ? bytes.client_to_server : bytes.server_to_client;
   (inbound ? lines.inbound : lines.outbound)
-      .push_back({.source = info.source,
-                  .original_destination = !inbound              ? info.upstream.to_string()
-                                          : info.requested_host ? *info.requested_host
-                                                                : "",
-                  .actual_destination = inbound ? info.upstream : info.destination,
-                  .protocol = info.mutual_tls ? "HBONE" : "TCP"});
+      .push_back(
+          {.source = info.source,
+           .original_destination = !inbound              ? info.upstream.to_string()
+                                   : info.requested_host ? *info.requested_host
+                                                         : "",
+           .actual_destination = inbound ? info.upstream : info.destination,
+           .protocol = info.mutual_tls ? "HBONE" : "TCP",
+           .own = ConnectionLine::Own{.age = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - info.begun),
+                                      .sent = sent,
+                                      .received = received,
+                                      .peer = info.peer ? info.peer->text : "",
+                                      .local = info.local}});
 }
 
 hbone::Baggage baggage_of(const Workload& workload) {

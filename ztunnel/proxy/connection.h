@@ -53,7 +53,8 @@ class ConnectionRecord {
 
   // Bytes so far, for the metrics of connections that live long.
   void progress(const RelayBytes& bytes);
-  void finish(Reason reason, std::string_view text, const RelayBytes& bytes);
+  // `ended`: where it is remembered; null: nowhere.
+  void finish(Reason reason, std::string_view text, const RelayBytes& bytes, EndedConnections* ended);
   // It goes on in another process, which writes its line.
   void forget();
   // Its request is begun anew in another process, which counts and tells it as one of its own.

@@ -41,7 +41,7 @@ void ConnectionTable::remove(Connection& connection) {
   thread_.check();
   if (connection.relay) {
     const RelayEnd end = connection.relay->end();
-    connection.record.finish(end.reason, end.text, connection.relay->bytes());
+    connection.record.finish(end.reason, end.text, connection.relay->bytes(), &worker_.ended());
   }
   --count_;
   delete &connection;
@@ -49,7 +49,7 @@ void ConnectionTable::remove(Connection& connection) {
 
 void ConnectionTable::end(Connection& connection, const Error& why) {
   thread_.check();
-  connection.record.finish(why.reason, why.text, connection.relay ? connection.relay->bytes() : RelayBytes{});
+  connection.record.finish(why.reason, why.text, connection.relay ? connection.relay->bytes() : RelayBytes{}, &worker_.ended());
   --count_;
   delete &connection;
 }

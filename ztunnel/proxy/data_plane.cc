@@ -357,11 +357,31 @@ void DataPlane::collect_connections(std::function<void(std::map<std::string, Pod
         for (size_t left = ConnectionTable::kPiece; left > 0; --left) {
           const Connection* const connection = walk->next();
           if (connection == nullptr) return true;
-          append_line(lines, connection->record.info());
+          append_line(lines, connection->record.info(), connection->relay ? connection->relay->bytes() : RelayBytes{});
         }
         return walk->done();
       };
       sweep_pods(i, step, [give, mine] { give(std::move(*mine)); });
+    });
+  }
+}
+
+void DataPlane::collect_ended(std::function<void(std::vector<EndedLine>)> done) {
+  struct Gathered {
+    std::vector<EndedLine> lines;  // control thread
+    size_t missing;
+    std::function<void(std::vector<EndedLine>)> done;
+  };
+  auto gathered = std::make_shared<Gathered>(Gathered{{}, workers_.size(), std::move(done)});
+  const auto give = ticket_.on_answer([gathered](std::vector<EndedLine> mine) {
+    std::move(mine.begin(), mine.end(), std::back_inserter(gathered->lines));
+    if (--gathered->missing == 0) gathered->done(std::move(gathered->lines));
+  });
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([this, i, give] {
+      std::vector<EndedLine> lines;
+      for (auto& ended : workers_[i]->ended().all()) lines.push_back({.worker = i, .ended = std::move(ended)});
+      give(std::move(lines));
     });
   }
 }

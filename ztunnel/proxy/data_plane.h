@@ -76,6 +76,8 @@ class DataPlane final : public zds::PodManager {
 
   // The connections of all pods, for the admin dump; `done` on this thread.
   void collect_connections(std::function<void(std::map<std::string, PodConnections>)> done);
+  // The last that ended, of all workers, the oldest of each first; `done` on this thread.
+  void collect_ended(std::function<void(std::vector<EndedLine>)> done);
 
   // Pods that the agent or the configuration gave us: without our own.
   [[nodiscard]] size_t pod_count() const { return pods_.size() - pods_.count(std::string(kOwnPod)); }

@@ -7,6 +7,7 @@
 #include "base/turn_queue.h"
 #include "hbone/worker_io.h"
 #include "ztunnel/decide/route.h"
+#include "ztunnel/proxy/ended_connections.h"
 #include "ztunnel/proxy/handshake_admission.h"
 #include "ztunnel/proxy/host_names.h"
 #include "ztunnel/proxy/local_peers.h"
@@ -59,6 +60,8 @@ class Worker {
   [[nodiscard]] SetAside& set_aside() { return set_aside_; }
   // The pods that this worker serves, for each other.
   [[nodiscard]] LocalPeers& local_peers() { return local_peers_; }
+  // The last that ended here, for whoever asks why.
+  [[nodiscard]] EndedConnections& ended() { return ended_; }
 
   // Connections that live here, and those that were given to this worker and are on their way into a table.
   std::atomic<uint32_t> connections{0}, arriving{0};
@@ -84,6 +87,7 @@ class Worker {
   RoundRobin round_robin_;
   SetAside set_aside_;
   LocalPeers local_peers_;
+  EndedConnections ended_;
   const NumberFor numbers_{std::ref(round_robin_)};
   std::thread thread_;
 };

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "base/json_writer.h"
+#include "mesh/reason.h"
 #include "workload_api/yaml/yaml_source.h"
 
 using namespace zt;
@@ -173,6 +174,40 @@ TEST_CASE("pods and their connections are dumped as the peer dumps them") {
         "    \"9-pending\": {\n      \"info\": {\n        \"name\": \"db-0\",\n        \"namespace\": "
         "\"shop\",\n"
         "        \"serviceAccount\": \"db\"\n      },\n      \"state\": \"Pending\"\n    }\n  }");
+}
+
+TEST_CASE("age, bytes and proven identity of a connection are told under a name of our own") {
+  PodStatus status{"Up", {"web", "shop", "web"}, PodConnections{}};
+  status.connections->inbound.push_back(
+      {*SocketAddress::parse("10.0.0.1:1000"), "", *SocketAddress::parse("10.0.0.2:8080"), "HBONE",
+       ConnectionLine::Own{std::chrono::milliseconds(1500), 7, 5, "spiffe://td/ns/shop/sa/client", false}});
+  std::string out;
+  JsonWriter json(out);
+  write_pod_status(json, status);
+  CHECK(validate_json(out));
+  CHECK(out.find(
+            "\"zt\": {\n          \"ageMillis\": 1500,\n          \"bytesReceived\": 5,\n          \"bytesSent\": 7,\n          "
+            "\"peer\": \"spiffe://td/ns/shop/sa/client\"\n        }") != std::string::npos);
+}
+
+TEST_CASE("what ended is told with its reason, beside what is open") {
+  EndedConnection refused;
+  refused.number = 3;
+  refused.source = *SocketAddress::parse("10.0.0.1:1000");
+  refused.destination = *SocketAddress::parse("10.0.0.2:15008");
+  refused.reason = Reason::kPolicyDenied;
+  refused.text = "explicitly denied by: shop/\"no\"";
+  refused.bytes = {.client_to_server = 10, .server_to_client = 20};
+  std::map<std::string, PodStatus> pods{{"u", {"Pending", {"web", "shop", "web"}, std::nullopt}}};
+  const auto response = connections_response({.pods = std::move(pods), .ended = {{.worker = 1, .ended = refused}}});
+  CHECK(response.content_type == "application/json");
+  CHECK(validate_json(response.body));
+  for (const char* said :
+       {"\"error\": \"explicitly denied by: shop/\\\"no\\\"\"", "\"number\": 3", "\"worker\": 1", "\"direction\": \"inbound\"",
+        "\"bytesReceived\": 10", "\"reason\": \"policy_denied\"", "\"state\": \"Pending\""}) {
+    INFO(response.body);
+    CHECK(response.body.find(said) != std::string::npos);
+  }
 }
 
 TEST_CASE("an identity without a certificate says why") {
