@@ -1,11 +1,12 @@
 """./dev bench upgrade: a node's proxy is replaced while connections live.
 
 Two nodes as tests/node makes them, in-pod mode over ZDS. Pods of the first hold connections to pods of the second over so many tunnels; most are idle, some send a
-message of 64 bytes every 50 ms and wait for its echo, one moves bytes as fast as it can, and a program makes new ones all the time. Then a new proxy is started
-beside that of the first node (or the second: --side server), and the old one is told to end when the new one is ready.
+message of 64 bytes every 50 ms and wait for its echo, one moves bytes as fast as it can. Then a new proxy is started
+beside that of the first node (or the second: --side server), and the old one is told to end when the new one is ready; from then on new connections are made too.
 
 For each upgrade: what was cut, wrong bytes (each is known by its position), new connections that failed, the longest time that a busy connection waited for an echo
-before and during, the longest stop of a unit as the proxy says, CPU of both processes from SIGTERM to the old one's end, and their memory. A promise that is broken is
+before and during, the longest stop of a unit as the proxy says, CPU of both processes from SIGTERM to the old one's end (in all, and without what the same traffic and new
+connections took before), and their memory. A promise that is broken is
 marked, and the exit status is 1. What the programs here take of the two CPUs is in the waits; with 10,000 connections it is most of it.
 """
 
@@ -15,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -27,11 +29,12 @@ from harness import mesh as mesh_module  # noqa: E402
 from harness.handover import Replacement, count  # noqa: E402
 from harness.netns import sweep_stale  # noqa: E402
 
-PORT = 8080
+PORT, NEW_PORT = 8080, 8081
 CLIENTS = 5  # pods
 EVERY = 0.05
 PATTERN = bytes(i * 7 % 251 for i in range(251 * 512))
 LONGEST_STOP_MS, CPU_S, MEMORY_RATIO, MANY = 100, 2, 1.3, 10_000
+MOST_OF_A_TUNNEL = 200  # what a server of ours allows
 
 
 def serve(netns, ready):
@@ -166,19 +169,24 @@ def hold(netns, addresses, each, busy, control):
     control.sendall((json.dumps({"cut": lost, "wrong": wrong}) + "\n").encode())
 
 
-def make_new(netns, address, control):
-    """New connections one after the other, until it is told to end."""
-    made = failed = 0
-    with netns.entered():
-        while not select.select([control], [], [], 0)[0]:
-            made += 1
-            try:
-                with socket.create_connection((address, PORT), timeout=10) as sock:
-                    sock.sendall(b"new")
-                    failed += sock.recv(3) != b"new"
-            except OSError:
-                failed += 1
-    control.sendall((json.dumps({"made": made, "failed": failed}) + "\n").encode())
+class Newcomers:
+    """New connections, one after the other on each of PARALLEL, by the load generator: it ends with an error as soon as one fails."""
+
+    PARALLEL = 16
+
+    def __init__(self, program, netns, address, count):
+        self.count, self.begun = count, time.monotonic()
+        self.child = subprocess.Popen([*netns.prefix(), program, "connections", "--to", f"{address}:{NEW_PORT}", "--parallel", str(self.PARALLEL), "--count", str(count)],
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def result(self):
+        """(made, failed, seconds)"""
+        out, err = self.child.communicate(timeout=600)
+        if self.child.returncode != 0:
+            print(f"new connections: {err.strip()}", file=sys.stderr)
+            return 0, 1, time.monotonic() - self.begun
+        done = json.loads(out)
+        return done["connections"], self.count - done["connections"], done["seconds"]
 
 
 def bulk(netns, address, control):
@@ -256,8 +264,9 @@ def start_server(netns):
 
 
 def resident(pid):
-    with open(f"/proc/{pid}/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) / 1024
+    """MiB; of pages that several processes have, the program's own for one, each has its part."""
+    with open(f"/proc/{pid}/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
 
 
 def cpu(pid):
@@ -266,16 +275,26 @@ def cpu(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def upgrade(mesh, node, holders, settings):
+def upgrade(mesh, node, holders, newcomers, settings):
+    """`newcomers()` begins to make new connections."""
     for holder in holders:
         holder.answer(b"?")
+    old = node.ztunnel
+    # What the proxy takes for what goes on anyhow, and for one new connection: the rest is the upgrade's.
+    spent, begun = cpu(old.pid), time.monotonic()
     time.sleep(2)
+    steady = (cpu(old.pid) - spent) / (time.monotonic() - begun)
+    spent = cpu(old.pid)
+    made, _, seconds = newcomers().result()
+    for_one = max(0, cpu(old.pid) - spent - steady * seconds) / max(1, made)
     before = [wait for holder in holders for wait in holder.answer(b"?")["longest"]]
-    old, alone = node.ztunnel, resident(node.ztunnel.pid)
+    alone = resident(old.pid)
+    # From here on there are two.
     new = Replacement(mesh, node, **settings).wait_ready()
     pids = (old.pid, new.process.pid)
     spent, peak, begun = [cpu(pid) for pid in pids], 0.0, time.monotonic()
     first = list(spent)
+    arriving = newcomers()
     old.signal(signal.SIGTERM)
     while old.alive():
         try:
@@ -283,26 +302,54 @@ def upgrade(mesh, node, holders, settings):
             spent = [cpu(pid) for pid in pids]
         except (OSError, StopIteration, ValueError):
             pass  # it is ending
-        time.sleep(0.02)
+        time.sleep(0.05)
     seconds = time.monotonic() - begun
+    made, failed, took = arriving.result()
+    meanwhile = made * min(1, seconds / took)
     node.ztunnel = new.process
     lines = old.matching("handed over")
     waits = sorted(wait for holder in holders for wait in holder.answer(b"?")["longest"])
+    extra = sum(b - a for a, b in zip(first, spent)) - steady * seconds - for_one * meanwhile
     result = {"moved": count(lines[-1], "connections") if lines else 0, "left": count(lines[-1], "left") if lines else None,
               "longest stop, ms": count(lines[-1], "longest_stop_ms") if lines else None,
               "longest echo before, ms": round(max(before) * 1000, 1), "longest echo during, ms": round(waits[-1] * 1000, 1),
               "p99 of these, ms": round(waits[int(len(waits) * 0.99) - 1] * 1000, 1),
-              "CPU-s": round(sum(b - a for a, b in zip(first, spent)), 2), "s": round(seconds, 2),
+              "CPU-s": round(sum(b - a for a, b in zip(first, spent)), 2), "of these the upgrade's": round(extra, 2), "s": round(seconds, 2),
+              "new": made, "of these during it": round(meanwhile), "new failed": failed,
               "memory of both / of one": round(peak / alone, 2), "MiB of one": round(alone, 1)}
     wrong = [] if lines else ["nothing was handed over"]
-    for name, limit in (("longest stop, ms", LONGEST_STOP_MS), ("CPU-s", CPU_S), ("memory of both / of one", MEMORY_RATIO)):
+    for name, limit in (("longest stop, ms", LONGEST_STOP_MS), ("of these the upgrade's", CPU_S), ("memory of both / of one", MEMORY_RATIO)):
         if name.startswith("memory") and result["moved"] < MANY:
             continue  # what a process has at its start
         if result[name] is not None and result[name] > limit:
             wrong.append(f"{name} above {limit}")
     if result["left"]:
         wrong.append("some were left")
+    if failed:
+        wrong.append("new connections failed")
     return result, wrong
+
+
+def checked(parser, options):
+    """Ends the program, by the option's name, on what could not be measured."""
+    for name, least in (("connections", 1), ("tunnels", CLIENTS), ("busy", 0), ("upgrades", 1), ("new", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} {getattr(options, name)}: at least {least}")
+    for name in ("tunnels", "busy"):
+        if getattr(options, name) % CLIENTS:
+            parser.error(f"--{name} {getattr(options, name)}: a multiple of {CLIENTS}, one part for each client")
+    if options.connections % options.tunnels:
+        parser.error(f"--connections {options.connections}: a multiple of --tunnels, {options.tunnels}")
+    if options.busy > options.connections:
+        parser.error(f"--busy {options.busy}: more than there are connections")
+    if options.connections // options.tunnels > MOST_OF_A_TUNNEL:
+        parser.error(f"--connections {options.connections}: more than {MOST_OF_A_TUNNEL} for each of {options.tunnels} tunnels")
+    for program in ("ztunnel", "ztunnel-agent", "zt_load"):
+        if not os.access(os.path.join(options.bin, program), os.X_OK):
+            parser.error(f"--bin {options.bin}: has no program {program}")
+    if options.json and not os.path.isdir(os.path.dirname(os.path.abspath(options.json))):
+        parser.error(f"--json {options.json}: there is no such folder")
+    return options
 
 
 def main():
@@ -313,13 +360,14 @@ def main():
     parser.add_argument("--busy", type=int, default=200)
     parser.add_argument("--upgrades", type=int, default=1)
     parser.add_argument("--side", choices=("client", "server"), default="client")
+    parser.add_argument("--new", type=int, default=5000, help="new connections during each upgrade")
     parser.add_argument("--json")
-    options = parser.parse_args()
+    options = checked(parser, parser.parse_args())
     os.environ["ZT_BIN"] = os.path.realpath(options.bin)
     sweep_stale()
     each = options.connections // options.tunnels
     settings = {"POOL_MAX_STREAMS_PER_CONNECTION": str(max(each + 10, 100)), "ZTUNNEL_WORKER_THREADS": "2", "RUST_LOG": "info"}
-    children, broken, results = [], [], []
+    children, broken, results, guests = [], [], [], None
     with mesh_module.Mesh() as mesh:
         first, second = mesh.nodes
         clients = [first.pod(f"client{i}") for i in range(CLIENTS)]
@@ -332,21 +380,30 @@ def main():
             children += [holder.pid for holder in holders]
             for holder in holders:
                 holder.answer()
-            others = [Program(bulk, clients[0].netns, addresses[0]), Program(make_new, clients[-1].netns, addresses[-1])]
-            children += [other.pid for other in others]
+            heavy = Program(bulk, clients[0].netns, addresses[0])
+            children.append(heavy.pid)
+            load = os.path.join(options.bin, "zt_load")
+            guests = subprocess.Popen([*servers[-1].netns.prefix(), load, "serve", "--port", str(NEW_PORT)], stdout=subprocess.DEVNULL)
+
+            def newcomers():
+                return Newcomers(load, clients[-1].netns, addresses[-1], options.new)
+
             node = first if options.side == "client" else second
             for number in range(options.upgrades):
-                result, wrong = upgrade(mesh, node, holders, settings)
+                result, wrong = upgrade(mesh, node, holders, newcomers, settings)
                 results.append(result)
                 broken += wrong
                 print(f"upgrade {number + 1}: " + "  ".join(f"{name} {value}" for name, value in result.items()), flush=True)
-            moved, made = (other.answer(b".") for other in others)
+            moved = heavy.answer(b".")
             ends = [holder.answer(b".") for holder in holders]
             cut, wrong = (sum(end[name] for end in [*ends, moved]) for name in ("cut", "wrong"))
-            print(f"cut {cut}, wrong answers {wrong}, bulk {moved['bytes'] / 1e6:.0f} MB, new connections {made['made']}, of these failed {made['failed']}")
-            results.append({"cut": cut, "wrong": wrong, "bulk bytes": moved["bytes"], "new": made["made"], "new failed": made["failed"]})
-            broken += [f"{value} {name}" for name, value in (("cut", cut), ("wrong", wrong), ("new ones failed", made["failed"])) if value]
+            print(f"cut {cut}, wrong answers {wrong}, bulk {moved['bytes'] / 1e6:.0f} MB")
+            results.append({"cut": cut, "wrong": wrong, "bulk bytes": moved["bytes"]})
+            broken += [f"{value} {name}" for name, value in (("cut", cut), ("wrong", wrong)) if value]
         finally:
+            if guests:
+                guests.kill()
+                guests.wait()
             for pid in children:
                 try:
                     os.kill(pid, signal.SIGKILL)
