@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from harness import apps
+from harness.handover import count, echoes, replace, talk
 from harness.mesh import Mesh
 from harness.process import eventually
 
@@ -121,6 +122,58 @@ def test_many_connections_at_once_each_get_their_own_bytes(direction, request):
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("direction", ["to_envoy", "from_envoy"])
+def test_envoy_does_not_notice_that_our_proxy_is_replaced(mesh, direction, request):
+    """In either role of ours: transfers both ways, idle and half closed streams, and new ones on the tunnel that came along."""
+    connect, done, failed, talked = request.getfixturevalue(direction)(), threading.Event(), [], []
+
+    def serve(sock, _peer):
+        data = sock.recv(65536)
+        if data == b"answer late":
+            assert sock.recv(1) == b""
+            assert done.wait(120)
+        while data:
+            sock.sendall(data)
+            data = sock.recv(65536)
+        sock.close()
+
+    mesh.server.servers.pop().close()
+    mesh.server.serve(8080, serve)
+    ours = mesh.nodes[0 if direction == "to_envoy" else 1]
+    idle, half = connect(), connect()
+    half.sendall(b"answer late")
+    half.shutdown(socket.SHUT_WR)
+    echoes(idle, b"before")
+
+    def transfer(seed):
+        try:
+            talked.append(talk(connect(), seed, done))
+        except Exception as error:
+            failed.append(repr(error))
+
+    threads = [apps.start(lambda seed=seed: transfer(seed)) for seed in range(4)]
+    lines = []
+    try:
+        for _ in range(3):
+            lines.append(replace(mesh, ours)[1])
+            echoes(idle, b"still")
+            with connect() as sock:
+                assert exchange(sock, b"hello") == (b"hello", apps.FIN)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+    assert failed == [] and len(talked) == 4, "\n".join(lines)
+    assert apps.read_to_end(half) == (b"answer late", apps.FIN)
+    assert exchange(idle, b"to the end") == (b"to the end", apps.FIN)
+    assert [count(line, "left") for line in lines] == [0, 0, 0], "\n".join(lines)
+    assert all(count(line, "connections") >= 6 for line in lines), "\n".join(lines)
+    assert mesh.envoy.alive()
+    opened = [line for line in mesh.envoy.text().splitlines() if line.startswith("CONNECT ")]
+    if direction == "to_envoy":
+        assert all("status=200" in line and "flags=-" in line for line in opened), opened
 
 
 def test_a_reset_in_our_pod_reaches_the_application_behind_envoy(mesh, to_envoy):

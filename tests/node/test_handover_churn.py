@@ -7,45 +7,11 @@ import threading
 import pytest
 
 from harness import apps
-from harness.handover import count, replace
+from harness.handover import count, replace, talk
 from harness.mesh import Mesh
 from harness.process import eventually
 
 ROUNDS = int(os.environ.get("ZT_HANDOVER_ROUNDS", "6"))
-SECRET = random.Random(7).randbytes(1 << 20)
-
-
-def talk(sock, seed, done):
-    """Both ways at once, lengths and pauses by chance, every byte by its position; the echo of all that was sent comes back."""
-    chance = random.Random(seed)
-    sent = received = 0
-    sock.settimeout(30)
-
-    def take(most):
-        nonlocal received
-        data = sock.recv(most)
-        assert data, f"ended after {received} of {sent} bytes"
-        expected = bytes(SECRET[(received + i) % len(SECRET)] for i in range(min(len(data), 16)))
-        assert data[:16] == expected, f"a wrong byte at {received}"
-        begin = received % len(SECRET)
-        assert len(data) > len(SECRET) - begin or SECRET[begin:begin + len(data)] == data, f"a wrong byte behind {received}"
-        received += len(data)
-
-    while not done.is_set():
-        burst = chance.choice([1, 100, 5000, 200_000])
-        begin = sent % len(SECRET)
-        part = SECRET[begin:begin + burst]
-        writer = apps.start(lambda: sock.sendall(part))
-        sent += len(part)
-        while received < sent:
-            take(65536)
-        writer.join(30)
-        if chance.random() < 0.5:
-            done.wait(chance.random() * 0.05)  # idle for a moment
-    sock.shutdown(1)
-    assert apps.read_to_end(sock) == (b"", apps.FIN)
-    return sent
-
 
 def test_nothing_is_lost_while_proxies_of_both_nodes_are_replaced_one_after_the_other():
     with Mesh() as mesh:

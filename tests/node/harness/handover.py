@@ -1,6 +1,7 @@
 """One proxy after the other on a node; what stands between the two, or pretends to be one of them (docs/handover.md)."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -15,6 +16,7 @@ from .process import Process, eventually
 HELLO, UNIT, READY, REFUSE, COMMIT, ABORT, BYE = range(1, 8)
 HEADER = struct.Struct("<III")
 MOST_DESCRIPTORS = 253
+SECRET = random.Random(7).randbytes(1 << 20)
 
 
 def read_message(sock):
@@ -157,6 +159,38 @@ def live(pod, address, port=8080):
 def echoes(sock, text):
     sock.sendall(text)
     assert apps.read_exactly(sock, len(text)) == text
+
+
+def talk(sock, seed, done):
+    """Both ways at once, lengths and pauses by chance, every byte by its position; the echo of all that was sent comes back."""
+    chance = random.Random(seed)
+    sent = received = 0
+    sock.settimeout(30)
+
+    def take(most):
+        nonlocal received
+        data = sock.recv(most)
+        assert data, f"ended after {received} of {sent} bytes"
+        expected = bytes(SECRET[(received + i) % len(SECRET)] for i in range(min(len(data), 16)))
+        assert data[:16] == expected, f"a wrong byte at {received}"
+        begin = received % len(SECRET)
+        assert len(data) > len(SECRET) - begin or SECRET[begin:begin + len(data)] == data, f"a wrong byte behind {received}"
+        received += len(data)
+
+    while not done.is_set():
+        burst = chance.choice([1, 100, 5000, 200_000])
+        begin = sent % len(SECRET)
+        part = SECRET[begin:begin + burst]
+        writer = apps.start(lambda: sock.sendall(part))
+        sent += len(part)
+        while received < sent:
+            take(65536)
+        writer.join(30)
+        if chance.random() < 0.5:
+            done.wait(chance.random() * 0.05)  # idle for a moment
+    sock.shutdown(1)
+    assert apps.read_to_end(sock) == (b"", apps.FIN)
+    return sent
 
 
 def leave(old):
