@@ -148,7 +148,7 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
       ->type_name("FOLDER")
       ->capture_default_str();
   app.add_option("--cgroup", options.redirection.ebpf.cgroup,
-                 "cgroup (version 2) under which all pods are, for --backend ebpf (default: the first that is mounted)")
+                 "cgroup (version 2) under which all pods and proxies are, for --backend ebpf (default: all of the node's)")
       ->envname("ZTUNNEL_AGENT_CGROUP")
       ->type_name("FOLDER");
   app.add_option("--ipv6", ipv6, "capture IPv6 as well")->envname("AMBIENT_IPV6")->capture_default_str();

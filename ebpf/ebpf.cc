@@ -6,12 +6,15 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/log.h"
 #include "mesh/reason.h"
 #include "redirection/nftables/policy_routes.h"
 
 namespace zt::redirection {
 
 namespace {
+
+log::Scope log_ebpf("redirection");
 
 uint32_t flags_of(const RedirectionOptions& options) {
   return ZT_CAPTURES | (options.dns ? ZT_DNS : 0) | (options.ingress ? ZT_INGRESS : 0) | (options.ipv6 ? ZT_IPV6 : 0);
@@ -36,56 +39,93 @@ std::string_view EbpfRedirector::unsuited(const RedirectionOptions& options) con
 }
 
 Result<> EbpfRedirector::probe() {
-  auto installed = Programs::install(settings_.bpffs, settings_.cgroup);
-  if (!installed) {
+  if (auto tried = try_it(); !tried) {
     return fail(Reason::kIo,
-                fmt::format("eBPF redirection does not work here: {}. It needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (or "
-                            "CAP_SYS_ADMIN), cgroup version 2, a bpf file system and Linux 5.15",
-                            installed.error().text));
-  }
-  // And the half of it that goes into a pod, in a namespace that goes away at once.
-  ZT_ASSIGN(const Netns scratch, make_scratch_netns());
-  ZT_ASSIGN(const PodNamespace found, in_netns_thread(scratch, [] { return look_at_namespace(); }));
-  ZT_TRY(installed->attach_inbound(found.cookie, scratch));
-  return installed->detach_inbound(found.cookie);
-}
-
-// All that a pod needs before it is captured. Alone it changes nothing.
-Result<> EbpfRedirector::prepare(Programs& programs, const PodNamespace& found, const RedirectedPod& pod) {
-  ZT_TRY(programs.put_own_addresses(found.cookie, found.addresses));
-  if (!programs.is_inbound_attached(found.cookie, *pod.netns)) ZT_TRY(programs.attach_inbound(found.cookie, *pod.netns));
-  if (programs.has_listener(found.cookie)) return {};
-  // Proxies that come later enter themselves (on_listen() of outbound.bpf.c).
-  ZT_ASSIGN(const std::vector<UniqueFd> sockets, in_netns_thread(*pod.netns, [] { return take_listeners(); }));
-  for (uint32_t slot = 0; slot < sockets.size() && slot < ZT_LISTENER_SLOTS; ++slot) {
-    ZT_TRY(programs.put_listener(found.cookie, slot, sockets[slot].get()));
+                fmt::format("eBPF redirection does not work here: {}. It needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN, cgroup "
+                            "version 2, a bpf file system, /proc/sys to be written and Linux 5.15",
+                            tried.error().text));
   }
   return {};
 }
 
-Result<> EbpfRedirector::enroll(const RedirectedPod& pod) {
-  ZT_ASSIGN(Programs programs, Programs::install(settings_.bpffs, settings_.cgroup));
-  bool set_here = false;
-  ZT_ASSIGN(const PodNamespace found, in_netns_thread(*pod.netns, [&]() -> Result<PodNamespace> {
-              ZT_TRY(add_policy_routes(pod.options.ipv6));
-              if (!answers_keep_marks()) {
-                ZT_TRY(set_answers_keep_marks(true));
-                set_here = true;
-              }
+Result<> EbpfRedirector::try_it() {
+  ZT_ASSIGN(const Cgroup group, find_cgroup(settings_.cgroup));
+  if (settings_.cgroup.empty()) {
+    // Ours would see what it has made of the address. Under a group of the pods ours run first.
+    ZT_ASSIGN(const std::string other, translator_at(group));
+    if (!other.empty()) {
+      return fail(Reason::kIo,
+                  fmt::format("the program {} is attached to the root of the cgroups and changes addresses before ours "
+                              "could: name the group that all pods are under (--cgroup)",
+                              other));
+    }
+  }
+  ZT_ASSIGN(Programs programs, Programs::install(settings_.bpffs, group, true));
+  sweep(programs);
+  // And the half of it that goes into a pod, in a namespace that goes away at once.
+  ZT_ASSIGN(const Netns scratch, make_scratch_netns());
+  ZT_ASSIGN(const PodNamespace found, in_netns_thread(scratch, []() -> Result<PodNamespace> {
+              ZT_TRY(set_answers_keep_marks(true));
               return look_at_namespace();
             }));
-  ZT_TRY(prepare(programs, found, pod));
-  const auto before = programs.pod(found.cookie);
-  set_here = set_here || (before && (before->flags & ZT_SET_MARKS) != 0);
-  zt_pod entry{};
-  entry.flags = flags_of(pod.options) | (set_here ? ZT_SET_MARKS : 0);
+  ZT_TRY(programs.attach_inbound(found.cookie, scratch));
+  return programs.detach_inbound(found.cookie);
+}
+
+void EbpfRedirector::sweep(Programs& programs) {
+  swept_ = std::chrono::steady_clock::now();
+  if (const size_t gone = programs.sweep(); gone > 0) {
+    ZT_LOG(log_ebpf, kInfo, "what eBPF redirection kept of pods that have ended is taken out",
+           Field::count("pods", static_cast<int64_t>(gone)));
+  }
+}
+
+void EbpfRedirector::sweep_now_and_then(Programs& programs) {
+  constexpr std::chrono::seconds kPause(10);
+  if (std::chrono::steady_clock::now() - swept_ >= kPause) sweep(programs);
+}
+
+Result<> EbpfRedirector::enroll(const RedirectedPod& pod) {
+  ZT_ASSIGN(const Cgroup group, find_cgroup(settings_.cgroup));
+  ZT_ASSIGN(Programs programs, Programs::install(settings_.bpffs, group));
+  sweep_now_and_then(programs);
+  bool marks = false;
+  ZT_ASSIGN(const PodNamespace found, in_netns_thread(*pod.netns, [&]() -> Result<PodNamespace> {
+              ZT_TRY(add_policy_routes(pod.options.ipv6));
+              marks = answers_keep_marks();
+              return look_at_namespace();
+            }));
+  // First what a sweep goes by, so that nothing is left of the pod whatever happens next. Alone it changes nothing.
+  if (!programs.is_inbound_attached(found.cookie, *pod.netns)) ZT_TRY(programs.attach_inbound(found.cookie, *pod.netns));
+  ZT_TRY(programs.put_own_addresses(found.cookie, found.addresses));
+  // Written down before it is done, so that leaving undoes it.
+  auto entry = programs.pod(found.cookie).value_or(zt_pod{});
+  if (!marks) entry.flags |= ZT_SET_MARKS;
+  ZT_TRY(programs.put_pod(found.cookie, entry));
+  if (!marks) ZT_TRY(in_netns_thread(*pod.netns, [] { return set_answers_keep_marks(true); }));
+  // Proxies that come later enter themselves (on_listen() of outbound.bpf.c): the pod has an entry.
+  if (!programs.has_listener(found.cookie)) {
+    ZT_ASSIGN(const std::vector<UniqueFd> sockets, in_netns_thread(*pod.netns, [] { return take_listeners(); }));
+    for (uint32_t slot = 0; slot < sockets.size() && slot < ZT_LISTENER_SLOTS; ++slot) {
+      ZT_TRY(programs.put_listener(found.cookie, slot, sockets[slot].get()));
+    }
+  }
+  entry.flags = flags_of(pod.options) | (entry.flags & ZT_SET_MARKS);
   entry.own4 = found.own4;
   entry.own6 = found.own6;
   return programs.put_pod(found.cookie, entry);
 }
 
-Result<> EbpfRedirector::stop_capturing(const RedirectedPod& pod) {
+// Nothing is installed, so nothing is in the pod: no value. Anything else is an error.
+Result<std::optional<Programs>> EbpfRedirector::installed() const {
   auto programs = Programs::open(settings_.bpffs);
+  if (programs) return std::optional(std::move(*programs));
+  if (programs.error().reason == Reason::kNotFound) return std::optional<Programs>();
+  return std::unexpected(programs.error());
+}
+
+Result<> EbpfRedirector::stop_capturing(const RedirectedPod& pod) {
+  ZT_ASSIGN(auto programs, installed());
   if (!programs) return {};
   ZT_ASSIGN(const PodNamespace found, in_netns_thread(*pod.netns, [] { return look_at_namespace(); }));
   auto entry = programs->pod(found.cookie);
@@ -99,16 +139,15 @@ Result<size_t> EbpfRedirector::carried_connections(const RedirectedPod& pod) {
 }
 
 Result<> EbpfRedirector::make_way(const RedirectedPod& pod) {
-  auto programs = Programs::open(settings_.bpffs);
+  ZT_ASSIGN(auto programs, installed());
   if (!programs) return {};
   ZT_ASSIGN(const PodNamespace found, in_netns_thread(*pod.netns, [] { return look_at_namespace(); }));
   const auto entry = programs->pod(found.cookie);
-  ZT_TRY(programs->detach_inbound(found.cookie));
+  if (entry && (entry->flags & ZT_SET_MARKS) != 0) {
+    ZT_TRY(in_netns_thread(*pod.netns, [] { return set_answers_keep_marks(false); }));
+  }
   programs->remove_pod(found.cookie);
-  return in_netns_thread(*pod.netns, [&]() -> Result<> {
-    if (entry && (entry->flags & ZT_SET_MARKS) != 0) return set_answers_keep_marks(false);
-    return {};
-  });
+  return programs->detach_inbound(found.cookie);  // last: a sweep goes by it
 }
 
 Result<> EbpfRedirector::unenroll(const RedirectedPod& pod) {
@@ -117,7 +156,7 @@ Result<> EbpfRedirector::unenroll(const RedirectedPod& pod) {
 }
 
 Result<Presence> EbpfRedirector::presence(const RedirectedPod& pod) {
-  const auto programs = Programs::open(settings_.bpffs);
+  ZT_ASSIGN(const auto programs, installed());
   if (!programs) return Presence::kNone;
   ZT_ASSIGN(const PodNamespace found, in_netns_thread(*pod.netns, [] { return look_at_namespace(); }));
   const auto entry = programs->pod(found.cookie);
@@ -127,22 +166,26 @@ Result<Presence> EbpfRedirector::presence(const RedirectedPod& pod) {
 
 Result<Deviations> EbpfRedirector::verify(const RedirectedPod& pod) {
   Deviations deviations;
-  bool marks = false;
+  ZT_ASSIGN(const Cgroup group, find_cgroup(settings_.cgroup));
+  bool marks = false, proxy = false;
   ZT_ASSIGN(const PodNamespace found, in_netns_thread(*pod.netns, [&]() -> Result<PodNamespace> {
               ZT_ASSIGN(deviations, verify_policy_routes(pod.options.ipv6));
               marks = answers_keep_marks();
+              ZT_ASSIGN(proxy, has_proxy());
               return look_at_namespace();
             }));
   if (!marks)
     deviations.push_back("answers do not keep marks (net.ipv4.tcp_fwmark_accept, fwmark_reflect), so that they go astray");
-  const auto programs = Programs::open(settings_.bpffs);
+  auto programs = Programs::open(settings_.bpffs);
   if (!programs) {
     deviations.push_back("missing eBPF programs: " + programs.error().text);
     return deviations;
   }
-  for (auto& deviation : programs->verify()) deviations.push_back(std::move(deviation));
+  sweep_now_and_then(*programs);
+  for (auto& deviation : programs->verify(group)) deviations.push_back(std::move(deviation));
   if (!programs->is_inbound_attached(found.cookie, *pod.netns))
     deviations.push_back("missing eBPF program in the pod's namespace");
+  if (proxy && !programs->has_listener(found.cookie)) deviations.push_back("no listener in the eBPF map, though a proxy listens");
   const auto have = sorted(programs->own_addresses(found.cookie)), want = sorted(found.addresses);
   if (!std::equal(have.begin(), have.end(), want.begin(), want.end(), same)) {
     deviations.push_back("the pod's addresses in the eBPF map are not those that it has");

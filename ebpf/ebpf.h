@@ -1,4 +1,6 @@
 #pragma once
+#include <chrono>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -10,7 +12,7 @@ namespace zt::redirection {
 
 struct EbpfSettings {
   std::string bpffs = "/sys/fs/bpf";
-  std::string cgroup = {};  // of version 2, whose processes can be captured; "": the first that is mounted
+  std::string cgroup = {};  // of version 2, whose processes can be captured, and which the proxies are under; "": all the node's
 };
 
 // Redirection without netfilter and without connection tracking (outbound.bpf.c, inbound.bpf.c): a destination is changed when an
@@ -33,9 +35,13 @@ class EbpfRedirector final : public Redirector {
   Result<> make_way(const RedirectedPod& pod) override;
 
  private:
-  static Result<> prepare(Programs& programs, const PodNamespace& found, const RedirectedPod& pod);
+  Result<> try_it();
+  [[nodiscard]] Result<std::optional<Programs>> installed() const;
+  void sweep(Programs& programs);
+  void sweep_now_and_then(Programs& programs);
 
   EbpfSettings settings_;
+  std::chrono::steady_clock::time_point swept_{};
 };
 
 }  // namespace zt::redirection

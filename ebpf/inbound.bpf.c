@@ -3,8 +3,6 @@
    such a program where it runs. */
 #include "ebpf/maps.bpf.h"
 
-#define AF_INET 2
-
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 const volatile __u64 netns = 0;
@@ -29,7 +27,7 @@ SEC("sk_lookup") int zt_inbound(struct bpf_sk_lookup* ctx) {
     ends.to.word[2] = ctx->local_ip6[2];
     ends.to.word[3] = ctx->local_ip6[3];
   }
-  if (zt_is_loopback(&ends.to)) return SK_PASS;
+  if (zt_is_loopback(&ends.to) || zt_is_probe(&ends.from)) return SK_PASS;
   ends.from_port = (__u16)ctx->remote_port;
   ends.to_port = bpf_htons((__u16)ctx->local_port);
   if (bpf_map_lookup_elem(&passing, &ends)) return SK_PASS;

@@ -17,6 +17,9 @@
 #define ZT_HBONE_PORT 15008
 #define ZT_DNS_PORT 15053
 
+#define AF_INET 2
+#define AF_INET6 10
+
 /* The enrolled pods: without an entry nothing happens to a namespace. */
 struct {
   __uint(type, BPF_MAP_TYPE_HASH);
@@ -85,6 +88,13 @@ static __always_inline int zt_is_loopback(const struct zt_address* address) {
   if (zt_is_v4(address)) return (address->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000) || address->word[3] == 0;
   return (address->word[0] | address->word[1] | address->word[2]) == 0 &&
          (address->word[3] == bpf_htonl(1) || address->word[3] == 0);
+}
+
+/* What host probes come from by a node agent that rewrites them (contract §2.1): neither they nor the answers are captured. */
+static __always_inline int zt_is_probe(const struct zt_address* address) {
+  if (zt_is_v4(address)) return address->word[3] == bpf_htonl(0xa9fe077f); /* 169.254.7.127 */
+  return address->word[0] == bpf_htonl(0xfd169254) && address->word[1] == bpf_htonl(0x71271337) &&
+         (address->word[2] & address->word[3]) == 0xffffffff; /* fd16:9254:7127:1337:ffff:ffff:ffff:ffff */
 }
 
 static __always_inline int zt_same(const struct zt_address* a, const struct zt_address* b) {

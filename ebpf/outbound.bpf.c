@@ -7,8 +7,6 @@
 #define SOL_IP 0
 #define SOL_IPV6 41
 #define SO_ORIGINAL_DST 80 /* IP6T_SO_ORIGINAL_DST is the same */
-#define AF_INET 2
-#define AF_INET6 10
 #define PAGE 4096
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -60,7 +58,7 @@ static __always_inline int redirect(struct bpf_sock_addr* ctx, struct zt_destina
   if (!v4 && !(pod->flags & ZT_IPV6)) return 0;
   const int dns = to->port == bpf_htons(53) && (pod->flags & ZT_DNS);
   if (!tcp && !dns) return 0;
-  if (zt_is_loopback(&to->address)) return 0;
+  if (zt_is_loopback(&to->address) || zt_is_probe(&to->address)) return 0;
   const int own = is_own(netns, &to->address);
   if (own && !(tcp && dns)) return 0;
 
@@ -93,10 +91,15 @@ static __always_inline int redirect(struct bpf_sock_addr* ctx, struct zt_destina
   return 1;
 }
 
-/* A socket that dials again, elsewhere, has no former destination. */
+static __always_inline int is_the_proxys(__u16 port) {
+  return port == bpf_htons(ZT_OUTBOUND_PORT) || port == bpf_htons(ZT_DNS_PORT);
+}
+
+/* A socket that dials again, elsewhere, has no former destination. One that dials the proxy has been sent there, by these programs
+   attached twice while they are replaced. */
 static __always_inline void forget(struct bpf_sock_addr* ctx) {
   struct bpf_sock* sk = ctx->sk;
-  if (sk) bpf_sk_storage_delete(&dialled, sk);
+  if (sk && !is_the_proxys((__u16)ctx->user_port)) bpf_sk_storage_delete(&dialled, sk);
 }
 
 static __always_inline int dial4(struct bpf_sock_addr* ctx, int connects) {
@@ -140,11 +143,12 @@ SEC("cgroup/connect6") int zt_connect6(struct bpf_sock_addr* ctx) { return dial6
 SEC("cgroup/sendmsg4") int zt_sendmsg4(struct bpf_sock_addr* ctx) { return dial4(ctx, 0); }
 SEC("cgroup/sendmsg6") int zt_sendmsg6(struct bpf_sock_addr* ctx) { return dial6(ctx, 0); }
 
-/* The application sees whom it dialled. `only_dns`: of a packet, if it comes from the proxy. */
+/* The application sees whom it dialled, if it is the proxy that it is connected to. `only_dns`: of a packet, if it comes from the
+   proxy. */
 static __always_inline void show4(struct bpf_sock_addr* ctx, int only_dns) {
   struct bpf_sock* sk = ctx->sk;
   struct zt_destination* to = sk ? bpf_sk_storage_get(&dialled, sk, 0, 0) : 0;
-  if (!to || !zt_is_v4(&to->address)) return;
+  if (!to || !zt_is_v4(&to->address) || !is_the_proxys((__u16)ctx->user_port)) return;
   if (only_dns && (ctx->user_ip4 != bpf_htonl(0x7f000001) || ctx->user_port != bpf_htons(ZT_DNS_PORT))) return;
   ctx->user_ip4 = to->address.word[3];
   ctx->user_port = to->port;
@@ -153,7 +157,7 @@ static __always_inline void show4(struct bpf_sock_addr* ctx, int only_dns) {
 static __always_inline void show6(struct bpf_sock_addr* ctx, int only_dns) {
   struct bpf_sock* sk = ctx->sk;
   struct zt_destination* to = sk ? bpf_sk_storage_get(&dialled, sk, 0, 0) : 0;
-  if (!to) return;
+  if (!to || !is_the_proxys((__u16)ctx->user_port)) return;
   if (only_dns) {
     struct zt_address from;
     from.word[0] = ctx->user_ip6[0];
@@ -215,8 +219,10 @@ static __always_inline void on_connect(struct bpf_sock_ops* ops, __u64 netns) {
     struct zt_source_key source = {.netns = netns, .address = ends.from, .port = ends.from_port};
     bpf_map_update_elem(&captured, &source, to, BPF_ANY);
   }
-  /* The SYN comes in over lo before the socket is found by anything but this. */
-  if (is_own(netns, &ends.to)) {
+  /* The SYN comes in over lo before the socket is found by anything but this. What the proxy dials may be an address of the pod that
+     is too new to be known as one: it would reach the proxy again. */
+  const __u32 mark = sk->mark & ZT_MARK_MASK;
+  if (mark == ZT_PROXY_MARK || mark == ZT_LOOP_MARK || is_own(netns, &ends.to)) {
     const __u8 one = 1;
     bpf_map_update_elem(&passing, &ends, &one, BPF_ANY);
     bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
@@ -229,9 +235,9 @@ static __always_inline void on_close(struct bpf_sock_ops* ops, __u64 netns) {
   bpf_map_delete_elem(&passing, &ends);
 }
 
-/* In every namespace: the agent may enrol the pod later. */
+/* Of enrolled pods only: anybody may make namespaces and listen there with any mark, and the slots are numbered. */
 static __always_inline void on_listen(struct bpf_sock_ops* ops, __u64 netns) {
-  if (ops->local_port != ZT_INBOUND_PORT) return;
+  if (ops->local_port != ZT_INBOUND_PORT || !bpf_map_lookup_elem(&pods, &netns)) return;
   struct bpf_sock* sk = ops->sk;
   if (!sk || (sk->mark & ZT_MARK_MASK) != ZT_PROXY_MARK) return;
   struct zt_listener_key key = {.netns = netns};

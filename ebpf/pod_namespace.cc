@@ -5,7 +5,6 @@
 #include <ifaddrs.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
-#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -76,6 +75,10 @@ zt_address source_towards(int family, const char* far) {
 
 bool same(const zt_address& a, const zt_address& b) { return std::memcmp(&a, &b, sizeof a) == 0; }
 bool is_v4(const zt_address& address) { return address.word[0] == 0 && address.word[1] == 0 && address.word[2] == htonl(0xffff); }
+bool is_loopback(const zt_address& address) {
+  if (is_v4(address)) return (ntohl(address.word[3]) >> 24) == 127;
+  return (address.word[0] | address.word[1] | address.word[2]) == 0 && address.word[3] == htonl(1);
+}
 bool is_link_local(const zt_address& address) { return (ntohl(address.word[0]) & 0xffc00000) == 0xfe800000; }
 
 // A source that is an address of the pod's: the route's, or the first that will do.
@@ -124,10 +127,12 @@ Result<PodNamespace> look_at_namespace() {
   ifaddrs* list = nullptr;
   if (::getifaddrs(&list) != 0) return fail_errno(Reason::kIo, "cannot list the pod's addresses");
   for (const ifaddrs* each = list; each != nullptr; each = each->ifa_next) {
-    if (each->ifa_addr == nullptr || (each->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    if (each->ifa_addr == nullptr) continue;
     const int family = each->ifa_addr->sa_family;
-    if (family == AF_INET) found.addresses.push_back(from_v4(reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr));
-    if (family == AF_INET6) found.addresses.push_back(from_v6(reinterpret_cast<const sockaddr_in6*>(each->ifa_addr)->sin6_addr));
+    if (family != AF_INET && family != AF_INET6) continue;
+    const zt_address address = family == AF_INET ? from_v4(reinterpret_cast<const sockaddr_in*>(each->ifa_addr)->sin_addr)
+                                                 : from_v6(reinterpret_cast<const sockaddr_in6*>(each->ifa_addr)->sin6_addr);
+    if (!is_loopback(address)) found.addresses.push_back(address);
   }
   ::freeifaddrs(list);
   found.own4 = choose(source_towards(AF_INET, "192.0.2.1"), found.addresses, true);
@@ -150,6 +155,11 @@ Result<> set_answers_keep_marks(bool on) {
     if (!(file << (on ? 1 : 0) << std::flush)) return fail_errno(Reason::kIo, fmt::format("cannot write {}", path));
   }
   return {};
+}
+
+Result<bool> has_proxy() {
+  ZT_ASSIGN(const std::vector<uint32_t> inodes, listening_inodes());
+  return !inodes.empty();
 }
 
 Result<std::vector<UniqueFd>> take_listeners() {
@@ -180,7 +190,15 @@ Result<std::vector<UniqueFd>> take_listeners() {
       if (wanted.empty()) return sockets;
     }
   }
-  return sockets;
+  // Those that were closed meanwhile are not missed.
+  ZT_ASSIGN(const std::vector<uint32_t> now, listening_inodes());
+  const bool hidden = std::any_of(now.begin(), now.end(), [&](uint32_t inode) {
+    return std::find(wanted.begin(), wanted.end(), fmt::format("socket:[{}]", inode)) != wanted.end();
+  });
+  if (!hidden) return sockets;
+  return fail(
+      Reason::kNotFound,
+      "eBPF: a proxy listens in the pod already, and its process cannot be seen: the agent needs the host's processes (hostPID)");
 }
 
 }  // namespace zt::redirection

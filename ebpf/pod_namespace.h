@@ -11,7 +11,7 @@ namespace zt::redirection {
 
 struct PodNamespace {
   uint64_t cookie = 0;                // the kernel's name for it, which programs see; never used again
-  std::vector<zt_address> addresses;  // of all interfaces but lo
+  std::vector<zt_address> addresses;  // of all interfaces, but not 127.0.0.0/8 and ::1
   zt_address own4{}, own6{};          // what a default route takes for the source; 0: there is none
 };
 Result<PodNamespace> look_at_namespace();
@@ -21,8 +21,10 @@ Result<PodNamespace> look_at_namespace();
 [[nodiscard]] bool answers_keep_marks();
 Result<> set_answers_keep_marks(bool on);
 
-// The sockets of a proxy that listen at 15006 here already, taken from the processes that have them (needs CAP_SYS_PTRACE);
-// empty if there are none.
+// Whether a proxy listens at 15006 here already.
+Result<bool> has_proxy();
+// Its sockets, taken from the processes that have them (needs CAP_SYS_PTRACE); empty if there are none. kNotFound: no process that
+// can be seen has them.
 Result<std::vector<UniqueFd>> take_listeners();
 
 }  // namespace zt::redirection

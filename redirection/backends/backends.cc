@@ -56,6 +56,18 @@ Result<Redirector*> Backends::choose(const RedirectionOptions& options) {
   return fail(Reason::kInvalidInput, why.empty() ? "no backend works here" : why);
 }
 
+Result<Redirector*> Backends::leads_out(const RedirectionOptions& options) {
+  auto chosen = choose(options);
+  if (chosen) return chosen;
+  const auto first = std::find_if(candidates_.begin(), candidates_.end(), [](const Candidate& each) { return each.works; });
+  return first == candidates_.end() ? chosen : first->backend.get();
+}
+
+Result<Presence> Backends::certain_presence_of(const Candidate& each, const RedirectedPod& pod) {
+  if (each.works) return each.backend->presence(pod);
+  return presence_of(each, pod);
+}
+
 // What cannot even be asked about is not there: a kernel without nf_tables, a node without the programs.
 Presence Backends::presence_of(const Candidate& each, const RedirectedPod& pod) {
   const auto there = each.backend->presence(pod);
@@ -70,7 +82,10 @@ Presence Backends::presence_of(const Candidate& each, const RedirectedPod& pod) 
 Result<> Backends::remove_others(const Redirector& mine, const RedirectedPod& pod, bool leaving) {
   for (const auto& each : candidates_) {
     if (each.backend.get() == &mine) continue;
-    const Presence there = presence_of(each, pod);
+    Presence there = presence_of(each, pod);
+    if (leaving) {
+      ZT_ASSIGN(there, certain_presence_of(each, pod));
+    }
     const bool needed = !leaving && each.backend->translates() && !mine.translates();
     if (there == Presence::kNone || (needed && there == Presence::kStopped)) continue;
     ZT_TRY(needed ? each.backend->stop_capturing(pod) : each.backend->make_way(pod));
@@ -89,20 +104,22 @@ Result<> Backends::enroll(const RedirectedPod& pod) {
 }
 
 Result<> Backends::stop_capturing(const RedirectedPod& pod) {
-  ZT_ASSIGN(Redirector* const mine, choose(pod.options));
+  ZT_ASSIGN(Redirector* const mine, leads_out(pod.options));
   for (const auto& each : candidates_) {
-    if (each.backend.get() != mine && presence_of(each, pod) == Presence::kCaptures) ZT_TRY(each.backend->stop_capturing(pod));
+    if (each.backend.get() == mine) continue;
+    ZT_ASSIGN(const Presence there, certain_presence_of(each, pod));
+    if (there == Presence::kCaptures) ZT_TRY(each.backend->stop_capturing(pod));
   }
   return mine->stop_capturing(pod);
 }
 
 Result<size_t> Backends::carried_connections(const RedirectedPod& pod) {
-  ZT_ASSIGN(Redirector* const mine, choose(pod.options));
+  ZT_ASSIGN(Redirector* const mine, leads_out(pod.options));
   return mine->carried_connections(pod);
 }
 
 Result<> Backends::unenroll(const RedirectedPod& pod) {
-  ZT_ASSIGN(Redirector* const mine, choose(pod.options));
+  ZT_ASSIGN(Redirector* const mine, leads_out(pod.options));
   ZT_TRY(remove_others(*mine, pod, true));
   return mine->unenroll(pod);
 }

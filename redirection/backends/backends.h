@@ -44,7 +44,11 @@ class Backends final : public Redirector {
     bool works = false;  // of wanted ones, once probed
   };
   Result<Redirector*> choose(const RedirectionOptions& options);
+  // For a pod that leaves: also if none is suited to it now.
+  Result<Redirector*> leads_out(const RedirectionOptions& options);
   static Presence presence_of(const Candidate& each, const RedirectedPod& pod);
+  // An error of one that works here is none of those that presence_of() takes for absence.
+  static Result<Presence> certain_presence_of(const Candidate& each, const RedirectedPod& pod);
   Result<> remove_others(const Redirector& mine, const RedirectedPod& pod, bool leaving);
 
   std::vector<Candidate> candidates_;

@@ -17,11 +17,11 @@ namespace {
 
 log::Scope log_iptables("redirection");
 
-// Legacy takes a lock on a file; the node's own may be held for seconds by others (kube-proxy). What is locked here is
-// the namespace that the program runs in.
-const std::vector<std::string> kLockOfTheNamespace{"XTABLES_LOCKFILE=/proc/self/ns/net"};
-constexpr const char* kWait = "--wait=30";
-constexpr std::chrono::seconds kLimit(40);
+// Legacy takes a lock on a file. The node's own may be held for seconds by others (kube-proxy), and one that the pod can open (its
+// namespace, say) by the pod for ever. So it is the program's own input, which nobody else has: in a pod only the agent writes rules.
+const std::vector<std::string> kLockOfItsOwn{"XTABLES_LOCKFILE=/proc/self/fd/0"};
+constexpr const char* kWait = "--wait=1";
+constexpr std::chrono::seconds kLimit(10);
 
 // Whether tables of the variant exist in the calling thread's namespace. To ask the program would take milliseconds.
 bool has_legacy_tables(bool v6) {
@@ -48,7 +48,7 @@ std::string IptablesRedirector::program(bool v6, Variant variant, std::string_vi
 Result<IptablesRules> IptablesRedirector::save(bool v6, Variant variant) {
   if (variant == Variant::kLegacy ? !has_legacy_tables(v6) : !has_nft_tables(v6)) return IptablesRules{};
   const std::string name = program(v6, variant, "save");
-  ZT_ASSIGN(const ProgramOutput output, run_program({name}, {}, kLockOfTheNamespace, kLimit));
+  ZT_ASSIGN(const ProgramOutput output, run_program({name}, {}, kLockOfItsOwn, kLimit));
   if (output.status == 0) return parse_iptables_save(output.out);
   return fail(Reason::kIo, fmt::format("{}: {}", name, first_line(output.err)));
 }
@@ -58,7 +58,7 @@ Result<> IptablesRedirector::restore(bool v6, Variant variant, const std::string
   const std::string name = program(v6, variant, "restore");
   std::vector<std::string> words{name, "--noflush"};
   if (variant == Variant::kLegacy) words.emplace_back(kWait);
-  ZT_ASSIGN(const ProgramOutput output, run_program(words, text, kLockOfTheNamespace, kLimit));
+  ZT_ASSIGN(const ProgramOutput output, run_program(words, text, kLockOfItsOwn, kLimit));
   if (output.status == 0) return {};
   return fail(Reason::kIo, fmt::format("{}: {}", name, first_line(output.err)));
 }
@@ -69,8 +69,7 @@ Result<IptablesRedirector::Listing> IptablesRedirector::list(Variant variant) {
     auto rules = save(v6, variant);
     if (rules) {
       listing[v6 ? 1 : 0] = std::move(*rules);
-    } else if (!v6 && rules.error().reason != Reason::kNotFound) {
-      // A kernel without IPv6 has nothing there to be listed.
+    } else if (rules.error().reason != Reason::kNotFound) {  // which is: the program is not installed
       return std::unexpected(rules.error());
     }
   }
@@ -81,7 +80,7 @@ Result<IptablesRedirector::Listing> IptablesRedirector::list(Variant variant) {
 bool IptablesRedirector::is_used_by_others(Variant variant) {
   for (const bool v6 : {false, true}) {
     if (variant == Variant::kLegacy && !has_legacy_tables(v6)) continue;
-    const auto output = run_program({program(v6, variant, "save")}, {}, kLockOfTheNamespace, kLimit);
+    const auto output = run_program({program(v6, variant, "save")}, {}, kLockOfItsOwn, kLimit);
     if (!output || output->status != 0) continue;
     std::string_view text = output->out;
     for (size_t at = text.find("\n-A "); at != std::string_view::npos; at = text.find("\n-A ", at + 1)) {

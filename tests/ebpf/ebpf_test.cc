@@ -162,3 +162,21 @@ TEST_CASE("root: a socket that was refused and dials again goes where it dials l
   CHECK(peer_of(*client) == SocketAddress{TestPod::peer_ip(v6), 8081});
   REQUIRE(ebpf.unenroll({pod.pod, {}}));
 }
+
+TEST_CASE("root: the address of a connected socket's peer stays what it is when it asks a name server besides") {
+  ZT_NEEDS_ROOT("network namespaces");
+  if (!can_try_ebpf()) return;
+  TestPod pod;
+  EbpfRedirector ebpf({.bpffs = own_bpffs(), .cgroup = test_cgroup()});
+  REQUIRE(ebpf.enroll({pod.pod, {.dns = true}}));
+  const auto socket =
+      in_netns(*pod.pod, [&]() -> Result<UniqueFd> { return UniqueFd(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)); });
+  REQUIRE(socket);
+  sockaddr_storage address;
+  socklen_t length = SocketAddress{TestPod::peer_ip(false), 9999}.to_sockaddr(address);
+  REQUIRE(::connect(socket->get(), reinterpret_cast<const sockaddr*>(&address), length) == 0);
+  length = SocketAddress{TestPod::peer_ip(false), 53}.to_sockaddr(address);
+  ::sendto(socket->get(), "?", 1, 0, reinterpret_cast<const sockaddr*>(&address), length);
+  CHECK(peer_of(*socket) == SocketAddress{TestPod::peer_ip(false), 9999});
+  REQUIRE(ebpf.unenroll({pod.pod, {}}));
+}

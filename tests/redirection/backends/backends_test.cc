@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -355,6 +356,51 @@ TEST_CASE("root: a pod with IPv6 on eth0 and none on lo gets it there, and its a
   CHECK(pod.verify().empty());
 }
 
+TEST_CASE("root: host probes reach the application uncaptured, and so do the answers") {
+  ZT_NEEDS_ROOT("network namespaces");
+  const auto* backend = GENERATE_BACKENDS();
+  INFO(backend);
+  if (!can_try(backend)) return;
+  const bool v6 = GENERATE(false, true);
+  INFO((v6 ? "IPv6" : "IPv4"));
+  Fixture pod(backend);
+  const UniqueFd proxy_in = listen_in(*pod.pod, kInboundPlaintextPort, kProxyMark);
+  const UniqueFd proxy_out = listen_in(*pod.pod, kOutboundPort, kProxyMark);
+  const UniqueFd app = listen_in(*pod.pod, 8080);
+  pod.enroll();
+  sh(pod.peer, "ip addr add 169.254.7.127/32 dev lo && ip addr add fd16:9254:7127:1337:ffff:ffff:ffff:ffff/128 dev lo nodad");
+  const IpAddress prober = *IpAddress::parse(v6 ? kProbeAddressV6 : kProbeAddressV4);
+  const UniqueFd probe = connect_in(pod.peer, {TestPod::pod_ip(v6), 8080}, {.borrowed_source = SocketAddress{prober, 0}});
+  REQUIRE(probe);
+  const UniqueFd accepted = accept_from(app);
+  REQUIRE(accepted);
+  CHECK(peer_of(accepted).ip == prober);
+  const UniqueFd at_prober = listen_in(pod.peer, 8081);
+  const UniqueFd back = connect_in(*pod.pod, {prober, 8081});
+  CHECK(accept_from(at_prober));
+}
+
+TEST_CASE("root: a pod's addresses on lo are its own, and what the proxy dials reaches an address that nobody knows of yet") {
+  ZT_NEEDS_ROOT("network namespaces");
+  const auto* backend = GENERATE_BACKENDS();
+  INFO(backend);
+  if (!can_try(backend)) return;
+  Fixture pod(backend);
+  const UniqueFd proxy_in = listen_in(*pod.pod, kInboundPlaintextPort, kProxyMark);
+  const UniqueFd proxy_out = listen_in(*pod.pod, kOutboundPort, kProxyMark);
+  const UniqueFd app = listen_in(*pod.pod, 8080);
+  sh(*pod.pod, "ip addr add 10.99.8.8/32 dev lo");
+  pod.enroll();
+  CHECK(pod.verify().empty());
+  const UniqueFd to_itself = connect_in(*pod.pod, {*IpAddress::parse("10.99.8.8"), 8080});
+  CHECK(accept_from(app));
+  sh(*pod.pod, "ip addr add 10.99.8.9/32 dev eth0");
+  const UniqueFd of_proxy = connect_in(*pod.pod, {*IpAddress::parse("10.99.8.9"), 8080}, {.mark = kProxyMark});
+  CHECK(accept_from(app));
+  CHECK(nobody_at(proxy_in));
+  CHECK(nobody_at(proxy_out));
+}
+
 TEST_CASE("root: a pod without any IPv6 needs no IPv6 route") {
   ZT_NEEDS_ROOT("network namespaces");
   const auto* backend = GENERATE_BACKENDS();
@@ -456,12 +502,23 @@ class FakeBackend final : public Redirector {
     calls_.push_back("enroll by " + std::string(name_));
     return {};
   }
-  Result<> stop_capturing(const RedirectedPod& /*pod*/) override { return {}; }
+  Result<> stop_capturing(const RedirectedPod& /*pod*/) override {
+    calls_.push_back("stop " + std::string(name_));
+    return {};
+  }
   Result<size_t> carried_connections(const RedirectedPod& /*pod*/) override { return 0; }
-  Result<> unenroll(const RedirectedPod& /*pod*/) override { return {}; }
+  Result<> unenroll(const RedirectedPod& /*pod*/) override {
+    calls_.push_back("unenroll by " + std::string(name_));
+    return {};
+  }
   Result<Deviations> verify(const RedirectedPod& /*pod*/) override { return Deviations{}; }
-  Result<Presence> presence(const RedirectedPod& /*pod*/) override { return fail(Reason::kIo, "cannot tell"); }
+  Result<Presence> presence(const RedirectedPod& /*pod*/) override {
+    if (there) return *there;
+    return fail(Reason::kIo, "cannot tell");
+  }
   Result<> make_way(const RedirectedPod& /*pod*/) override { return fail(Reason::kIo, "must not be called"); }
+
+  std::optional<Presence> there;
 
  private:
   std::string_view name_;
@@ -497,6 +554,27 @@ TEST_CASE("the first backend that works here and suits the pod is taken") {
   CHECK(taken(*second, plain) == Calls{"enroll by second"});
   CHECK(taken(*make(true, false), machine) == Calls{"first: no virtual interfaces"});
   CHECK(taken(*make(false, false), plain) == Calls{"first is missing; second is missing"});
+}
+
+TEST_CASE("a pod leaves though no backend suits it now, and not while one that works cannot tell whether it captures") {
+  std::vector<std::string> calls;
+  std::vector<std::unique_ptr<Redirector>> wanted;
+  auto unsuited = std::make_unique<FakeBackend>("first", true, "no virtual interfaces", calls);
+  auto second = std::make_unique<FakeBackend>("second", true, "no virtual interfaces", calls);
+  FakeBackend& blind = *second;
+  wanted.push_back(std::move(unsuited));
+  wanted.push_back(std::move(second));
+  Backends backends(std::move(wanted), {});
+  const RedirectedPod machine{.netns = nullptr, .options = {.virtual_interfaces = {"tap0"}}};
+  const auto stopped = backends.stop_capturing(machine);
+  REQUIRE_FALSE(stopped);
+  CHECK_THAT(stopped.error().text, Contains("cannot tell"));
+  CHECK_FALSE(backends.unenroll(machine));
+  CHECK(calls.empty());
+  blind.there = Presence::kNone;
+  CHECK(backends.stop_capturing(machine));
+  CHECK(backends.unenroll(machine));
+  CHECK(calls == std::vector<std::string>{"stop first", "unenroll by first"});
 }
 
 TEST_CASE("only backends that exist can be asked for") {

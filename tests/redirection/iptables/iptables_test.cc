@@ -1,5 +1,8 @@
 #include "redirection/iptables/iptables.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+
 #include <catch2/catch.hpp>
 #include <regex>
 #include <string>
@@ -181,4 +184,17 @@ TEST_CASE("a program that is missing, does not end or says too much is an error 
     CHECK_THAT(done.error().text, Contains("did not end within 100 ms"));
   }
   CHECK_FALSE(run_program({"sh", "-c", "while :; do echo 0123456789012345678901234567890123456789; done"}, {}));
+}
+
+TEST_CASE("root: a pod that holds the lock of its namespace does not hold up the agent") {
+  ZT_NEEDS_ROOT("network namespaces");
+  if (!can_try_legacy_iptables()) return;
+  TestPod pod;
+  const UniqueFd lock(in_netns_thread(*pod.pod, []() -> Result<int> {
+                        return ::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+                      }).value_or(-1));
+  REQUIRE(::flock(lock.get(), LOCK_EX | LOCK_NB) == 0);
+  IptablesRedirector iptables("legacy");
+  enroll(iptables, pod);
+  CHECK(iptables.verify({pod.pod, {}})->empty());
 }
