@@ -97,10 +97,33 @@ Result<> Backends::remove_others(const Redirector& mine, const RedirectedPod& po
 }
 
 Result<> Backends::enroll(const RedirectedPod& pod) {
-  ZT_ASSIGN(Redirector* const mine, choose(pod.options));
-  ZT_TRY(mine->enroll(pod));
-  // The pod is captured from here on, so nothing gets past while the others' is taken out.
-  return remove_others(*mine, pod, false);
+  ZT_ASSIGN(const Redirector* const first, choose(pod.options));
+  std::string refusals;
+  for (const auto& each : candidates_) {
+    if (!each.works || !each.backend->unsuited(pod.options).empty()) continue;
+    if (auto enrolled = each.backend->enroll(pod); !enrolled) {
+      refusals += fmt::format("{}{}", refusals.empty() ? "" : "; ", enrolled.error().text);
+      continue;
+    }
+    if (each.backend.get() != first || !refusals.empty()) {
+      ZT_LOG(log_backends, kInfo, "this pod is redirected by another backend than most",
+             Field::string("backend", each.backend->name()),
+             Field::string("netns", pod.netns ? pod.netns->to_string() : std::string()), Field::string("why", refusals));
+    }
+    // The pod is captured from here on, so nothing gets past while the others' is taken out.
+    return remove_others(*each.backend, pod, false);
+  }
+  return fail(Reason::kIo, refusals);
+}
+
+// Who captures it now, if the first that suits could not have it.
+Result<Redirector*> Backends::captor(const RedirectedPod& pod) {
+  ZT_ASSIGN(Redirector* const first, choose(pod.options));
+  for (const auto& each : candidates_) {
+    const bool may = each.works && each.backend->unsuited(pod.options).empty();
+    if (may && presence_of(each, pod) == Presence::kCaptures) return each.backend.get();
+  }
+  return first;
 }
 
 Result<> Backends::stop_capturing(const RedirectedPod& pod) {
@@ -125,7 +148,7 @@ Result<> Backends::unenroll(const RedirectedPod& pod) {
 }
 
 Result<Deviations> Backends::verify(const RedirectedPod& pod) {
-  ZT_ASSIGN(Redirector* const mine, choose(pod.options));
+  ZT_ASSIGN(Redirector* const mine, captor(pod));
   ZT_ASSIGN(Deviations deviations, mine->verify(pod));
   for (const auto& each : candidates_) {
     if (each.backend.get() == mine) continue;
@@ -157,9 +180,7 @@ Result<std::unique_ptr<Redirector>> make_redirector(const BackendSettings& setti
   }
   std::vector<std::unique_ptr<Redirector>> wanted, others;
   const auto add = [&](std::string_view name, std::unique_ptr<Redirector> backend) {
-    // Not ebpf by itself: where it is known to be wrong (docs/redirection.md §2.9) it would let connections out in the clear.
-    const bool by_itself = settings.backend == "auto" && name != "ebpf";
-    (by_itself || settings.backend == name ? wanted : others).push_back(std::move(backend));
+    (settings.backend == "auto" || settings.backend == name ? wanted : others).push_back(std::move(backend));
   };
   add("ebpf", std::make_unique<EbpfRedirector>(settings.ebpf));
   add("nftables", std::make_unique<NftablesRedirector>());

@@ -18,7 +18,8 @@ struct BackendSettings {
 };
 inline constexpr std::array<std::string_view, 4> kBackendNames{"auto", "ebpf", "nftables", "iptables"};
 
-// All backends behind one. Each pod is captured by the first of the wanted ones that works here and suits the pod; what another
+// All backends behind one. Each pod is captured by the first of the wanted ones that works here, suits the pod and does not fail at it
+// (the next one keeps it then until it is enrolled anew); what another
 // left in the pod, ours or a peer's, is taken out as soon as the pod is captured, and is a deviation if it comes back. So pods
 // move from one backend to another while they run: no connection notices.
 class Backends final : public Redirector {
@@ -44,6 +45,7 @@ class Backends final : public Redirector {
     bool works = false;  // of wanted ones, once probed
   };
   Result<Redirector*> choose(const RedirectionOptions& options);
+  Result<Redirector*> captor(const RedirectedPod& pod);
   // For a pod that leaves: also if none is suited to it now.
   Result<Redirector*> leads_out(const RedirectionOptions& options);
   static Presence presence_of(const Candidate& each, const RedirectedPod& pod);
