@@ -63,6 +63,8 @@ Result<> FileWatch::watch_directories() {
   if (::inotify_add_watch(inotify_.get(), directory.c_str(), kEvents | IN_ONLYDIR) < 0) {
     return fail_errno(Fault::kIo, fmt::format("cannot watch directory {}", directory));
   }
+  // A file that is mounted by itself is written through a directory that is not seen here.
+  (void)::inotify_add_watch(inotify_.get(), path_.c_str(), IN_CLOSE_WRITE);
   std::array<char, PATH_MAX> resolved{};
   if (::realpath(path_.c_str(), resolved.data()) == nullptr) return {};
   const std::string target = resolved.data();
@@ -94,6 +96,7 @@ void FileWatch::on_ready(uint32_t) noexcept {
         const std::string made = directory_of(path_) + "/" + std::string(name);
         if (::lstat(made.c_str(), &status) == 0 && S_ISREG(status.st_mode)) continue;
       }
+      if ((event.mask & IN_IGNORED) != 0) continue;  // a watch went with what it watched
       ours |= concerns_us(name) || (event.mask & IN_Q_OVERFLOW) != 0;
     }
   }

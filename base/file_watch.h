@@ -12,7 +12,7 @@ namespace zt {
 
 // Tells that a file may have changed: written and closed, replaced by rename, made or removed, a symbolic link on the way to it
 // swapped (as Kubernetes does with mounted volumes). It watches directories, the path's and that of the file it leads to, since
-// editors and volumes replace files instead of writing them. Every `poll` the file is compared as well, for file systems and
+// editors and volumes replace files instead of writing them, and the file itself, which may be mounted there alone. Every `poll` the file is compared as well, for file systems and
 // directories that report nothing; a file that is being written is then waited for. Events in quick succession are one. It may tell
 // of a change that was none: who cares compares what it reads. Loop's thread.
 class FileWatch final : private Watcher {

@@ -11,6 +11,8 @@
 #include <optional>
 
 #include "base/event_loop.h"
+#include "base/file.h"
+#include "base/file_watch.h"
 #include "base/linux/cgroup.h"
 #include "base/linux/heap_trim.h"
 #include "base/linux/netns.h"
@@ -44,6 +46,7 @@ namespace {
 log::Scope kLog("app");
 
 constexpr std::string_view kDedicatedUid = "dedicated";
+constexpr size_t kMostResolvConfBytes = 64 * 1024;
 // How old the gauges of a scrape may be.
 constexpr std::chrono::seconds kCollectInterval{1};
 // How long a process that leaves tries to give its connections away, before it drains as if there were nobody to take them.
@@ -188,6 +191,8 @@ struct App::Impl {
   std::unique_ptr<identity::CaClient> ca;
   std::unique_ptr<identity::SecretManager> secrets;
   std::unique_ptr<dns::HostResolver> hosts;
+  ResolverConfig resolver;  // as it is in force
+  std::unique_ptr<FileWatch> resolv_conf;
   std::unique_ptr<DataPlane> data_plane;
   std::optional<DataPlane::BoundPod> dedicated;  // until it is served
   std::unique_ptr<identity::CrlFile> crl;
@@ -208,6 +213,7 @@ struct App::Impl {
 
   Result<> start();
   Result<> start_certificates();
+  void follow_resolv_conf();
   Result<> start_local_state();
   Result<> start_control_plane();
   void on_local_file(Result<workload_api::LocalContent> content);
@@ -292,9 +298,14 @@ Result<> App::Impl::start_certificates() {
         loop.post([this, id, done = std::move(done)]() mutable { secrets->get(id, std::move(done)); });
       },
       std::move(lookups), dns ? &*dns : nullptr,
-      [this](std::string host, dns::HostDone done) {
-        loop.post([this, host = std::move(host), done = std::move(done)]() mutable { hosts->resolve(host, std::move(done)); });
+      [this](std::string host, dns::NamedBy by, dns::HostDone done) {
+        loop.post(
+            [this, host = std::move(host), by, done = std::move(done)]() mutable { hosts->resolve(host, std::move(done), by); });
       });
+  resolver = config.resolver;
+  resolv_conf = std::make_unique<FileWatch>(loop, kResolvConf, [this] { follow_resolv_conf(); });
+  (void)resolv_conf->start();  // a directory that cannot be watched is looked at
+  follow_resolv_conf();        // an edit since the configuration was read
   for (size_t i = 0; i < data_plane->workers().size(); ++i) {
     liveness.watch("worker " + std::to_string(i),
                    [&worker = *data_plane->workers()[i]](std::function<void()> fn) { worker.post(std::move(fn)); });
@@ -313,6 +324,24 @@ Result<> App::Impl::start_certificates() {
     for (const char* reporter : {"source", "destination"}) metrics.crl_untracked.get({reporter});
   }
   return {};
+}
+
+// Who changes the node's name servers, or, in dedicated mode, the pod's, need not start us anew.
+void App::Impl::follow_resolv_conf() {
+  const auto text = read_file(kResolvConf, kMostResolvConfBytes);
+  ResolverConfig now = parse_resolv_conf(text.value_or(std::string()));
+  if (now.name_servers == resolver.name_servers && now.search == resolver.search) return;
+  if (now.name_servers.empty()) {
+    ZT_LOG(kLog, kWarn, "no name server is named any more, those of before are asked", Field::string("file", kResolvConf),
+           Field::string("error", text ? "" : text.error().text));
+    return;
+  }
+  std::string servers;
+  for (const SocketAddress& server : now.name_servers) servers += (servers.empty() ? "" : " ") + server.to_string();
+  ZT_LOG(kLog, kInfo, "name servers read anew", Field::string("file", kResolvConf), Field::string("servers", servers));
+  resolver = std::move(now);
+  hosts->set_name_servers(resolver.name_servers);
+  data_plane->set_resolver(resolver);
 }
 
 Result<> App::Impl::start_local_state() {

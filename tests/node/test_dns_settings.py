@@ -10,7 +10,7 @@ import struct
 
 import pytest
 
-from harness import dedicated, dns
+from harness import apps, dedicated, dns
 from harness.dns_shop import VIP, WWW, build, dig
 from harness.mesh import program
 from harness.netns import run
@@ -41,6 +41,47 @@ def test_a_dedicated_proxy_goes_by_its_own_resolv_conf(mesh, tmp_path):
         assert dig(pod, "127.0.0.1", "-p", "15053", transport, "+time=9", "+short", "www.example.com") == "192.0.2.1"
         assert own(transport, "web.shop.svc.cluster.local.corp.example") == f"web.shop.svc.cluster.local.\n{VIP}"
     assert silent.asked("www.example.com", "udp") and server.asked("www.example.com", "udp")
+
+
+def test_name_servers_and_search_domains_follow_resolv_conf(mesh, tmp_path):
+    """As of a container, the file is mounted by itself, and whoever changes it writes it elsewhere."""
+    build(mesh)
+    pod = mesh.nodes[0].pod("alone", captured=False)
+    other = mesh.nodes[1].pod("others", captured=False)
+    dns.NameServer(mesh.names, dns.zone(WWW))
+    server = dns.NameServer(other, dns.zone({"www.example.com": "198.51.100.7", "partner.example": mesh.web.ip}))
+    mesh.extra_workloads.append({"uid": "partner", "name": "partner", "namespace": "shop", "hostname": "partner.example", "workloadIps": [],
+                                 "protocol": "TCP", "network": "", "services": {"shop/by-name.shop.svc.cluster.local": {80: 8080}}})
+    mesh.service("by-name", "10.96.0.77", 80, 8080, [])
+    mesh.web.serve(8080)
+    mesh.write()
+    file = tmp_path / "resolv.conf"
+    file.write_text(f"nameserver {mesh.names.ip}\nsearch corp.example\n")
+    words = f"mount --bind {file} /etc/resolv.conf && exec {program('ztunnel')} proxy"
+    env = dedicated.environment(mesh.file, mesh.ca_folder, "shop/alone/alone")
+    dedicated.redirect(pod.netns)
+    proxy = Process("dedicated ztunnel", ["unshare", "-m", "sh", "-c", words], env, pod.netns)
+    mesh.processes.append(proxy)
+    eventually(lambda: 15053 in pod.netns.listening_ports(), "the proxy to listen")
+
+    def own(*asked):
+        return dig(pod, "127.0.0.1", "-p", "15053", "+short", *asked)
+
+    eventually(lambda: own("web.shop.svc.cluster.local") == VIP, "the mesh to be known")
+    assert own("www.example.com") == "192.0.2.1"
+    assert own("web.shop.svc.cluster.local.other.example") == ""
+    file.write_text(f"nameserver {other.ip}\nsearch other.example\n")
+    proxy.wait_line(f"name servers read anew.*{other.ip}:53")
+    eventually(lambda: own("www.example.com") == "198.51.100.7", "the other name server to be asked")
+    assert own("web.shop.svc.cluster.local.other.example") == f"web.shop.svc.cluster.local.\n{VIP}"
+    with pod.connect("10.96.0.77", 80) as sock:  # a workload that is known by its name; the first name server does not know it
+        sock.sendall(b"x")
+        assert apps.read_exactly(sock, 1) == b"x"
+    assert server.asked("partner.example")
+    mark = proxy.mark()
+    file.write_text("# nothing\n")
+    proxy.wait_line("no name server is named any more", since=mark)
+    assert own("www.example.com") == "198.51.100.7"
 
 
 # As istio-cni writes them, beside dedicated.RULES.

@@ -50,6 +50,13 @@ def call(pod, host, port):
     return first.decode()
 
 
+def answer(pod, host, port):
+    """The code alone, whatever follows."""
+    sock, code = socks.dial(pod, host, port)
+    sock.close()
+    return code
+
+
 def denied(pod, host, port):
     sock, code = socks.dial(pod, host, port)
     with sock:
@@ -81,6 +88,24 @@ def test_names_that_the_mesh_does_not_know_are_asked_of_the_nodes_name_server_an
     assert call(shop.client, "mixed.example", 8080) == f"plain sees {shop.client.ip6}"
 
 
+def test_of_a_name_with_many_addresses_each_has_its_time_and_only_so_many_are_tried(shop):
+    dead = [f"10.244.2.{n}" for n in range(200, 240)]
+    shop.zone = {"slow.example": [shop.plain.ip, *dead[:12]], "many.example": dead, "good.example": shop.plain.ip}
+    # Its first SYN is lost, and the next comes after a second: more than a thirteenth of the limit for a connect.
+    shop.plain.netns.run("nft", "add table inet slow; add chain inet slow in { type filter hook input priority 0; }; "
+                                "add rule inet slow in tcp dport 8080 quota until 100 bytes drop")
+    start(shop)
+    for address in dead:
+        shop.nodes[1].netns.ip("route", "add", "unreachable", f"{address}/32")
+    proxy = shop.nodes[0].ztunnel
+    assert call(shop.client, "slow.example", 8080) == f"plain sees {shop.client.ip}"
+    mark = proxy.mark()
+    assert denied(shop.client, "many.example", 8080) == socks.HOST_UNREACHABLE
+    assert call(shop.client, "good.example", 8080) == f"plain sees {shop.client.ip}"
+    proxy.wait_line(f"connection complete.*dst.addr={shop.plain.ip}:8080", since=mark)
+    assert len(proxy.matching("connection complete.*dst.addr=10.244.2.2..:8080.*error=", since=mark)) == 16
+
+
 def test_a_socks_client_is_told_of_success_only_when_there_is_a_connection(shop):
     start(shop)
     shop.zone["refuses.example"] = shop.plain.ip
@@ -95,7 +120,8 @@ def test_a_socks_client_is_told_of_success_only_when_there_is_a_connection(shop)
     assert denied(shop.client, "127.0.0.1", 15080) == socks.NOT_ALLOWED
     shop.policy("nobody", [])
     shop.edit()
-    eventually(lambda: denied(shop.client, VIP, 80) == socks.NOT_ALLOWED, "the policy's word to reach the client")
+    eventually(lambda: answer(shop.client, VIP, 80) == socks.NOT_ALLOWED, "the policy's word to reach the client")
+    assert denied(shop.client, VIP, 80) == socks.NOT_ALLOWED
 
 
 @pytest.mark.parametrize("sent, told, why", [

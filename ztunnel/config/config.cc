@@ -23,7 +23,6 @@ constexpr std::string_view kDefaultRoot = "./var/run/secrets/istio/root-cert.pem
 constexpr std::string_view kDefaultToken = "./var/run/secrets/tokens/istio-token";
 constexpr std::string_view kIstiodInCluster = "https://istiod.istio-system.svc:15012";
 constexpr std::string_view kIstiodLocal = "https://localhost:15012";
-constexpr const char* kResolvConf = "/etc/resolv.conf";
 constexpr uint16_t kSocks5Port = 15080;
 constexpr size_t kMaxHeaders = 64;
 

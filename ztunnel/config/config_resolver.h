@@ -21,6 +21,8 @@ struct ResolverConfig {
   uint32_t attempts = 2;
 };
 
+inline constexpr const char* kResolvConf = "/etc/resolv.conf";
+
 // Never fails: lines that mean nothing to us are passed over, as every resolver does.
 [[nodiscard]] ResolverConfig parse_resolv_conf(std::string_view text);
 

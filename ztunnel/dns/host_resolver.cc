@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "mesh/reason.h"
@@ -31,13 +32,14 @@ HostAnswerPtr failure(std::string error, Clock::time_point until) {
 }  // namespace
 
 struct HostResolver::Name {
-  explicit Name(EventLoop& loop) : patience(loop) {}
+  Name(EventLoop& loop, NamedBy whose) : patience(loop), by(whose) {}
 
   HostAnswerPtr answer;  // the last one with addresses, or that there is none
   Clock::time_point usable_until;
   Clock::time_point ask_from;  // after a failure
   std::vector<HostDone> waiting;
   Timer patience;
+  NamedBy by;
   bool asking = false;   // or in the queue
   bool overdue = false;  // whoever asks while it is asked for gets the old answer
 };
@@ -123,25 +125,35 @@ Result<> HostResolver::start() {
     status =
         ares_init_options(&channel_, &options, ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_SOCK_STATE_CB);
   }
-  if (status == ARES_SUCCESS && !settings_.name_servers.empty()) {
-    std::string servers;
-    for (const SocketAddress& server : settings_.name_servers) servers += (servers.empty() ? "" : ",") + server.to_string();
-    status = ares_set_servers_ports_csv(channel_, servers.c_str());
-  }
   if (status != ARES_SUCCESS) return fail(Reason::kInternal, std::string("the resolver of host names: ") + ares_strerror(status));
+  if (!settings_.name_servers.empty()) ZT_TRY(use(settings_.name_servers));
   ares_set_socket_configure_callback(channel_, Callbacks::socket_made, this);
   return {};
 }
 
-void HostResolver::resolve(const std::string& name, HostDone done) {
+Result<> HostResolver::use(const std::vector<SocketAddress>& servers) {
+  std::string list;
+  for (const SocketAddress& server : servers) list += (list.empty() ? "" : ",") + server.to_string();
+  const int status = ares_set_servers_ports_csv(channel_, list.c_str());
+  if (status != ARES_SUCCESS) return fail(Reason::kInternal, std::string("the resolver of host names: ") + ares_strerror(status));
+  return {};
+}
+
+void HostResolver::set_name_servers(std::vector<SocketAddress> servers) {
+  next_servers_ = std::move(servers);
+  start_queued();
+}
+
+void HostResolver::resolve(const std::string& name, HostDone done, NamedBy by) {
   const auto now = Clock::now();
   auto found = names_.find(name);
   if (waiting_ >= settings_.waiting) return done(failure("too many wait for host names to be resolved", now));
   if (found == names_.end()) {
-    if (!make_room()) return done(failure("too many host names are being resolved", now));
-    found = names_.emplace(name, std::make_unique<Name>(loop_)).first;
+    if (!make_room(by)) return done(failure("too many host names are being resolved", now));
+    found = names_.emplace(name, std::make_unique<Name>(loop_, by)).first;
   }
   Name& entry = *found->second;
+  if (by == NamedBy::kMesh) entry.by = by;
   if (entry.answer && now < entry.answer->fresh_until) return done(entry.answer);
   const bool usable = entry.answer && !entry.answer->addresses.empty() && now < entry.usable_until;
   if (usable && (entry.overdue || now < entry.ask_from)) return done(entry.answer);
@@ -155,7 +167,7 @@ void HostResolver::resolve(const std::string& name, HostDone done) {
   }
   if (!entry.asking) {
     entry.asking = true;
-    if (asking_ >= settings_.queries) {
+    if (has_to_wait()) {
       queued_.push_back(name);
     } else {
       ask(name);
@@ -195,7 +207,7 @@ void HostResolver::answered(const std::string& name, HostAnswerPtr answer, bool 
     tell(entry, entry.answer);
   }
   // Not from inside of c-ares.
-  if (!queued_.empty()) timer_.start(loop_.now(), [this] { process(-1, 0); });
+  if (!queued_.empty() || !next_servers_.empty()) timer_.start(loop_.now(), [this] { process(-1, 0); });
 }
 
 void HostResolver::tell(Name& entry, const HostAnswerPtr& answer) {
@@ -205,13 +217,17 @@ void HostResolver::tell(Name& entry, const HostAnswerPtr& answer) {
   for (const HostDone& done : waiting) done(answer);
 }
 
-// The one whose answer has been old for the longest goes.
-bool HostResolver::make_room() {
+// The one whose answer has been old for the longest goes; none of the mesh's while there are programs', or for one of them.
+bool HostResolver::make_room(NamedBy by) {
   if (names_.size() < settings_.names) return true;
   auto oldest = names_.end();
+  const auto goes_before = [](const Name& one, const Name& other) {
+    return one.by != other.by ? one.by == NamedBy::kProgram : one.answer->fresh_until < other.answer->fresh_until;
+  };
   for (auto at = names_.begin(); at != names_.end(); ++at) {
-    if (at->second->asking || !at->second->waiting.empty()) continue;
-    if (oldest == names_.end() || at->second->answer->fresh_until < oldest->second->answer->fresh_until) oldest = at;
+    const Name& entry = *at->second;
+    if (entry.asking || !entry.waiting.empty() || (by == NamedBy::kProgram && entry.by == NamedBy::kMesh)) continue;
+    if (oldest == names_.end() || goes_before(entry, *oldest->second)) oldest = at;
   }
   if (oldest == names_.end()) return false;
   names_.erase(oldest);
@@ -219,7 +235,11 @@ bool HostResolver::make_room() {
 }
 
 void HostResolver::start_queued() {
-  while (!queued_.empty() && asking_ < settings_.queries) {
+  if (!next_servers_.empty() && asking_ == 0) {
+    if (auto used = use(std::exchange(next_servers_, {})); !used)
+      ZT_LOG(kLog, kError, "the name servers stay those of before", Field::string("error", used.error().text));
+  }
+  while (!queued_.empty() && !has_to_wait()) {
     const std::string name = std::move(queued_.front());
     queued_.pop_front();
     ask(name);

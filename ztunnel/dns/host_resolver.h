@@ -25,6 +25,10 @@ struct HostAnswer {
 using HostAnswerPtr = std::shared_ptr<const HostAnswer>;
 using HostDone = std::function<void(HostAnswerPtr)>;
 
+// Who chose a name: the mesh, whose state has it, or a program in a pod (SOCKS5), which may ask for as many as it likes. What the
+// latter asks for puts nothing out of memory that the former needs.
+enum class NamedBy : uint8_t { kMesh, kProgram };
+
 struct HostResolverSettings {
   std::vector<SocketAddress> name_servers;  // asked in turn; empty: those of resolv.conf
   bool ipv6 = true;                         // else only A is asked for
@@ -38,7 +42,8 @@ struct HostResolverSettings {
   // (RFC 8767. A name that is said to be gone is gone at once.)
   std::chrono::milliseconds stale{600'000}, patience{500};
   std::chrono::milliseconds retry{5'000};  // after a failure, nobody is asked for so long
-  size_t names = 4096;                     // that are known at a time; beyond it the oldest that nobody waits for is forgotten
+  size_t names = 4096;                     // that are known at a time; beyond it the oldest that nobody waits for is forgotten,
+                                           // programs' before the mesh's
   size_t queries = 256;                    // names that are asked for at a time; others wait for their turn
   size_t waiting = 20'000;                 // who may wait, in all
 };
@@ -55,8 +60,10 @@ class HostResolver {
   // Before anything is asked. kInternal.
   Result<> start();
 
+  // Name servers for what is asked from now on; not none.
+  void set_name_servers(std::vector<SocketAddress> servers);
   // `done` comes once, now or later.
-  void resolve(const std::string& name, HostDone done);
+  void resolve(const std::string& name, HostDone done, NamedBy by = NamedBy::kMesh);
   [[nodiscard]] uint64_t queries() const { return queries_; }  // since start
   [[nodiscard]] size_t known() const { return names_.size(); }
 
@@ -68,8 +75,10 @@ class HostResolver {
   void ask(const std::string& name);
   void answered(const std::string& name, HostAnswerPtr answer, bool gone);
   void tell(Name& entry, const HostAnswerPtr& answer);
-  bool make_room();
+  bool make_room(NamedBy by);
   void start_queued();
+  [[nodiscard]] bool has_to_wait() const { return asking_ >= settings_.queries || !next_servers_.empty(); }
+  Result<> use(const std::vector<SocketAddress>& servers);
   void process(int fd, uint32_t events);
   void watch_time();
 
@@ -80,6 +89,7 @@ class HostResolver {
   std::vector<std::unique_ptr<Socket>> closed_sockets_;  // until nobody of them is being told
   std::unordered_map<std::string, std::unique_ptr<Name>> names_;
   std::deque<std::string> queued_;
+  std::vector<SocketAddress> next_servers_;  // c-ares changes them between queries only: nothing is asked until then
   size_t asking_ = 0, waiting_ = 0;
   uint64_t queries_ = 0;
   Timer timer_;

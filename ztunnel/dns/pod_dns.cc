@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <random>
+#include <utility>
 
 #include "base/log.h"
 
@@ -12,9 +13,9 @@ namespace {
 
 log::Scope kLog("dns");
 
-NameRules rules_for(const Settings& settings, const PodName& pod) {
-  NameRules rules = NameRules::of_pod(pod.ns, settings.cluster_domain);
-  if (settings.search) rules.search = *settings.search;
+NameRules rules_for(const WorkerShare& share, const PodName& pod) {
+  NameRules rules = NameRules::of_pod(pod.ns, share.settings.cluster_domain);
+  if (share.search) rules.search = *share.search;
   return rules;
 }
 
@@ -25,7 +26,8 @@ std::string_view protocol(Transport transport) { return transport == Transport::
 PodDns::PodDns(WorkerShare& share, PodName pod)
     : share_(share),
       pod_(std::move(pod)),
-      names_(rules_for(share.settings, pod_)),
+      names_(rules_for(share, pod_)),
+      names_of_(share.edits),
       order_(std::random_device{}()),
       cached_(share.metrics.dns_forwarded.get({"cached"})),
       shared_(share.metrics.dns_forwarded.get({"shared"})),
@@ -44,9 +46,14 @@ void PodDns::look_up_workload() {
   workload_ = workload_api::WorkloadPtr(found);
 }
 
+void PodDns::look_at_search() {
+  if (std::exchange(names_of_, share_.edits) != share_.edits) names_ = rules_for(share_, pod_);
+}
+
 Plan PodDns::plan(const Query& query, Transport transport, Bytes& out) {
   using Step = Plan::Step;
   look_up_workload();
+  look_at_search();
   switch (query.kind()) {
     case Query::Kind::kIgnore: note_dropped("not a query"); return {Step::kDrop};
     case Query::Kind::kRefuse:
@@ -121,7 +128,7 @@ void PodDns::finish(const Query& query, Transport transport, std::optional<Found
 }
 
 std::vector<SocketAddress> PodDns::upstreams(const std::optional<SocketAddress>& original) const {
-  const auto& nodes = share_.settings.upstreams;
+  const auto& nodes = share_.upstreams;
   if (!original) return nodes;
   std::vector<SocketAddress> list{*original};
   if (std::ranges::find(nodes, *original) != nodes.end()) {

@@ -27,8 +27,8 @@ struct Settings {
   std::string network;
   std::optional<std::string> preferred_ns;
   bool ipv6 = true;
-  std::optional<std::vector<std::string>> search;  // dedicated mode: those of resolv.conf
-  std::vector<SocketAddress> upstreams;            // the node's, for queries whose own name server is not known
+  std::optional<std::vector<std::string>> search;  // dedicated mode: those of resolv.conf, at first
+  std::vector<SocketAddress> upstreams;            // the node's, for queries whose own name server is not known, at first
   ForwardLimits forward;
   size_t cache_bytes_per_worker = 4u << 20;
   size_t tcp_sessions_per_pod = 64;
@@ -43,12 +43,18 @@ struct WorkerShare {
         settings(common),
         metrics(all_metrics),
         snapshot(std::move(current)),
+        search(common.search),
+        upstreams(common.upstreams),
         cache(common.cache_bytes_per_worker) {}
   EventLoop& loop;
   MemoryAccount& memory;  // the worker's
   const Settings& settings;
   Metrics& metrics;
   std::function<const workload_api::SnapshotPtr&()> snapshot;
+  // As Settings says until resolv.conf says something else.
+  std::optional<std::vector<std::string>> search;
+  std::vector<SocketAddress> upstreams;
+  uint64_t edits = 0;  // of `search`
   CacheAccount cache;
   PacketBatch batch;
 };
@@ -94,6 +100,7 @@ class PodDns {
     Histogram* upstream_duration = nullptr;
   };
   void look_up_workload();
+  void look_at_search();
   Series& series(const Query& query, Transport transport);
   void log(const Query& query, std::string_view result, size_t endpoints);
   template <class Family, class One>
@@ -101,7 +108,8 @@ class PodDns {
 
   WorkerShare& share_;
   const PodName pod_;
-  const NameRules names_;
+  NameRules names_;
+  uint64_t names_of_;  // WorkerShare::edits
   uint64_t generation_ = UINT64_MAX;
   workload_api::WorkloadPtr workload_;  // null while it is not known
   std::map<std::pair<std::string_view, Transport>, Series> series_;

@@ -67,6 +67,19 @@ void DataPlane::publish(const workload_api::SnapshotPtr& snapshot) {
   for (auto& worker : workers_) worker->publish(snapshot);
 }
 
+void DataPlane::set_resolver(const ResolverConfig& resolver) {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([worker = workers_[i].get(), share = worker_pods_[i]->dns_share.get(), resolver] {
+      if (worker->name_search()) worker->set_name_search(resolver.search);
+      if (share == nullptr) return;
+      share->upstreams = resolver.name_servers;
+      if (!share->search) return;
+      share->search = resolver.search;
+      ++share->edits;
+    });
+  }
+}
+
 void DataPlane::certificate_changed(const identity::SpiffeId& id, const identity::Credentials& credentials) {
   for (auto& worker : workers_) {
     worker->post([worker = worker.get(), id, credentials] { worker->tls().update(id, credentials); });

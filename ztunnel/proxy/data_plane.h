@@ -31,6 +31,8 @@ class DataPlane final : public zds::PodManager {
   void certificate_changed(const identity::SpiffeId& id, const identity::Credentials& credentials);
   // For new handshakes, and tunnels whose peer is revoked by these are closed (contract §2.11).
   void set_revocations(const identity::RevocationListsPtr& lists);
+  // Name servers, and in dedicated mode search domains, for what is asked from now on.
+  void set_resolver(const ResolverConfig& resolver);
 
   // A pod whose listeners hold their ports. Nothing is accepted before serve(): who connects waits in their queues, and
   // is reset if this is destroyed instead.

@@ -15,6 +15,7 @@ namespace {
 // RFC 8446 §5.1: type, legacy version, length; a plaintext record holds at most 2^14 bytes.
 constexpr size_t kHeaderBytes = 5;
 constexpr uint8_t kHandshakeRecord = 22;
+constexpr uint8_t kAlertRecord = kNothingToAsk[0];
 constexpr size_t kMaxRecord = 16384;
 
 constexpr std::chrono::seconds kPriceOfAbuse{1};
@@ -22,17 +23,21 @@ constexpr std::chrono::seconds kForgivenAbuse{4};
 constexpr std::chrono::seconds kLongestShutOut{60};  // its address may be another's by then
 constexpr size_t kMostAbusers = 1024;
 
-enum class Hello : uint8_t { kIncomplete, kComplete, kGone };
+enum class Hello : uint8_t { kIncomplete, kComplete, kGone, kNothing };
 
 // Without reading: the bytes stay in the kernel, which holds them anyway.
 Hello look_at(int fd) {
-  uint8_t header[kHeaderBytes];
+  std::array<uint8_t, kNothingToAsk.size()> header;
   ssize_t n;
   do {
-    n = ::recv(fd, header, sizeof header, MSG_PEEK | MSG_DONTWAIT);
+    n = ::recv(fd, header.data(), header.size(), MSG_PEEK | MSG_DONTWAIT);
   } while (n < 0 && errno == EINTR);
   if (n < 0) return errno == EAGAIN || errno == EWOULDBLOCK ? Hello::kIncomplete : Hello::kGone;
   if (n == 0) return Hello::kGone;
+  if (header[0] == kAlertRecord) {
+    if (static_cast<size_t>(n) < header.size()) return Hello::kIncomplete;
+    return header == kNothingToAsk ? Hello::kNothing : Hello::kComplete;
+  }
   // What is no handshake record needs no more bytes to be refused.
   if (header[0] != kHandshakeRecord) return Hello::kComplete;
   if (static_cast<size_t>(n) < kHeaderBytes) return Hello::kIncomplete;
@@ -129,29 +134,25 @@ PodHandshakes::~PodHandshakes() {
 
 bool PodHandshakes::drop_some() {
   constexpr size_t kAtOnce = 64;
-  for (size_t left = kAtOnce; left > 0 && !by_pod_.empty(); --left) {
-    UniqueFd fd;
-    HandshakeCounts::Ticket ticket;
-    forget(by_pod_.front(), fd, ticket);
-  }
+  for (size_t left = kAtOnce; left > 0 && !by_pod_.empty(); --left) leave(by_pod_.front());
   return by_pod_.empty();
 }
 
-bool PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
+HandshakeLimit PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
   admission_.thread_.check();
   HandshakeCounts::Ticket ticket;
-  bool room = true;
+  HandshakeLimit reached = HandshakeLimit::kNone;
   while (true) {
     const HandshakeLimit limit = counts_->enter(client.ip, admission_.limits_, ticket);
     if (limit == HandshakeLimit::kNone) break;
-    room = false;
+    reached = limit;
     admission_.evicted_.get({HandshakeAdmission::limit_name(limit)}).add();
     if (evict(limit, client.ip)) continue;
     // Those in flight are past their hello, or it is its own fault: the new one has to wait its turn, outside.
     failed_(fd.get(), client,
             {Reason::kHandshakeLimit, std::string("too many handshakes: ") + HandshakeAdmission::limit_name(limit)});
     reset_and_close(std::move(fd));
-    return false;
+    return reached;
   }
   auto pending = std::make_unique<Pending>(*this);
   pending->fd = std::move(fd);
@@ -160,7 +161,7 @@ bool PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
   pending->ticket = std::move(ticket);
   if (auto watched = admission_.loop_.watch(pending->fd.get(), *pending); !watched) {
     failed_(pending->fd.get(), client, watched.error());
-    return room;
+    return reached;
   }
   Pending& waits = *pending.release();
   admission_.by_age_.push_back(waits);
@@ -169,7 +170,7 @@ bool PodHandshakes::admit(UniqueFd fd, SocketAddress client) {
   ++waiting_;
   ++admission_.waiting_;
   admission_.watch_deadlines();
-  return room;
+  return reached;
 }
 
 bool PodHandshakes::evict(HandshakeLimit limit, const IpAddress& source) {
@@ -200,6 +201,7 @@ void PodHandshakes::look(Pending& pending, uint32_t events) {
       if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) fail(pending, {Reason::kTlsFailed, "tls handshake eof"});
       return;
     case Hello::kGone: return fail(pending, {Reason::kTlsFailed, "tls handshake eof"});
+    case Hello::kNothing: return leave(pending);
     case Hello::kComplete: break;
   }
   const SocketAddress client = pending.client;
@@ -207,6 +209,12 @@ void PodHandshakes::look(Pending& pending, uint32_t events) {
   HandshakeCounts::Ticket ticket;
   forget(pending, fd, ticket);
   ready_(std::move(fd), client, std::move(ticket));
+}
+
+void PodHandshakes::leave(Pending& pending) {
+  UniqueFd fd;
+  HandshakeCounts::Ticket ticket;
+  forget(pending, fd, ticket);
 }
 
 void PodHandshakes::fail(Pending& pending, const Error& why) {

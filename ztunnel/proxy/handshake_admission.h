@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <atomic>
 #include <boost/intrusive/list.hpp>
 #include <cstddef>
@@ -20,6 +21,9 @@
 // complete; and only so many are in flight at one time, of one source address, for one pod, and in all. When there are too many,
 // the one that has been silent for the longest goes: of the same source, the same pod, or any.
 namespace zt::ztunnel {
+
+// Who has nothing to ask says so in an alert, close_notify (RFC 8446 §6.1), and is let go without a word.
+inline constexpr std::array<uint8_t, 7> kNothingToAsk{21, 3, 3, 0, 2, 1, 0};
 
 struct HandshakeLimits {
   size_t per_source = 256;  // and pod
@@ -140,8 +144,8 @@ class PodHandshakes {
   ~PodHandshakes();
   PodHandshakes(const PodHandshakes&) = delete;
 
-  // False: there was no room; another one had to go for it, or it had to go itself.
-  bool admit(UniqueFd fd, SocketAddress client);
+  // The limit because of which another one had to go for it, or it had to go itself; kNone: there was room.
+  HandshakeLimit admit(UniqueFd fd, SocketAddress client);
   // Drops some of those that wait, without a word. True when none is left.
   bool drop_some();
   [[nodiscard]] size_t waiting() const { return waiting_; }
@@ -152,6 +156,7 @@ class PodHandshakes {
   // Makes room by ending the oldest silent one that counts against the same limit. False: there is none on this worker.
   bool evict(HandshakeLimit limit, const IpAddress& source);
   void look(Pending& pending, uint32_t events);
+  void leave(Pending& pending);
   void fail(Pending& pending, const Error& why);
   // Takes it off all lists and frees it; its socket and ticket are the caller's.
   void forget(Pending& pending, UniqueFd& fd, HandshakeCounts::Ticket& ticket);

@@ -1,5 +1,7 @@
 #include "ztunnel/proxy/host_names.h"
 
+#include <algorithm>
+
 namespace zt::ztunnel {
 
 namespace {
@@ -8,19 +10,26 @@ dns::HostAnswerPtr nothing(std::string why) {
 }
 }  // namespace
 
-Task<dns::HostAnswerPtr> HostNames::find(std::string host, Clock::duration limit) {
+void HostNames::Names::keep(const std::string& host, dns::HostAnswerPtr answer) {
+  // The one that would have to be asked for first makes room.
+  if (known.size() >= kMostNames)
+    known.erase(std::ranges::min_element(known, {}, [](const auto& each) { return each.second->fresh_until; }));
+  known[host] = std::move(answer);
+}
+
+Task<dns::HostAnswerPtr> HostNames::find(std::string host, Clock::duration limit, dns::NamedBy by) {
   if (!request_) co_return nothing("no resolver");
-  if (const auto known = known_.find(host); known != known_.end()) {
-    if (loop_.now() < known->second->fresh_until) co_return known->second;
-    known_.erase(known);
+  Names& names = by == dns::NamedBy::kMesh ? mesh_ : programs_;
+  if (const auto found = names.known.find(host); found != names.known.end()) {
+    if (loop_.now() < found->second->fresh_until) co_return found->second;
+    names.known.erase(found);
   }
-  auto pending = asked_[host];
+  auto pending = names.asked[host];
   if (!pending) {
-    pending = asked_[host] = std::make_shared<Pending>();
-    request_(host, ticket_.on_answer([this, host, pending](dns::HostAnswerPtr answer) {
-      asked_.erase(host);
-      if (known_.size() >= kMostNames) known_.clear();
-      if (answer->fresh_until > loop_.now()) known_[host] = answer;
+    pending = names.asked[host] = std::make_shared<Pending>();
+    request_(host, by, ticket_.on_answer([this, host, &names, pending](dns::HostAnswerPtr answer) {
+      names.asked.erase(host);
+      if (answer->fresh_until > loop_.now()) names.keep(host, answer);
       pending->answer = std::move(answer);
       pending->done.set();
     }));

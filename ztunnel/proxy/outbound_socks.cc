@@ -22,6 +22,10 @@ constexpr std::chrono::seconds kFarewellLimit{1};
 constexpr size_t kMostFarewellBytes = 64 * 1024;
 // Names of one pod that a worker asks the name servers for at a time: the resolver is everybody's.
 constexpr size_t kMostNames = 32;
+// Addresses of a name that are tried, and how many may be silent for their whole part of the time that there is for all of them: so
+// many quarters of what is left, while those that refuse at once cost none of it.
+constexpr size_t kMostAddresses = 16;
+constexpr Clock::rep kSilentAddresses = 4;
 
 // The client's wish. The error: there is none, and `answer` is what it is to be told.
 Task<Result<socks5::Request>> converse(EventLoop& loop, int fd, std::string_view& answer) {
@@ -73,12 +77,12 @@ Task<void> Outbound::run_socks(Arrival arrival) {
     addresses = co_await socks_addresses(client, std::get<std::string>(request->host));
   }
   Error why{Reason::kNotFound, {}};
-  // All share the time for one; each gets its part of what the others have left.
+  // All share the time for one.
   const auto deadline = Clock::now() + kConnectTimeout;
   for (size_t i = 0; i < addresses.size(); ++i) {
     const auto left = deadline - Clock::now();
     if (left <= Clock::duration::zero()) break;
-    const auto each = left / static_cast<Clock::rep>(addresses.size() - i);
+    const auto each = left / std::min(static_cast<Clock::rep>(addresses.size() - i), kSilentAddresses);
     auto failed = co_await reach(waiting, client, {addresses[i], request->port},
                                  addresses.size() == 1 ? std::nullopt : std::optional<Clock::duration>(each));
     if (!failed) co_return;
@@ -90,7 +94,7 @@ Task<void> Outbound::run_socks(Arrival arrival) {
 Task<std::vector<IpAddress>> Outbound::socks_addresses(const SocketAddress& client, std::string name) {
   const WorkerSettings& settings = worker_.settings();
   auto names = dns::NameRules::of_pod(pod_.name.ns, settings.cluster_domain);
-  if (settings.name_search) names.search = *settings.name_search;
+  if (worker_.name_search()) names.search = *worker_.name_search();
   const dns::Client asker{
       .names = names, .network = settings.network, .preferred_ns = settings.preferred_ns, .ipv6 = settings.sockets.ipv6};
   std::string error = "the mesh has no address of it";
@@ -106,7 +110,7 @@ Task<std::vector<IpAddress>> Outbound::socks_addresses(const SocketAddress& clie
       ~Asked() { --count_; }
       size_t& count_;
     } asked(names_asked_);
-    const auto answer = co_await worker_.host_names().find(name, kConnectTimeout);
+    const auto answer = co_await worker_.host_names().find(name, kConnectTimeout, dns::NamedBy::kProgram);
     found = answer->addresses;
     error = answer->error;
   }
@@ -120,6 +124,13 @@ Task<std::vector<IpAddress>> Outbound::socks_addresses(const SocketAddress& clie
   const uint64_t turn = name_turns_++;
   for (const auto& [from, to] : {std::pair(found->begin(), others), std::pair(others, found->end())}) {
     if (from != to) std::rotate(from, from + static_cast<ptrdiff_t>(turn % static_cast<uint64_t>(to - from)), to);
+  }
+  if (found->size() > kMostAddresses) {
+    // Some of either family.
+    const auto v4 = static_cast<size_t>(others - found->begin()), v6 = found->size() - v4;
+    const size_t of_v6 = std::min(v6, std::max(kMostAddresses / 2, kMostAddresses - std::min(v4, kMostAddresses)));
+    found->erase(others + static_cast<ptrdiff_t>(of_v6), found->end());
+    found->erase(found->begin() + static_cast<ptrdiff_t>(kMostAddresses - of_v6), others);
   }
   co_return std::move(*found);
 }

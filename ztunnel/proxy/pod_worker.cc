@@ -17,6 +17,11 @@ constexpr size_t kMostWaiting = 128;
 // cost the pods of this worker their latency and leave nobody the time to say it.
 constexpr size_t kCrowdedBatch = 16;
 constexpr std::chrono::milliseconds kCrowdedRest{10};
+// Of a source that is at a limit of its own the others know nothing: they are not kept waiting, only the turn goes on with what else is
+// ready.
+bool is_of_one_source(HandshakeLimit limit) {
+  return limit == HandshakeLimit::kPerSource || limit == HandshakeLimit::kAfterAbuse;
+}
 
 std::string_view listener_name(ListenerKind kind) {
   switch (kind) {
@@ -84,8 +89,9 @@ Result<> PodWorker::serve(ListenerKind kind, ListenSocket listener, HandOver han
           deny_early(worker_, Direction::kInbound, client, local_address(fd), {why.reason, "tls handshake error: " + why.text});
         });
     accepted = [this, self = acceptors_.size()](UniqueFd fd, SocketAddress client) {
-      if (handshakes_->admit(std::move(fd), client) || ++crowded_ % kCrowdedBatch != 0) return;
-      acceptors_[self]->rest(kCrowdedRest);
+      const HandshakeLimit reached = handshakes_->admit(std::move(fd), client);
+      if (reached == HandshakeLimit::kNone || ++crowded_ % kCrowdedBatch != 0) return;
+      acceptors_[self]->rest(is_of_one_source(reached) ? Clock::duration::zero() : kCrowdedRest);
     };
   } else {
     accepted = [this, kind, transparent, hand_over = std::move(hand_over)](UniqueFd fd, SocketAddress client) {

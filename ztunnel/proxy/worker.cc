@@ -26,6 +26,7 @@ Worker::Worker(size_t index, const WorkerSettings& settings, Metrics& metrics, C
       tls_(loop_, settings, metrics, std::move(certificates)),
       lookups_(std::move(lookups)),
       host_names_(loop_, std::move(hosts)),
+      name_search_(settings.name_search),
       admission_(loop_, settings.handshakes, metrics.limit_reached),
       handshake_turns_(loop_),
       round_robin_(random_seed()) {}

@@ -1,7 +1,11 @@
 #pragma once
 #include <atomic>
 #include <functional>
+#include <optional>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/turn_queue.h"
@@ -45,6 +49,9 @@ class Worker {
   [[nodiscard]] const workload_api::SnapshotPtr& snapshot() const { return state_.snapshot(); }
   [[nodiscard]] const LookupRequest& lookups() const { return lookups_; }
   [[nodiscard]] HostNames& host_names() { return host_names_; }
+  // WorkerSettings::name_search until resolv.conf says something else.
+  [[nodiscard]] const std::optional<std::vector<std::string>>& name_search() const { return name_search_; }
+  void set_name_search(std::vector<std::string> search) { name_search_ = std::move(search); }
   [[nodiscard]] TrafficMetrics::Cell& traffic() { return metrics_.traffic.cell(index_); }
   // Families by label take a lock: for what is rare (handshakes, refusals), never for bytes.
   [[nodiscard]] Metrics& metrics() { return metrics_; }
@@ -82,6 +89,7 @@ class Worker {
   TlsContexts tls_;
   const LookupRequest lookups_;
   HostNames host_names_;
+  std::optional<std::vector<std::string>> name_search_;
   HandshakeAdmission admission_;
   TurnQueue handshake_turns_;
   RoundRobin round_robin_;

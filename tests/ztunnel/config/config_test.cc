@@ -74,9 +74,9 @@ Variables chart_variables() {
           {"INPOD_ENABLED", "true"},
           {"RUST_BACKTRACE", "1"}};
 }
-const Files kResolvConf{{"/etc/resolv.conf",
-                         "nameserver 10.240.0.1\nsearch istio-system.svc.cluster.local svc.cluster.local cluster.local\n"
-                         "options ndots:5\n"}};
+const Files kWithResolvConf{{"/etc/resolv.conf",
+                             "nameserver 10.240.0.1\nsearch istio-system.svc.cluster.local svc.cluster.local cluster.local\n"
+                             "options ndots:5\n"}};
 
 // `text` without the block that starts with the line `first` and goes on with deeper lines (and its closing
 // bracket).
@@ -150,7 +150,7 @@ TEST_CASE("help names every setting once, with its default") {
 TEST_CASE("the effective configuration in JSON is the peer's, member for member") {
   std::string out;
   JsonWriter json(out);
-  write_config_json(json, parse(chart_variables(), kResolvConf, 2));
+  write_config_json(json, parse(chart_variables(), kWithResolvConf, 2));
   CHECK(validate_json(out));
   std::string golden = read_golden("config_dump.json");
   const auto begin = golden.find("\n  \"config\": {\n") + 1;
@@ -171,7 +171,7 @@ TEST_CASE("the effective configuration in YAML is the peer's, line for line") {
   constexpr std::string_view kStart = "running with config: ";
   const auto begin = golden.find(kStart) + kStart.size();
   std::string expected = golden.substr(begin, golden.find("\n\t", begin) + 1 - begin);
-  std::string yaml = config_yaml(parse(chart_variables(), kResolvConf, 2));
+  std::string yaml = config_yaml(parse(chart_variables(), kWithResolvConf, 2));
   // These members are in an order of chance in the peer, or say what only its library has.
   for (const char* block : {"dnsResolverOpts", "illegalPorts", "proxyMetadata", "zt:"}) {
     expected = without_block(expected, block);

@@ -215,6 +215,27 @@ TEST_CASE("A name server that is silent is passed over for the next") {
   CHECK(dead.queries > 0);
 }
 
+TEST_CASE("Other name servers are asked as soon as what is being asked has ended") {
+  Fixture f;
+  f.server.silent = true;
+  NameServer other(f.loop);
+  other.v4 = {"192.0.2.2"};
+  size_t told = 0;
+  std::string second;
+  f.resolver->resolve("a.example", [&](const HostAnswerPtr&) { ++told; });
+  f.pass(5ms);
+  REQUIRE(f.server.queries > 0);
+  f.resolver->set_name_servers({other.address()});
+  f.resolver->resolve("b.example", [&](const HostAnswerPtr& answer) { second = Fixture::text(answer), ++told; });
+  REQUIRE(f.loop.run_until([&] { return told == 2; }, 10s));
+  CHECK(second == "192.0.2.2 ");
+  // At once if nothing is.
+  f.server.silent = false;
+  f.server.v4 = {"192.0.2.1"};
+  f.resolver->set_name_servers({f.server.address()});
+  CHECK(Fixture::text(f.resolve("c.example")) == "192.0.2.1 ");
+}
+
 TEST_CASE("Names, waiting and queries have limits that are said, and other names go on") {
   Fixture f;
   f.server.v4 = {"192.0.2.1"};
@@ -238,6 +259,29 @@ TEST_CASE("Names, waiting and queries have limits that are said, and other names
   CHECK(failed == 0);
   // A name that nobody waits for makes room.
   CHECK(Fixture::text(f.resolve("e.example")) == "192.0.2.1 ");
+  CHECK(f.resolver->known() == 3);
+}
+
+TEST_CASE("What programs ask for makes room for the mesh's names and never puts one of them out") {
+  Fixture f;
+  f.server.v4 = {"192.0.2.1"};
+  f.settings.names = 3;
+  f.make();
+  const auto ask = [&](const std::string& name, NamedBy by) {
+    std::optional<std::string> why;
+    f.resolver->resolve(name, [&](const HostAnswerPtr& answer) { why = answer->error; }, by);
+    REQUIRE(f.loop.run_until([&] { return why.has_value(); }, 10s));
+    return *why;
+  };
+  CHECK(ask("db.example", NamedBy::kMesh).empty());
+  for (int i = 0; i < 8; ++i) CHECK(ask("n" + std::to_string(i) + ".example", NamedBy::kProgram).empty());
+  const auto before = f.resolver->queries();
+  CHECK(ask("db.example", NamedBy::kMesh).empty());
+  CHECK(f.resolver->queries() == before);
+  // One that the mesh asks for as well is the mesh's from then on.
+  CHECK(ask("n7.example", NamedBy::kMesh).empty());
+  CHECK(ask("other.example", NamedBy::kMesh).empty());
+  CHECK(ask("n8.example", NamedBy::kProgram) == "too many host names are being resolved");
   CHECK(f.resolver->known() == 3);
 }
 

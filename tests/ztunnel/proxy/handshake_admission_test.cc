@@ -105,6 +105,26 @@ TEST_CASE("what is no handshake at all waits for no more bytes") {
   REQUIRE(door.run([&] { return door.ready.size() == 3; }));
 }
 
+TEST_CASE("who says that it has nothing to ask is let go without a word") {
+  Door door;
+  auto whole = door.connect(door.a, 1), half = door.connect(door.a, 1), other = door.connect(door.a, 2);
+  const std::string_view nothing(reinterpret_cast<const char*>(kNothingToAsk.data()), kNothingToAsk.size());
+  say(whole, nothing);
+  whole.reset();
+  say(half, nothing.substr(0, 3));
+  REQUIRE(door.run([&] { return door.a.waiting() == 2; }));
+  CHECK(door.failed.empty());
+  CHECK(door.ready.empty());
+  CHECK(door.counts_a->in_flight() == 2);
+  half.reset();
+  std::string fatal(nothing);
+  fatal[5] = 2;
+  say(other, fatal);  // any other alert is none of a client's that begins
+  REQUIRE(door.run([&] { return door.a.waiting() == 0; }));
+  CHECK(door.failed.size() == 1);
+  CHECK(door.ready.size() == 1);
+}
+
 TEST_CASE("who leaves before its hello is forgotten at once") {
   Door door;
   auto leaves = door.connect(door.a, 1), half = door.connect(door.a, 1);
@@ -219,16 +239,22 @@ TEST_CASE("of ever more abusers only so many are remembered") {
   CHECK(door.failed.size() == 1);
 }
 
-TEST_CASE("a pod whose door is crowded says so") {
+TEST_CASE("a newcomer at a crowded door says which limit is reached, its own or everybody's") {
   Door door;
   std::vector<UniqueFd> clients;
-  const auto admit = [&] {
+  const auto admit = [&](PodHandshakes& pod, uint32_t source) {
     auto [client, server] = tcp_pair();
     clients.push_back(std::move(client));
-    return door.a.admit(std::move(server), {IpAddress::v4(0x0a000001), 1});
+    return pod.admit(std::move(server), {IpAddress::v4(0x0a000000u + source), 1});
   };
-  for (int i = 0; i < 4; ++i) CHECK(admit());
-  CHECK_FALSE(admit());
+  for (int i = 0; i < 4; ++i) CHECK(admit(door.a, 1) == HandshakeLimit::kNone);
+  CHECK(admit(door.a, 1) == HandshakeLimit::kPerSource);
+  for (uint32_t i = 0; i < 2; ++i) CHECK(admit(door.a, 2 + i) == HandshakeLimit::kNone);
+  CHECK(admit(door.a, 4) == HandshakeLimit::kPerPod);
+  for (uint32_t i = 0; i < 2; ++i) CHECK(admit(door.b, 1 + i) == HandshakeLimit::kNone);
+  CHECK(admit(door.b, 4) == HandshakeLimit::kAll);
+  for (int i = 0; i < 5; ++i) door.counts_b->note_abuse(IpAddress::v4(0x0a000009), Clock::now());
+  CHECK(admit(door.b, 9) == HandshakeLimit::kAfterAbuse);
 }
 
 TEST_CASE("those at the door go with their pod") {
