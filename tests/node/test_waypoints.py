@@ -18,6 +18,7 @@ import pytest
 
 from harness import apps
 from harness.faults import Traffic
+from harness.mesh import RELOADED, write_file
 from harness.process import eventually
 
 VIP, VIP6 = "10.96.0.20", "fd00:10:96::20"
@@ -261,6 +262,66 @@ def test_a_canary_that_is_taken_away_under_load_costs_no_connection(shop):
     assert set(since(edited)) == {"way-0"}
 
 
+@pytest.mark.parametrize("first", [0, 1], ids=["its clients hear first", "it hears first"])
+@pytest.mark.parametrize("change", ["comes", "goes"])
+def test_a_canary_that_has_to_know_what_it_stands_for_costs_no_connection_whoever_hears_of_it_first(shop, change, first):
+    """Without an application tunnel its proxy refuses what is not for the pod itself or for what it is the waypoint of."""
+    shop.tunnel = None
+    endpoints(shop, [shop.ways[0]])
+    for pod in (shop.ways[0], shop.canary):
+        says_its_name(pod)
+    web = service(shop, "web")
+    states = {"with": {"weightedWaypoints": [{"destination": BY_NAME, "weight": 50}, {
+        "destination": {"destination": "shop/canary.shop.svc.cluster.local", "hboneMtlsPort": 15008}, "weight": 50}]}, "without": {"waypoint": BY_NAME}}
+    before, after = ("without", "with") if change == "comes" else ("with", "without")
+    plain, files = web.copy(), [shop.file, shop.file + ".of-node-2"]
+
+    def write(node, state):
+        web.clear()
+        web.update(plain | states[state])
+        write_file(files[node], shop.text())
+
+    write(1, before)
+    environment = shop.nodes[1].proxy_env
+    shop.nodes[1].proxy_env = lambda **changes: environment(LOCAL_XDS_PATH=files[1], **changes)
+    web.update(states[before])
+    shop.start()
+    stop, results, lock = threading.Event(), [], threading.Lock()
+
+    def load():
+        while not stop.is_set():
+            try:
+                with shop.client.connect(VIP, 80, timeout=30) as sock:
+                    name, end = apps.read_to_end(sock)
+                said = name.decode() if end == apps.FIN else end
+            except OSError as error:
+                said = repr(error)
+            with lock:
+                results.append(said)
+
+    def after_another(count):
+        with lock:
+            begun = len(results)
+        eventually(lambda: len(results) >= begun + count, f"{count} more calls", timeout=20)
+        with lock:
+            return set(results[begun:])
+
+    threads = [apps.start(load) for _ in range(4)]
+    assert after_another(40) == ({"way-0"} if change == "comes" else {"way-0", "canary"})
+    with lock:
+        results.clear()
+    for node in (first, 1 - first):
+        mark = shop.nodes[node].ztunnel.mark()
+        write(node, after)
+        shop.nodes[node].ztunnel.wait_line(RELOADED, since=mark)
+    met = after_another(60)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert set(results) <= {"way-0", "canary"}, "nobody was refused"
+    assert met == {"way-0", "canary"} if change == "comes" else "way-0" in met
+
+
 def test_a_waypoint_that_comes_later_takes_new_connections_at_once_and_leaves_old_ones(shop):
     endpoints(shop, [shop.ways[0]])
     Waypoint(shop.ways[0], 15088, (shop.web.ip, 8080))
@@ -365,45 +426,41 @@ def test_a_busy_waypoint_gets_several_tunnels(shop):
 
 
 def test_the_tunnels_of_a_busy_waypoint_are_shared_out_among_its_threads(shop):
-    """The waypoint's proxy has two workers; a tunnel's work is done by the one that has it."""
+    """The waypoint's proxy has two workers; a tunnel's work is done by the one that has it. The waypoint answers by itself and calls nobody, so
+    there is no other work on its node."""
     endpoints(shop, [shop.ways[0]])
     service(shop, "web")["waypoint"] = BY_NAME
-    Waypoint(shop.ways[0], 15088, (shop.web.ip, 8080))
+
+    def answer(sock, peer):
+        read_proxy_header(sock)
+        apps.echo(sock, peer)
+
+    shop.ways[0].serve(15088, answer)
     shop.start(ZTUNNEL_WORKER_THREADS="2")
 
     def worked():
-        """Clock ticks that each worker of the waypoint's proxy has used."""
+        """Nanoseconds that each worker of the waypoint's proxy has been on a CPU."""
         pid, used = shop.nodes[1].ztunnel.pid, {}
         for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/stat") as file:
-                name, _, rest = file.read().partition("(")[2].rpartition(")")
-            if re.fullmatch(r"ztunnel-\d+", name):
-                used[name] = sum(map(int, rest.split()[11:13]))
+            with open(f"/proc/{pid}/task/{task}/comm") as name, open(f"/proc/{pid}/task/{task}/schedstat") as spent:
+                if re.fullmatch(r"ztunnel-\d+", name.read().strip()):
+                    used[task] = int(spent.read().split()[0])
         return used
 
-    # The link of connections between the two proxies' sockets: what the kernel has of 15008 in the waypoint's pod.
     with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(shop.client.connect(VIP, 80)) for _ in range(40)]
+        socks = [stack.enter_context(shop.client.connect(VIP, 80, timeout=30)) for _ in range(40)]
         for sock in socks:
-            assert sock.recv(7) == b"through"
+            sock.sendall(b"x")
+            assert apps.read_exactly(sock, 1) == b"x"
         tunnels = shop.ways[0].netns.run("ss", "-Htn", "state", "established", "sport", "=", ":15008").strip().splitlines()
         assert len(tunnels) >= 2, tunnels
-        before = worked()
-        assert len(before) == 2, before
-        payload = bytes(1 << 20)
-
-        def busy():
-            for sock in socks:
-                sock.settimeout(30)
-                reader = apps.start(lambda sock=sock: drain(sock, len(payload)))
-                sock.sendall(payload)
-                reader.join()
-
-        def all_worked():
-            busy()
-            return all(ticks > before[name] for name, ticks in worked().items())
-
-        eventually(all_worked, "both workers to have had a part in it", timeout=60)
+        before, payload = worked(), bytes(1 << 20)
+        for sock in socks:
+            reader = apps.start(lambda sock=sock: drain(sock, len(payload)))
+            sock.sendall(payload)
+            reader.join()
+        spent = {name: now - before[name] for name, now in worked().items()}
+    assert len(spent) == 2 and min(spent.values()) > 0.2 * sum(spent.values()), spent
 
 
 def drain(sock, count):

@@ -20,7 +20,8 @@ constexpr std::chrono::milliseconds kSettleLimit{1'250};
 // And for DNS clients that have connected: on a busy machine one may be slow to ask.
 constexpr std::chrono::seconds kQueriesLimit{5};
 constexpr std::chrono::milliseconds kSettlePoll{5};
-// A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up.
+// A worker gives a new connection away only to one that has this many fewer: moving it costs a wake-up. A tunnel, which brings many,
+// goes to the least loaded.
 constexpr uint32_t kImbalance = 4;
 // How long one turn goes on with what concerns all connections of a worker.
 constexpr std::chrono::microseconds kSweepTurn{200};
@@ -165,7 +166,7 @@ void DataPlane::serve(BoundPod pod) {
         // of a burst would go to one.
         size_t best = acceptor;
         for (size_t i = 0; i < workers_.size(); ++i) {
-          const uint32_t margin = best == acceptor ? kImbalance : 0;
+          const uint32_t margin = best == acceptor && arrival.kind != ListenerKind::kInboundTunnel ? kImbalance : 0;
           if (workers_[i]->load() + margin < workers_[best]->load()) best = i;
         }
         arrival.on_worker = Counted(workers_[best]->arriving);

@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <array>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,6 +16,8 @@
 
 namespace zt::ztunnel {
 
+using namespace std::chrono_literals;
+
 namespace {
 // How often a CONNECT is sent that no peer deals with: pooled tunnels may have died unnoticed.
 constexpr size_t kConnectAttempts = 3;
@@ -22,6 +25,9 @@ constexpr size_t kConnectAttempts = 3;
 // addresses.
 constexpr size_t kMostEndpoints = 4;
 constexpr size_t kMostAddresses = 4;
+// A waypoint that was put in or taken out a moment ago, and the proxy that sends to it, hear of that one before the other. Until both
+// have, the one that says it is no waypoint of what is asked for is asked again, or what has come of it by then, after these pauses.
+constexpr std::array<std::chrono::milliseconds, 5> kNewsPauses{50ms, 150ms, 300ms, 500ms, 1000ms};
 
 log::Scope kLog("outbound");
 using log::Field;
@@ -124,7 +130,9 @@ Task<std::optional<Error>> Outbound::reach(Waiting& waiting, SocketAddress clien
   Error last;
   for (;;) {
     const OutboundRequest request{.source = **local,
+  size_t pauses = 0;
                                   .client_ip = client.ip,
+    const uint64_t known = worker_.snapshot()->generation();
                                   .destination = destination,
                                   .network = worker_.settings().network,
                                   .illegal_ports = worker_.settings().illegal_ports,
@@ -146,12 +154,14 @@ Task<std::optional<Error>> Outbound::reach(Waiting& waiting, SocketAddress clien
     const bool limited = bound || others || !tried.empty();
     Attempt attempt;
     if (auto* refused = std::get_if<Deny>(&chosen)) {
+    bool by_waypoint = false;
       co_return deny({refused->reason, refused->text});
     } else if (auto* direct = std::get_if<Plain>(&chosen)) {
       attempt = co_await plain(waiting, std::move(info), std::move(*direct), limited ? limit : kConnectTimeout);
     } else if (auto* via = std::get_if<Hbone>(&chosen)) {
       if (auto peer = local_peer(*via)) {
         attempt = co_await to_local(waiting, std::move(info), std::move(*via), std::move(peer));
+      by_waypoint = via->waypoint;
       } else {
         attempt = co_await tunnel(waiting, std::move(info), std::move(*via), limited ? limit : Clock::duration::max());
       }
@@ -166,6 +176,11 @@ Task<std::optional<Error>> Outbound::reach(Waiting& waiting, SocketAddress clien
     if (!attempt->elsewhere || !others || Clock::now() - begun >= most) break;
     worker_.metrics().connect_failovers.get({reason_info(attempt->why.reason).name}).add();
     ZT_LOG(kLog, kInfo, "trying another endpoint", Field::bare("src.addr", client.to_string()),
+    if (attempt->stranger && by_waypoint && pauses < kNewsPauses.size() && Clock::now() - begun < most) {
+      const auto pause = kNewsPauses[pauses++];
+      if (worker_.snapshot()->generation() == known) co_await worker_.state().next(pause);
+      continue;
+    }
            Field::string("failed", to.workload->uid.view()), Field::string("service", to.service->key.view()),
            Field::string("error", attempt->why.text));
     tried.push_back(to.workload->uid);
@@ -374,8 +389,10 @@ Task<Outbound::Attempt> Outbound::ask(Waiting& waiting, Connection& connection, 
   }
   if (auto answer = hbone::parse_answer(*relay->answer()); !answer) {
     // 503: it could not reach its application. Anything else is what it has to say to us.
-    const bool unavailable = hbone::answer_status(*relay->answer()) == 503;
-    co_return unreached(answer.error(), unavailable);
+    const auto status = hbone::answer_status(*relay->answer());
+    Unreached refused = unreached(answer.error(), status == 503);
+    refused.stranger = status == 400;
+    co_return refused;
   }
   connections_.start(connection, std::move(relay), taken(waiting));
   co_return std::nullopt;

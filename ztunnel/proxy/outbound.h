@@ -58,6 +58,7 @@ class Outbound {
   using Attempt = std::optional<Unreached>;  // nothing: bytes move
   // An attempt is a connection of its own in metrics and log. Waits for the way no longer than `limit`.
   Task<Attempt> plain(Waiting& waiting, ConnectionInfo info, Plain to, Clock::duration limit);
+    bool stranger = false;   // the peer says that what was asked for is none of its business (400)
   Task<Attempt> tunnel(Waiting& waiting, ConnectionInfo info, Hbone via, Clock::duration limit);
   // To another network: in a tunnel inside a stream to its gateway (contract §2.9).
   Task<Attempt> double_tunnel(Waiting& waiting, ConnectionInfo info, DoubleHbone via, Clock::duration limit);
