@@ -52,7 +52,7 @@ def call(pod, address, port=8080, payload=b"hello"):
 
 @pytest.mark.parametrize("family", ["ip", "ip6"])
 @pytest.mark.parametrize("where", ["cart", "web"], ids=["on the same node", "on the other node"])
-def test_both_ends_captured_talk_over_the_tunnel_with_their_identities(shop, where, family):
+def test_both_ends_captured_talk_with_their_identities(shop, where, family):
     server = getattr(shop, where)
     marks = [node.ztunnel.mark() for node in shop.nodes]
     said = call(shop.client, getattr(server, family))
@@ -62,6 +62,7 @@ def test_both_ends_captured_talk_over_the_tunnel_with_their_identities(shop, whe
         assert f'src.identity="{shop.client.identity}"' in line
         assert f'dst.identity="{server.identity}"' in line
         assert ":15008 dst.hbone_addr=" in line
+        assert ('zt.path="local"' in line) == (where == "cart"), "without a tunnel on one node, with one between two"
 
 
 @pytest.mark.parametrize("vip, family", [(VIP, "ip"), (VIP6, "ip6")])

@@ -234,8 +234,9 @@ def test_a_root_that_is_mounted_late_or_is_another_ones_is_named_and_used_once_i
     eventually(lambda: talks(shop.client, shop.web.ip), "traffic")
 
 
-def test_a_certificate_that_is_wrong_is_refused_and_no_traffic_goes_without_one(shop):
-    shop.start()
+@pytest.mark.parametrize("direct", ["false", "true"], ids=["over tunnels", "without"])
+def test_a_certificate_that_is_wrong_is_refused_and_no_traffic_goes_without_one(shop, direct):
+    shop.start(ZT_LOCAL_DIRECT=direct)
     faults = ("other", "7")  # another identity, PERMISSION_DENIED; tests/istiod_ca has all that can be wrong with an answer
     for fault in faults:
         pod = shop.node.pod(f"pod-{fault}")
@@ -289,10 +290,11 @@ def test_a_certificate_comes_and_goes_with_the_workloads_that_need_it(shop):
     eventually(lambda: certificate(shop, two)["state"] == "none", "the certificate to go with the last one")
 
 
-def test_a_change_of_the_root_under_load_fails_no_connection(shop):
+@pytest.mark.parametrize("direct", ["false", "true"], ids=["over tunnels", "without"])
+def test_a_change_of_the_root_under_load_fails_no_connection(shop, direct):
     # Lifetimes of seconds make renewals come by themselves; after a pause the tunnel is gone and the next burst shakes hands anew.
     shop.istiod.say("lifetime", "5")
-    shop.start(POOL_UNUSED_RELEASE_TIMEOUT="1s")
+    shop.start(POOL_UNUSED_RELEASE_TIMEOUT="1s", ZT_LOCAL_DIRECT=direct)
     failed, made, stop = [], [], threading.Event()
 
     def load(client, server):

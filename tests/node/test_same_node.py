@@ -31,7 +31,7 @@ def lines(node, start):
 
 
 def test_two_pods_of_a_node_need_no_tunnel_and_both_sides_say_what_they_would_say_of_one(node):
-    node.start(ZT_LOCAL_DIRECT="true")
+    node.start()
     first = node.nodes[0]
     mark = first.ztunnel.mark()
     assert works(node.client, node.web)
@@ -52,7 +52,7 @@ def test_two_pods_of_a_node_need_no_tunnel_and_both_sides_say_what_they_would_sa
 
 def test_policies_count_as_over_a_tunnel_and_an_edit_cuts(node):
     node.policy("only-client", [[[{"serviceAccounts": [{"namespace": "shop", "serviceAccount": "client"}]}]]])
-    node.start(ZT_LOCAL_DIRECT="true")
+    node.start()
     proxy = node.nodes[0].ztunnel
     mark = proxy.mark()
     assert works(node.client, node.web)
@@ -71,7 +71,7 @@ def test_policies_count_as_over_a_tunnel_and_an_edit_cuts(node):
 
 
 def test_an_end_on_either_side_is_one_on_the_other(node):
-    node.start(ZT_LOCAL_DIRECT="true")
+    node.start()
     first = node.nodes[0]
     live = node.client.connect(node.web.ip, 8080)
     live.sendall(b"x")
@@ -89,14 +89,14 @@ def test_the_application_sees_its_clients_address(node):
         connection.sendall(b"x")
 
     node.web.serve(8081, tell)
-    node.start(ZT_LOCAL_DIRECT="true")
+    node.start()
     with node.client.connect(node.web.ip, 8081) as sock:
         assert sock.recv(1) == b"x"
     assert seen[0].removeprefix("::ffff:") == node.client.ip
 
 
-def test_unless_it_is_turned_on_there_is_a_tunnel(node):
-    node.start()
+def test_turned_off_there_is_a_tunnel(node):
+    node.start(ZT_LOCAL_DIRECT="false")
     first = node.nodes[0]
     mark = first.ztunnel.mark()
     assert works(node.client, node.web)
@@ -104,10 +104,30 @@ def test_unless_it_is_turned_on_there_is_a_tunnel(node):
     assert lines(first, "zt_pool_dials_total")
 
 
+def test_whom_the_nodes_firewall_keeps_apart_is_kept_apart(node):
+    """A NetworkPolicy is enforced where packets leave and enter a pod. Between two sockets of one process there are none."""
+    node.start()
+    first = node.nodes[0]
+    assert works(node.client, node.web)
+    first.netns.run("nft", "add table inet cni; add chain inet cni forward { type filter hook forward priority 0; }; "
+                           f"add rule inet cni forward ip saddr {node.stranger.ip} ip daddr {node.web.ip} tcp dport 15008 reject with tcp reset")
+    mark = first.ztunnel.mark()
+    assert not works(node.stranger, node.web)
+    first.ztunnel.wait_line(f'src.addr={node.stranger.ip}:.*direction="outbound".*error="io error: Connection refused', since=mark)
+    assert not first.ztunnel.matching('direction="inbound"', since=mark), "the other pod hears nothing of it"
+    assert works(node.client, node.web)
+    # One that comes later counts for what comes later, a moment after, as the tunnels that are there already would live on.
+    first.netns.run("nft", f"add rule inet cni forward ip saddr {node.client.ip} ip daddr {node.web.ip} tcp dport 15008 reject with tcp reset")
+    eventually(lambda: not works(node.client, node.web), "the later rule to count")
+    first.netns.run("nft", "delete", "table", "inet", "cni")
+    assert works(node.client, node.web) and works(node.stranger, node.web)
+    assert not first.ztunnel.matching("tls handshake"), "who only looked whether there is a way is no failed handshake"
+
+
 @pytest.mark.parametrize("whose", ["client", "web"])
 def test_who_is_revoked_is_cut_on_either_side(node, whose):
     revocations = Revocations(node)
-    node.start(ZT_LOCAL_DIRECT="true", CRL_PATH=revocations.path)
+    node.start(CRL_PATH=revocations.path)
     proxy = node.nodes[0].ztunnel
     live, other = (pod.connect(server.ip, 8080) for pod, server in ((node.client, node.web), (node.stranger, node.web)))
     for sock in (live, other):

@@ -19,7 +19,7 @@ def test_the_sockets_that_are_open_are_counted(mesh):
     node = mesh.nodes[0]
     client, server = node.pod("client"), node.pod("server")
     server.serve(8080)
-    mesh.start()
+    mesh.start(ZT_LOCAL_DIRECT="false")
 
     def open_sockets():
         text = node.http(15020, "/metrics")[1]

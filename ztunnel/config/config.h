@@ -46,7 +46,7 @@ struct GeneralConfig {
   std::string cluster_domain = "cluster.local";
   std::optional<std::string> preferred_service_namespace;
   bool localhost_app_tunnel = true;
-  bool local_direct = false;  // pods of this node reach each other without a tunnel
+  bool local_direct = true;  // pods of this node reach each other without a tunnel
   unsigned worker_threads = 2;
   std::chrono::seconds drain_deadline{5};
   std::string arguments;

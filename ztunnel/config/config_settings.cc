@@ -229,7 +229,7 @@ constexpr Setting kSettings[] = {
      set_optional_text<ZT_FIELD(general.preferred_service_namespace)>},
     {"LOCALHOST_APP_TUNNEL", "true", "reach tunnelling applications over loopback",
      set_boolean<ZT_FIELD(general.localhost_app_tunnel)>, false, "true or false"},
-    {"ZT_LOCAL_DIRECT", "false", "two pods of this node reach each other without a tunnel",
+    {"ZT_LOCAL_DIRECT", "true", "two pods of this node reach each other without a tunnel",
      set_boolean<ZT_FIELD(general.local_direct)>, false, "true or false"},
     {"IPV6_ENABLED", "true", "listen on and answer with IPv6", set_boolean<ZT_FIELD(listen.ipv6)>, false, "true or false"},
     {"UNSTABLE_ENABLE_SOCKS5", "false", "SOCKS5 listener on 127.0.0.1:15080 of each pod", nullptr, false, "true or false"},

@@ -315,6 +315,13 @@ Route resolved(NeedsResolution pending, std::span<const IpAddress> addresses, ui
   const IpAddress ip = among[number % among.size()];
   return std::visit(
       [&](auto& kind) -> Route {
+bool can_spare_tunnel(const Hbone& hbone) {
+  if (!hbone.to.workload || hbone.dial.port != kHbonePort) return false;
+  const auto authority = SocketAddress::parse(hbone.authority);
+  return authority && authority->ip == hbone.dial.ip && !hbone.to.workload->application_tunnel &&
+         !hbone.to.workload->native_tunnel;
+}
+
         set_dial_ip(kind, ip);
         if constexpr (requires { kind.authority; })
           if (pending.authority_port != 0) kind.authority = SocketAddress{ip, pending.authority_port}.to_string();

@@ -104,6 +104,10 @@ using Route = std::variant<Deny, Plain, Hbone, DoubleHbone, NeedsResolution>;
 [[nodiscard]] std::optional<std::string> unknown_on_route(const workload_api::Snapshot& snapshot, const OutboundRequest& request,
                                                           const Route& way);
 
+// Whether a proxy that serves both pods may do without the tunnel (local.md): between them is no waypoint, and the other does not stand
+// behind a proxy of its own.
+[[nodiscard]] bool can_spare_tunnel(const Hbone& hbone);
+
 // Fills in one of the addresses that the hostname resolved to: of the preferred family if there is one;
 // `number` picks among them. No address is a Deny.
 [[nodiscard]] Route resolved(NeedsResolution pending, std::span<const IpAddress> addresses, uint64_t number);

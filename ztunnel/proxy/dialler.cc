@@ -79,19 +79,23 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial(hbone::TunnelKey key,
   co_return result;
 }
 
+Task<Result<UniqueFd>> Dialler::connect(SocketAddress destination, Clock::duration limit) const {
+  auto connected = co_await connect_tcp(pod_.worker.loop(), pod_.sockets,
+                                        {.destination = destination, .source = std::nullopt, .local_leg = false}, limit);
+  if (connected) co_return connected;
+  if (connected.error().reason == Reason::kConnectTimeout) {
+    co_return fail(Reason::kNetworkPolicy,
+                   "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: " + connected.error().text);
+  }
+  co_return fail(connected.error().reason, "io error: " + connected.error().text);
+}
+
 Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner) {
   auto context = co_await pod_.worker.tls().get(key.source, hbone::TlsRole::kClient);
   if (!context) co_return std::unexpected(context.error());
 
-  auto connected = co_await connect_tcp(pod_.worker.loop(), pod_.sockets,
-                                        {.destination = key.destination, .source = std::nullopt, .local_leg = false});
-  if (!connected) {
-    if (connected.error().reason == Reason::kConnectTimeout) {
-      co_return fail(Reason::kNetworkPolicy,
-                     "connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: " + connected.error().text);
-    }
-    co_return fail(connected.error().reason, "io error: " + connected.error().text);
-  }
+  auto connected = co_await connect(key.destination);
+  if (!connected) co_return std::unexpected(connected.error());
   UniqueFd fd = std::move(*connected);
   auto made = hbone::TlsHandshake::make_client(*context, key.expected);
   if (!made) co_return fail(Reason::kTlsFailed, "tls error: " + made.error().text);

@@ -18,6 +18,8 @@ class Dialler {
                                     Clock::duration limit = Clock::duration::max()) {
     return (key.gateway ? inner_ : pool_).open(key, headers, handler, limit);
   }
+  // TCP alone, as for a tunnel. kConnectFailed, kNetworkPolicy.
+  Task<Result<UniqueFd>> connect(SocketAddress destination, Clock::duration limit = kConnectTimeout) const;
   // Tunnels to addresses whose workload is gone would fail whoever uses them next, or reach a stranger. In pieces, as the next.
   bool retire_some(bool anew, const workload_api::Snapshot& snapshot);
   bool close_some_if(bool anew, const std::function<bool(const hbone::Tunnel&)>& condition, Reason reason) {

@@ -32,7 +32,8 @@ constexpr std::array<std::chrono::milliseconds, 5> kNewsPauses{50ms, 150ms, 300m
 log::Scope kLog("outbound");
 using log::Field;
 
-// The endpoint, or the way to it, failed, and not we.
+}  // namespace
+
 bool worth_another(Reason reason) {
   switch (reason) {
     case Reason::kConnectFailed:
@@ -46,6 +47,7 @@ bool worth_another(Reason reason) {
   }
 }
 
+namespace {
 Destination destination_of(const Route& route) {
   if (const auto* plain = std::get_if<Plain>(&route)) return plain->to;
   if (const auto* hbone = std::get_if<Hbone>(&route)) return hbone->to;
@@ -128,11 +130,11 @@ Task<std::optional<Error>> Outbound::reach(Waiting& waiting, SocketAddress clien
     return std::ranges::find(tried, endpoint.uid) != tried.end() || worker_.set_aside().contains(endpoint, Clock::now());
   };
   Error last;
-  for (;;) {
-    const OutboundRequest request{.source = **local,
   size_t pauses = 0;
-                                  .client_ip = client.ip,
+  for (;;) {
     const uint64_t known = worker_.snapshot()->generation();
+    const OutboundRequest request{.source = **local,
+                                  .client_ip = client.ip,
                                   .destination = destination,
                                   .network = worker_.settings().network,
                                   .illegal_ports = worker_.settings().illegal_ports,
@@ -152,16 +154,17 @@ Task<std::optional<Error>> Outbound::reach(Waiting& waiting, SocketAddress clien
     const bool others = tried.size() + 1 < kMostEndpoints && has_others(to);
     const auto limit = others ? std::min<Clock::duration>(most / kMostEndpoints, left) : left;
     const bool limited = bound || others || !tried.empty();
+    bool by_waypoint = false;
     Attempt attempt;
     if (auto* refused = std::get_if<Deny>(&chosen)) {
-    bool by_waypoint = false;
       co_return deny({refused->reason, refused->text});
     } else if (auto* direct = std::get_if<Plain>(&chosen)) {
       attempt = co_await plain(waiting, std::move(info), std::move(*direct), limited ? limit : kConnectTimeout);
     } else if (auto* via = std::get_if<Hbone>(&chosen)) {
-      if (auto peer = local_peer(*via)) {
-        attempt = co_await to_local(waiting, std::move(info), std::move(*via), std::move(peer));
       by_waypoint = via->waypoint;
+      if (auto peer = local_peer(*via)) {
+        attempt =
+            co_await to_local(waiting, std::move(info), std::move(*via), std::move(peer), limited ? limit : kConnectTimeout);
       } else {
         attempt = co_await tunnel(waiting, std::move(info), std::move(*via), limited ? limit : Clock::duration::max());
       }
@@ -173,14 +176,14 @@ Task<std::optional<Error>> Outbound::reach(Waiting& waiting, SocketAddress clien
     judge(client, to, attempt);
     if (!attempt) co_return std::nullopt;
     last = attempt->why;
-    if (!attempt->elsewhere || !others || Clock::now() - begun >= most) break;
-    worker_.metrics().connect_failovers.get({reason_info(attempt->why.reason).name}).add();
-    ZT_LOG(kLog, kInfo, "trying another endpoint", Field::bare("src.addr", client.to_string()),
     if (attempt->stranger && by_waypoint && pauses < kNewsPauses.size() && Clock::now() - begun < most) {
       const auto pause = kNewsPauses[pauses++];
       if (worker_.snapshot()->generation() == known) co_await worker_.state().next(pause);
       continue;
     }
+    if (!attempt->elsewhere || !others || Clock::now() - begun >= most) break;
+    worker_.metrics().connect_failovers.get({reason_info(attempt->why.reason).name}).add();
+    ZT_LOG(kLog, kInfo, "trying another endpoint", Field::bare("src.addr", client.to_string()),
            Field::string("failed", to.workload->uid.view()), Field::string("service", to.service->key.view()),
            Field::string("error", attempt->why.text));
     tried.push_back(to.workload->uid);

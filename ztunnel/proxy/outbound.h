@@ -1,6 +1,7 @@
 #pragma once
 #include <optional>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "base/task.h"
@@ -13,6 +14,9 @@
 #include "ztunnel/proxy/local_pod.h"
 
 namespace zt::ztunnel {
+
+// The endpoint, or the way to it, failed, and not we: another one may do better.
+[[nodiscard]] bool worth_another(Reason reason);
 
 // What a pod opens (contract §3), on one worker: each connection is routed and then goes as it is or through a tunnel.
 // Worker's thread.
@@ -54,11 +58,11 @@ class Outbound {
   struct Unreached {
     Error why;
     bool elsewhere = false;  // another endpoint may do better
+    bool stranger = false;   // the peer says that what was asked for is none of its business (400)
   };
   using Attempt = std::optional<Unreached>;  // nothing: bytes move
   // An attempt is a connection of its own in metrics and log. Waits for the way no longer than `limit`.
   Task<Attempt> plain(Waiting& waiting, ConnectionInfo info, Plain to, Clock::duration limit);
-    bool stranger = false;   // the peer says that what was asked for is none of its business (400)
   Task<Attempt> tunnel(Waiting& waiting, ConnectionInfo info, Hbone via, Clock::duration limit);
   // To another network: in a tunnel inside a stream to its gateway (contract §2.9).
   Task<Attempt> double_tunnel(Waiting& waiting, ConnectionInfo info, DoubleHbone via, Clock::duration limit);
@@ -72,7 +76,16 @@ class Outbound {
   Task<Attempt> by_name(Waiting& waiting, ConnectionInfo info, NeedsResolution pending, Clock::duration limit);
   // To a pod of this node that is reached without a tunnel; null: it is none.
   [[nodiscard]] std::shared_ptr<LocalPeers::Entry> local_peer(const Hbone& via);
-  Task<Attempt> to_local(Waiting& waiting, ConnectionInfo info, Hbone via, std::shared_ptr<LocalPeers::Entry> peer);
+  Task<Attempt> to_local(Waiting& waiting, ConnectionInfo info, Hbone via, std::shared_ptr<LocalPeers::Entry> peer,
+                         Clock::duration limit);
+  // Whether a tunnel could be made: packets get there. Asked again after a moment, all who ask meanwhile at once.
+  struct Knock {
+    Event done;
+    Result<> result;
+    Clock::time_point until;
+  };
+  Task<Result<>> knock(SocketAddress door, Clock::duration limit);
+  Task<void> part(UniqueFd fd);
   Task<Result<LocalProof>> prove(const ConnectionInfo& info, const Hbone& via, const LocalPeers::Entry& peer);
   // What became of an attempt at this endpoint counts for those who choose next.
   void judge(const SocketAddress& client, const Destination& to, const Attempt& attempt);
@@ -87,7 +100,8 @@ class Outbound {
   Dialler& dialler_;
   uint64_t name_turns_ = 0;
   size_t names_asked_ = 0;  // for SOCKS5 clients, at present
-  TaskScope tasks_;         // last: coroutines end before what they use
+  std::unordered_map<IpAddress, std::shared_ptr<Knock>> knocks_;
+  TaskScope tasks_;  // last: coroutines end before what they use
 };
 
 }  // namespace zt::ztunnel

@@ -112,6 +112,7 @@ class ControlledMesh(Mesh):
         self.environment = {
             "XDS_ADDRESS": f"https://127.0.0.1:{PORT}", "CA_ADDRESS": f"https://127.0.0.1:{PORT}", "XDS_ROOT_CA": self.istiod.root,
             "CA_ROOT_CA": self.istiod.root, "AUTH_TOKEN": self.token, "LOCAL_XDS_PATH": None, "EMBEDDED_CA_DIR": None,
+            "ZT_LOCAL_DIRECT": "false",  # what the tests here say of tunnels is said of those between these pods
             "POD_NAME": "ztunnel-x", "POD_NAMESPACE": "istio-system", "INSTANCE_IP": "192.168.77.1"}
 
     def launch(self, **changes):
