@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 
+#include "base/host_port.h"
 #include "mesh/spiffe.h"
 
 namespace zt::ztunnel {
@@ -78,18 +79,32 @@ std::vector<PolicyLine> policies_of(const Snapshot& snapshot, const Workload& wo
   return lines;
 }
 
-// What becomes of a CONNECT to `via.authority` at the proxy of `workload`.
-Arriving arrive(const KnownState& state, const Question& question, const Workload& workload, const Hbone& via) {
+Authority authority_of(std::string_view text) {
+  if (const auto address = SocketAddress::parse(text)) return *address;
+  const auto name = split_host_port(text);
+  return name ? HostPort{std::string(name->host), name->port} : HostPort{std::string(text), 0};
+}
+
+// A CONNECT as it comes to the proxy of `workload`.
+struct Coming {
+  const Workload& workload;
+  SocketAddress local;  // the tunnel's end there
+  IpAddress client;     // its other end, as it is seen there
+  std::string_view authority;
+  std::string_view network;
+};
+
+Arriving arrive(const KnownState& state, const Question& question, const Coming& coming) {
   const Snapshot& snapshot = *state.snapshot;
-  const auto address = SocketAddress::parse(via.authority);
-  const Authority authority = address ? Authority(*address) : Authority(HostPort{via.authority, 0});
-  const IpAddress client = client_ip(*question.source, via.dial.ip);
+  const Workload& workload = coming.workload;
+  const Authority authority = authority_of(coming.authority);
+  const IpAddress& client = coming.client;
   Arriving arriving;
   arriving.target = inbound_target(snapshot, {.workload = workload,
-                                              .local = via.dial,
+                                              .local = coming.local,
                                               .client_ip = client,
                                               .authority = authority,
-                                              .network = state.network,
+                                              .network = coming.network,
                                               .illegal_ports = state.illegal_ports});
   if (!arriving.target) return arriving;
   const std::string proven = question.source->identity.str();
@@ -105,6 +120,27 @@ constexpr size_t kMostHops = 2;
 
 Explanation explain_hop(const KnownState& state, const Question& question, size_t hop);
 
+// What the proxy of the other network says to the inner tunnel, as far as the workload there is known here.
+void look_abroad(const KnownState& state, const Question& question, const DoubleHbone& abroad, Way& way) {
+  const Workload& remote = *abroad.remote;
+  if (remote.addresses.empty() || remote.protocol != TunnelProtocol::kHbone || remote.native_tunnel) {
+    way.beyond = fmt::format("a gateway to network {}: whom it chooses there, and the policies there, are not known here",
+                             remote.network.view());
+    return;
+  }
+  way.arrival = arrive(state, question,
+                       {.workload = remote,
+                        .local = {remote.addresses.front(), kHbonePort},
+                        .client = abroad.dial.ip,
+                        .authority = abroad.authority,
+                        .network = remote.network.view()});
+  way.beyond = fmt::format(
+      "a gateway to network {}: this is what is known here of {} there, which sees the address of the gateway; the gateway may "
+      "choose "
+      "another of the service",
+      remote.network.view(), remote.uid.view());
+}
+
 void look_beyond(const KnownState& state, const Question& question, size_t hop, Way& way) {
   if (const auto* plain = std::get_if<Plain>(&way.route)) {
     way.beyond = plain->to.workload
@@ -115,7 +151,13 @@ void look_beyond(const KnownState& state, const Question& question, size_t hop, 
     const auto address = SocketAddress::parse(hbone->authority);
     const bool itself = address && workload.has_address(address->ip);
     const bool proxied = workload.protocol == TunnelProtocol::kHbone && !workload.native_tunnel && hbone->dial.port == kHbonePort;
-    if (proxied && (itself || workload.application_tunnel)) way.arrival = arrive(state, question, workload, *hbone);
+    if (proxied && (itself || workload.application_tunnel))
+      way.arrival = arrive(state, question,
+                           {.workload = workload,
+                            .local = hbone->dial,
+                            .client = client_ip(*question.source, hbone->dial.ip),
+                            .authority = hbone->authority,
+                            .network = state.network});
     if (!itself) {
       way.beyond =
           "a waypoint: what it does by its own rules is not known here, and the policies of the destination see the "
@@ -126,9 +168,15 @@ void look_beyond(const KnownState& state, const Question& question, size_t hop, 
       }
     } else if (!proxied) {
       way.beyond = "the workload ends the tunnel itself: what it allows is not known here";
+    } else if (can_spare_tunnel(*hbone) && !workload.node.empty() && workload.node == question.source->node &&
+               workload.uid != question.source->uid) {
+      way.beyond = fmt::format(
+          "both are on node {}: a proxy there that serves both makes no tunnel unless ZT_LOCAL_DIRECT=false, and all else is as "
+          "said",
+          workload.node.view());
     }
-  } else if (std::holds_alternative<DoubleHbone>(way.route)) {
-    way.beyond = "a gateway to another network: the policies there are not known here";
+  } else if (const auto* abroad = std::get_if<DoubleHbone>(&way.route)) {
+    look_abroad(state, question, *abroad, way);
   } else if (std::holds_alternative<NeedsResolution>(way.route)) {
     way.beyond = "its address is asked of DNS when the connection is made";
   }

@@ -104,6 +104,74 @@ TEST_CASE("each kind of connection is explained by its route and by the policy t
   }
 }
 
+constexpr std::string_view kNetworks = R"(
+workloads:
+- {name: client, namespace: shop, serviceAccount: client, workloadIps: [10.0.0.1], protocol: HBONE, node: one}
+- {name: near, namespace: shop, serviceAccount: near, workloadIps: [10.0.0.2], protocol: HBONE, node: one}
+- {name: two, namespace: shop, serviceAccount: two, workloadIps: [10.0.0.3], protocol: HBONE, node: two}
+- {name: proxied, namespace: shop, serviceAccount: near, workloadIps: [10.0.0.4], protocol: HBONE, node: one,
+   applicationTunnel: {protocol: PROXY, port: 15088}}
+- {name: gw, namespace: gw, serviceAccount: gw, workloadIps: [10.0.0.9]}
+- {name: web, namespace: shop, serviceAccount: web, workloadIps: [10.9.0.1], protocol: HBONE, network: n2,
+   networkGateway: {destination: /10.0.0.9, hboneMtlsPort: 15008}, services: {shop/web.shop.svc.cluster.local: {80: 8080}}}
+- {uid: n2/SplitHorizonWorkload/db, name: db, namespace: shop, serviceAccount: db, workloadIps: [], protocol: HBONE, network: n2,
+   networkGateway: {destination: /10.0.0.9, hboneMtlsPort: 15008}, services: {shop/db.shop.svc.cluster.local: {80: 8080}}}
+services:
+- {name: web, namespace: shop, hostname: web.shop.svc.cluster.local, vips: [/10.1.0.1], ports: {80: 8080}}
+- {name: db, namespace: shop, hostname: db.shop.svc.cluster.local, vips: [/10.1.0.2], ports: {80: 8080}}
+policies:
+- {name: from-here, namespace: shop, scope: Namespace, action: Allow,
+   rules: [[[{serviceAccounts: [{namespace: shop, serviceAccount: client}], destinationPorts: [8080], sourceIps: [10.0.0.9/32]}]]]}
+)";
+
+TEST_CASE("of a way through a gateway the policies are told as far as the workload behind it is known") {
+  const KnownState state = state_of(kNetworks);
+  struct Case {
+    std::string_view source, destination;
+    std::vector<std::string_view> said, unsaid;
+  };
+  const Case cases[] = {
+      {"shop/client",
+       "web:80",
+       {"route   a tunnel to the gateway 10.0.0.9:15008", "and in it a tunnel to web.shop.svc.cluster.local:80",
+        "target  10.9.0.1:8080", "policy  allowed by shop/from-here",
+        "a gateway to network n2: this is what is known here of local//shop/web there"},
+       {}},
+      {"shop/near",
+       "web:80",
+       {"policy  denied: allow policies exist, but none allowed", "serviceAccounts: shop/near is not among shop/client"},
+       {"sourceIps"}},
+      {"shop/client",
+       "db:80",
+       {"route   a tunnel to the gateway", "whom it chooses there, and the policies there, are not known here"},
+       {"policy  "}},
+      {"shop/client",
+       "shop/near:80",
+       {"both are on node one: a proxy there that serves both makes no tunnel", "policy  denied"},
+       {}},
+      {"shop/client", "shop/two:80", {"a tunnel to 10.0.0.3:15008"}, {"both are on node"}},
+      {"shop/client", "shop/proxied:80", {"a tunnel to 10.0.0.4:15008"}, {"both are on node"}},
+      {"shop/client", "shop/client:80", {"a tunnel to 10.0.0.1:15008"}, {"both are on node"}},
+  };
+  for (const Case& each : cases) {
+    const std::string text = text_of(state, each.source, each.destination);
+    CAPTURE(each.source, each.destination, text);
+    for (const std::string_view part : each.said) {
+      CAPTURE(part);
+      CHECK(text.find(part) != std::string::npos);
+    }
+    for (const std::string_view part : each.unsaid) {
+      CAPTURE(part);
+      CHECK(text.find(part) == std::string::npos);
+    }
+  }
+  const auto question = make_question(state, "shop/client", "web:80", "cluster.local");
+  REQUIRE(question);
+  const std::string json = explanation_json(state, *question, explain(state, *question));
+  REQUIRE(validate_json(json));
+  CHECK(json.find(R"("decision": "allow")") != std::string::npos);
+}
+
 TEST_CASE("the same in JSON names every route, policy and miss") {
   const KnownState state = state_of(kMesh);
   const auto question = make_question(state, "ops/other", "10.1.0.1:80", "cluster.local");
