@@ -55,12 +55,20 @@ UpstreamResult choose(const ServiceEntry& entry, const Client& client, uint16_t 
   return Upstream{choice.endpoint->workload.get(), choice.port, &entry.service(), target};
 }
 
+// Whoever an address belongs to.
+struct Owners {
+  const Workload* workload = nullptr;
+  const ServiceEntry* service = nullptr;
+};
+
+Owners owners_of(const Snapshot& snapshot, std::string_view network, const IpAddress& ip, const Client& client) {
+  return {snapshot.workload(network, ip), snapshot.service_by_vip(network, ip, client.source.ns.view())};
+}
+
 // Service before workload (contract §3.2 step 5).
-UpstreamResult find_upstream(const Snapshot& snapshot, std::string_view network, const SocketAddress& target,
-                             const Client& client, ResolutionMode mode) {
-  if (const ServiceEntry* entry = snapshot.service_by_vip(network, target.ip, client.source.ns.view()))
-    return choose(*entry, client, target.port, target, mode);
-  if (const Workload* workload = snapshot.workload(network, target.ip)) return Upstream{workload, target.port, nullptr, target};
+UpstreamResult find_upstream(const Owners& owners, const SocketAddress& target, const Client& client, ResolutionMode mode) {
+  if (owners.service != nullptr) return choose(*owners.service, client, target.port, target, mode);
+  if (owners.workload != nullptr) return Upstream{owners.workload, target.port, nullptr, target};
   return NotFound{};
 }
 
@@ -70,7 +78,7 @@ std::optional<Upstream> find_gateway(const Snapshot& snapshot, const GatewayAddr
   const uint16_t port = reference.hbone_mtls_port;
   UpstreamResult found;
   if (const auto* address = std::get_if<NetworkAddress>(&reference.destination)) {
-    found = find_upstream(snapshot, address->network.view(), {address->ip, port}, client, mode);
+    found = find_upstream(owners_of(snapshot, address->network.view(), address->ip, client), {address->ip, port}, client, mode);
   } else {
     const auto& name = std::get<NamespacedHostname>(reference.destination);
     // The address family follows what the client dialled.
@@ -269,9 +277,8 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
     return Deny{Reason::kRecursiveCall, "attempted recursive call to ourselves"};
 
   // Was a service meant? Here a workload's own address comes first, below a service's (§3.2 steps 3 and 5).
-  const ServiceEntry* meant = snapshot.workload(request.network, dialled.ip) != nullptr
-                                  ? nullptr
-                                  : snapshot.service_by_vip(request.network, dialled.ip, source.ns.view());
+  const Owners ours = owners_of(snapshot, request.network, dialled.ip, client);
+  const ServiceEntry* const meant = ours.workload != nullptr ? nullptr : ours.service;
   if (meant != nullptr) {
     const Service& service = meant->service();
     const GatewayAddress* const reference = service_waypoint(service, request.number);
@@ -284,7 +291,9 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
     }
   }
 
-  const UpstreamResult found = find_upstream(snapshot, source.network.view(), dialled, client, ResolutionMode::kStandard);
+  const Owners there =
+      request.network == source.network.view() ? ours : owners_of(snapshot, source.network.view(), dialled.ip, client);
+  const UpstreamResult found = find_upstream(there, dialled, client, ResolutionMode::kStandard);
   if (std::holds_alternative<OriginalDestination>(found)) return Plain{.address = dialled, .to = {}};
   if (std::holds_alternative<NotFound>(found)) {
     if (meant != nullptr && !meant->service().passthrough())
@@ -306,6 +315,13 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
   return direct(upstream);
 }
 
+bool can_spare_tunnel(const Hbone& hbone) {
+  if (!hbone.to.workload || hbone.dial.port != kHbonePort) return false;
+  const auto authority = SocketAddress::parse(hbone.authority);
+  return authority && authority->ip == hbone.dial.ip && !hbone.to.workload->application_tunnel &&
+         !hbone.to.workload->native_tunnel;
+}
+
 Route resolved(NeedsResolution pending, std::span<const IpAddress> addresses, uint64_t number) {
   std::vector<IpAddress> same, other;
   for (const IpAddress& ip : addresses) (ip.is_v6() == pending.prefer_v6 ? same : other).push_back(ip);
@@ -315,13 +331,6 @@ Route resolved(NeedsResolution pending, std::span<const IpAddress> addresses, ui
   const IpAddress ip = among[number % among.size()];
   return std::visit(
       [&](auto& kind) -> Route {
-bool can_spare_tunnel(const Hbone& hbone) {
-  if (!hbone.to.workload || hbone.dial.port != kHbonePort) return false;
-  const auto authority = SocketAddress::parse(hbone.authority);
-  return authority && authority->ip == hbone.dial.ip && !hbone.to.workload->application_tunnel &&
-         !hbone.to.workload->native_tunnel;
-}
-
         set_dial_ip(kind, ip);
         if constexpr (requires { kind.authority; })
           if (pending.authority_port != 0) kind.authority = SocketAddress{ip, pending.authority_port}.to_string();
