@@ -210,6 +210,7 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
   if (verify->parsed()) options.command = AgentOptions::Command::kVerify;
   options.agent.verify_interval = duration(verify_interval);
   options.agent.leave_limit = duration(leave_limit);
+  options.redirection.ebpf.proc = options.host_proc;
   if (backend->empty() && !native_nftables) options.redirection.backend = "iptables";
   options.agent.defaults.ipv6 = ipv6;
   options.agent.defaults.dns = dns;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string_view>
@@ -65,6 +66,32 @@ Result<std::string> translator_at(const Cgroup& group) {
     }
   }
   return std::string();
+}
+
+uint64_t find_kubelet(const std::string& proc, const std::string& root) {
+  const auto is_hosts = [&](const std::filesystem::path& process) {
+    for (const char* kind : {"mnt", "net", "pid"}) {
+      std::error_code error;
+      const auto hosts = std::filesystem::read_symlink(fmt::format("{}/1/ns/{}", proc, kind), error);
+      if (error || std::filesystem::read_symlink(process / "ns" / kind, error) != hosts || error) return false;
+    }
+    return true;
+  };
+  std::error_code error;
+  for (std::filesystem::directory_iterator each(proc, error), end; !error && each != end; each.increment(error)) {
+    std::string name, line;
+    std::ifstream(each->path() / "comm") >> name;
+    if (name != "kubelet" || !is_hosts(each->path())) continue;
+    std::ifstream groups(each->path() / "cgroup");
+    while (std::getline(groups, line)) {
+      if (!line.starts_with("0::/")) continue;
+      std::string path = line.substr(3);
+      while (path.starts_with("/..")) path.erase(0, 3);  // as it is seen from a container's group
+      struct stat found{};
+      if (path.size() > 1 && ::stat((root + path).c_str(), &found) == 0 && found.st_ino != kRoot) return found.st_ino;
+    }
+  }
+  return 0;
 }
 
 }  // namespace zt::redirection

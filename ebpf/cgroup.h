@@ -20,4 +20,8 @@ Result<Cgroup> find_cgroup(const std::string& path);
 // before ours, and so runs before them.
 Result<std::string> translator_at(const Cgroup& group);
 
+// The group under `root` (its path a mount's) of the node's kubelet: of a process of that name which shares process 1's namespaces of
+// mounts, network and processes, as no container does. 0: there is none, or it has no group of its own. `proc`: the host's /proc.
+uint64_t find_kubelet(const std::string& proc, const std::string& root);
+
 }  // namespace zt::redirection

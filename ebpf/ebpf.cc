@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/log.h"
 #include "mesh/reason.h"
@@ -61,7 +62,7 @@ Result<> EbpfRedirector::try_it() {
     }
   }
   ZT_ASSIGN(Programs programs, Programs::install(settings_.bpffs, group, true));
-  sweep(programs);
+  look_around(programs, group);
   // And the half of it that goes into a pod, in a namespace that goes away at once.
   ZT_ASSIGN(const Netns scratch, make_scratch_netns());
   ZT_ASSIGN(const PodNamespace found, in_netns_thread(scratch, []() -> Result<PodNamespace> {
@@ -72,23 +73,30 @@ Result<> EbpfRedirector::try_it() {
   return programs.detach_inbound(found.cookie);
 }
 
-void EbpfRedirector::sweep(Programs& programs) {
-  swept_ = std::chrono::steady_clock::now();
+// What follows from the node, and not from any pod.
+void EbpfRedirector::look_around(Programs& programs, const Cgroup& group) {
+  looked_ = std::chrono::steady_clock::now();
+  // It gets another group when it is started again.
+  const uint64_t kubelet = find_kubelet(settings_.proc, group.path);
+  if (auto put = programs.put_kubelet(kubelet); put && std::exchange(kubelet_, kubelet) != kubelet) {
+    ZT_LOG(log_ebpf, kInfo,
+           kubelet != 0 ? "the kubelet's probes are let through" : "no kubelet is seen here: its probes are as anybody's");
+  }
   if (const size_t gone = programs.sweep(); gone > 0) {
     ZT_LOG(log_ebpf, kInfo, "what eBPF redirection kept of pods that have ended is taken out",
            Field::count("pods", static_cast<int64_t>(gone)));
   }
 }
 
-void EbpfRedirector::sweep_now_and_then(Programs& programs) {
+void EbpfRedirector::look_around_now_and_then(Programs& programs, const Cgroup& group) {
   constexpr std::chrono::seconds kPause(10);
-  if (std::chrono::steady_clock::now() - swept_ >= kPause) sweep(programs);
+  if (std::chrono::steady_clock::now() - looked_ >= kPause) look_around(programs, group);
 }
 
 Result<> EbpfRedirector::enroll(const RedirectedPod& pod) {
   ZT_ASSIGN(const Cgroup group, find_cgroup(settings_.cgroup));
   ZT_ASSIGN(Programs programs, Programs::install(settings_.bpffs, group));
-  sweep_now_and_then(programs);
+  look_around_now_and_then(programs, group);
   bool marks = false;
   ZT_ASSIGN(const PodNamespace found, in_netns_thread(*pod.netns, [&]() -> Result<PodNamespace> {
               ZT_TRY(add_policy_routes(pod.options.ipv6));
@@ -181,7 +189,7 @@ Result<Deviations> EbpfRedirector::verify(const RedirectedPod& pod) {
     deviations.push_back("missing eBPF programs: " + programs.error().text);
     return deviations;
   }
-  sweep_now_and_then(*programs);
+  look_around_now_and_then(*programs, group);
   for (auto& deviation : programs->verify(group)) deviations.push_back(std::move(deviation));
   if (!programs->is_inbound_attached(found.cookie, *pod.netns))
     deviations.push_back("missing eBPF program in the pod's namespace");

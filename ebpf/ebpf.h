@@ -12,6 +12,7 @@ namespace zt::redirection {
 
 struct EbpfSettings {
   std::string bpffs = "/sys/fs/bpf";
+  std::string proc = "/proc";  // the host's, where its kubelet is found
   std::string cgroup = {};  // of version 2, whose processes can be captured, and which the proxies are under; "": all the node's
 };
 
@@ -37,11 +38,12 @@ class EbpfRedirector final : public Redirector {
  private:
   Result<> try_it();
   [[nodiscard]] Result<std::optional<Programs>> installed() const;
-  void sweep(Programs& programs);
-  void sweep_now_and_then(Programs& programs);
+  void look_around(Programs& programs, const Cgroup& group);
+  void look_around_now_and_then(Programs& programs, const Cgroup& group);
 
   EbpfSettings settings_;
-  std::chrono::steady_clock::time_point swept_{};
+  std::chrono::steady_clock::time_point looked_{};
+  uint64_t kubelet_ = 0;
 };
 
 }  // namespace zt::redirection

@@ -36,6 +36,21 @@ struct {
   __type(value, __u8);
 } own_addresses SEC(".maps");
 
+struct {
+  __uint(type, BPF_MAP_TYPE_ARRAY);
+  __uint(max_entries, 1);
+  __type(key, __u32);
+  __type(value, struct zt_node);
+} node SEC(".maps");
+
+/* Sockets of the kubelet. */
+struct {
+  __uint(type, BPF_MAP_TYPE_SK_STORAGE);
+  __uint(map_flags, BPF_F_NO_PREALLOC);
+  __type(key, int);
+  __type(value, __u8);
+} probing SEC(".maps");
+
 /* Where a captured socket wanted to go. */
 struct {
   __uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -52,7 +67,7 @@ struct {
   __type(value, struct zt_destination);
 } captured SEC(".maps");
 
-/* Connections of a pod to itself, which are not to be captured on their way in. */
+/* Connections of a pod to itself, and of the kubelet (of no namespace: 0), which are not to be captured on their way in. */
 struct {
   __uint(type, BPF_MAP_TYPE_LRU_HASH);
   __uint(max_entries, 65536);

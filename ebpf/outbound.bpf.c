@@ -102,6 +102,17 @@ static __always_inline void forget(struct bpf_sock_addr* ctx) {
   if (sk && !is_the_proxys((__u16)ctx->user_port)) bpf_sk_storage_delete(&dialled, sk);
 }
 
+/* The kubelet is known by its control group, which no pod can enter: its probes reach the application whatever the policies say. */
+static __always_inline void note_probe(struct bpf_sock_addr* ctx) {
+  struct bpf_sock* sk = ctx->sk;
+  if (!sk || ctx->protocol != IPPROTO_TCP) return;
+  const __u32 zero = 0;
+  struct zt_node* here = bpf_map_lookup_elem(&node, &zero);
+  if (!here || !here->kubelet || bpf_get_current_cgroup_id() != here->kubelet) return;
+  __u8 one = 1;
+  bpf_sk_storage_get(&probing, sk, &one, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 static __always_inline int dial4(struct bpf_sock_addr* ctx, int connects) {
   struct zt_destination to = {};
   zt_from_v4(&to.address, ctx->user_ip4);
@@ -138,8 +149,14 @@ static __always_inline int dial6(struct bpf_sock_addr* ctx, int connects) {
   return 1;
 }
 
-SEC("cgroup/connect4") int zt_connect4(struct bpf_sock_addr* ctx) { return dial4(ctx, 1); }
-SEC("cgroup/connect6") int zt_connect6(struct bpf_sock_addr* ctx) { return dial6(ctx, 1); }
+SEC("cgroup/connect4") int zt_connect4(struct bpf_sock_addr* ctx) {
+  note_probe(ctx);
+  return dial4(ctx, 1);
+}
+SEC("cgroup/connect6") int zt_connect6(struct bpf_sock_addr* ctx) {
+  note_probe(ctx);
+  return dial6(ctx, 1);
+}
 SEC("cgroup/sendmsg4") int zt_sendmsg4(struct bpf_sock_addr* ctx) { return dial4(ctx, 0); }
 SEC("cgroup/sendmsg6") int zt_sendmsg6(struct bpf_sock_addr* ctx) { return dial6(ctx, 0); }
 
@@ -211,8 +228,17 @@ static __always_inline void ends_of(struct bpf_sock_ops* ops, struct zt_connecti
 
 static __always_inline void on_connect(struct bpf_sock_ops* ops, __u64 netns) {
   struct bpf_sock* sk = ops->sk;
-  if (!sk || !bpf_map_lookup_elem(&pods, &netns)) return;
+  if (!sk) return;
   struct zt_connection_key ends = {.netns = netns};
+  if (bpf_sk_storage_get(&probing, sk, 0, 0)) {
+    const __u8 probe = 1;
+    ends.netns = 0;
+    ends_of(ops, &ends);
+    bpf_map_update_elem(&passing, &ends, &probe, BPF_ANY);
+    bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+    return;
+  }
+  if (!bpf_map_lookup_elem(&pods, &netns)) return;
   ends_of(ops, &ends);
   struct zt_destination* to = bpf_sk_storage_get(&dialled, sk, 0, 0);
   if (to) {
@@ -232,6 +258,10 @@ static __always_inline void on_connect(struct bpf_sock_ops* ops, __u64 netns) {
 static __always_inline void on_close(struct bpf_sock_ops* ops, __u64 netns) {
   struct zt_connection_key ends = {.netns = netns};
   ends_of(ops, &ends);
+  bpf_map_delete_elem(&passing, &ends);
+  struct bpf_sock* sk = ops->sk;
+  if (!sk || !bpf_sk_storage_get(&probing, sk, 0, 0)) return;
+  ends.netns = 0;
   bpf_map_delete_elem(&passing, &ends);
 }
 

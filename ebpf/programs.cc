@@ -84,6 +84,7 @@ Result<> Programs::open_maps() {
   ZT_TRY(get("own_addresses", own_addresses_));
   ZT_TRY(get("listeners", listeners_));
   ZT_TRY(get("captured", captured_));
+  ZT_TRY(get("node", node_));
   return get("passing", passing_);
 }
 
@@ -116,6 +117,12 @@ Result<> Programs::enter(const UniqueFd& map, const void* key, const void* value
   if (::bpf_map_update_elem(map.get(), key, value, BPF_ANY) == 0) return {};
   if (errno == E2BIG && sweep() > 0 && ::bpf_map_update_elem(map.get(), key, value, BPF_ANY) == 0) return {};
   return fail_errno(Reason::kIo, fmt::format("eBPF: cannot enter {}", what));
+}
+
+Result<> Programs::put_kubelet(uint64_t group) {
+  const uint32_t zero = 0;
+  const zt_node node{.kubelet = group};
+  return enter(node_, &zero, &node, "the kubelet's control group");
 }
 
 Result<> Programs::put_pod(uint64_t netns, const zt_pod& pod) { return enter(pods_, &netns, &pod, "the pod"); }

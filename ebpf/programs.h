@@ -28,6 +28,8 @@ class Programs {
   // Takes out what is left of pods whose namespaces are gone, and returns how many there were.
   size_t sweep();
 
+  // Whose connections into pods are not captured; 0: nobody's.
+  Result<> put_kubelet(uint64_t group);
   Result<> put_pod(uint64_t netns, const zt_pod& pod);
   [[nodiscard]] std::optional<zt_pod> pod(uint64_t netns) const;
   void remove_pod(uint64_t netns);
@@ -52,7 +54,7 @@ class Programs {
   Result<> enter(const UniqueFd& map, const void* key, const void* value, const char* what);
 
   std::string folder_;
-  UniqueFd pods_, own_addresses_, listeners_, captured_, passing_;
+  UniqueFd pods_, own_addresses_, listeners_, captured_, passing_, node_;
 };
 
 }  // namespace zt::redirection

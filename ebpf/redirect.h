@@ -17,6 +17,10 @@ struct zt_pod {
   struct zt_address own4, own6; /* what the pod's default routes take for its source; 0: none */
 };
 
+struct zt_node {
+  __u64 kubelet; /* the control group of the kubelet's processes; 0: not known */
+};
+
 struct zt_own_key {
   __u64 netns; /* the namespace's cookie */
   struct zt_address address;

@@ -11,6 +11,7 @@
 #include <array>
 #include <catch2/catch.hpp>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -308,4 +309,78 @@ TEST_CASE("root: only enrolled pods' listeners take room in the eBPF map") {
   CHECK_FALSE(programs->has_listener(cookie_of(*stranger.pod)));
   CHECK(programs->has_listener(cookie_of(*pod.pod)));
   REQUIRE(ebpf.unenroll({pod.pod, {}}));
+}
+
+namespace {
+
+// A /proc with process 1 and one that calls itself the kubelet.
+class FakeProc {
+ public:
+  FakeProc(const std::string& cgroup, const char* mounts) {
+    REQUIRE(::mkdtemp(path_.data()) != nullptr);
+    for (const char* process : {"1", "42"}) {
+      const std::filesystem::path folder = std::filesystem::path(path_) / process;
+      std::filesystem::create_directories(folder / "ns");
+      std::ofstream(folder / "comm") << (process[0] == '1' ? "systemd" : "kubelet") << "\n";
+      std::ofstream(folder / "cgroup") << "1:name=systemd:/else\n0::" << (process[0] == '1' ? "/" : cgroup) << "\n";
+      for (const char* kind : {"net", "pid"}) std::filesystem::create_symlink("same:[1]", folder / "ns" / kind);
+      std::filesystem::create_symlink(process[0] == '1' ? "mnt:[1]" : mounts, folder / "ns" / "mnt");
+    }
+  }
+  ~FakeProc() { std::filesystem::remove_all(path_); }
+  FakeProc(const FakeProc&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+ private:
+  std::string path_ = "/tmp/zt-proc-XXXXXX";
+};
+
+}  // namespace
+
+TEST_CASE("root: with eBPF the kubelet's probes reach the application from any address, and nobody else does") {
+  ZT_NEEDS_ROOT("network namespaces");
+  if (!can_try_ebpf()) return;
+  const OwnCgroup cgroup;
+  if (cgroup.path().empty()) {
+    WARN("not tried: no cgroup can be made here");
+    return;
+  }
+  const bool v6 = GENERATE(false, true);
+  INFO((v6 ? "IPv6" : "IPv4"));
+  const FakeProc proc(GENERATE(as<std::string>{}, "", "/../..") + cgroup.path().substr(test_cgroup().size()), "mnt:[1]");
+  const Bpffs bpffs;
+  TestPod pod;
+  EbpfRedirector ebpf({.bpffs = bpffs.path(), .proc = proc.path(), .cgroup = test_cgroup()});
+  const UniqueFd app = listen_in(*pod.pod, 8080);
+  REQUIRE(ebpf.enroll({pod.pod, {}}));
+  const UniqueFd proxy = listen_in(*pod.pod, kInboundPlaintextPort, kProxyMark);
+  const pid_t kubelet = ::fork();
+  if (kubelet == 0) {
+    const UniqueFd procs(::open((cgroup.path() + "/cgroup.procs").c_str(), O_WRONLY | O_CLOEXEC));
+    if (::write(procs.get(), "0", 1) != 1) ::_exit(1);
+    const UniqueFd probe = connect_in(pod.peer, {TestPod::pod_ip(v6), 8080});
+    ::pause();
+    ::_exit(0);
+  }
+  {
+    const UniqueFd probe = accept_from(app);
+    CHECK(probe);
+    if (probe) CHECK(peer_of(probe).ip == TestPod::peer_ip(v6));
+  }
+  CHECK(nobody_at(proxy));
+  const UniqueFd other = connect_in(pod.peer, {TestPod::pod_ip(v6), 8080});
+  CHECK(accept_from(proxy));
+  ::kill(kubelet, SIGKILL);
+  ::waitpid(kubelet, nullptr, 0);
+}
+
+TEST_CASE("root: a process in a container that calls itself the kubelet is none") {
+  ZT_NEEDS_ROOT("control groups");
+  const OwnCgroup cgroup;
+  if (test_cgroup().empty() || cgroup.path().empty()) return;
+  const std::string group = cgroup.path().substr(test_cgroup().size());
+  CHECK(find_kubelet(FakeProc(group, "mnt:[1]").path(), test_cgroup()) != 0);
+  CHECK(find_kubelet(FakeProc(group, "mnt:[2]").path(), test_cgroup()) == 0);
+  CHECK(find_kubelet(FakeProc("/", "mnt:[1]").path(), test_cgroup()) == 0);
+  CHECK(find_kubelet(FakeProc("/not-there", "mnt:[1]").path(), test_cgroup()) == 0);
 }
