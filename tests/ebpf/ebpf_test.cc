@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "tests/support/netns/bpffs.h"
 #include "tests/support/netns/test_pod.h"
@@ -178,5 +179,27 @@ TEST_CASE("root: the address of a connected socket's peer stays what it is when 
   length = SocketAddress{TestPod::peer_ip(false), 53}.to_sockaddr(address);
   ::sendto(socket->get(), "?", 1, 0, reinterpret_cast<const sockaddr*>(&address), length);
   CHECK(peer_of(*socket) == SocketAddress{TestPod::peer_ip(false), 9999});
+  REQUIRE(ebpf.unenroll({pod.pod, {}}));
+}
+
+// docs/limits.md says so.
+TEST_CASE("root: with eBPF a pod has as many captured connections at once as local ports, to all destinations together") {
+  ZT_NEEDS_ROOT("network namespaces");
+  if (!can_try_ebpf()) return;
+  TestPod pod;
+  EbpfRedirector ebpf({.bpffs = own_bpffs(), .cgroup = test_cgroup()});
+  REQUIRE(ebpf.enroll({pod.pod, {}}));
+  sh(*pod.pod, "echo 40000 40049 > /proc/sys/net/ipv4/ip_local_port_range");
+  const UniqueFd proxy = listen_in(*pod.pod, kOutboundPort, kProxyMark);
+  std::vector<UniqueFd> open;
+  for (uint16_t port = 8000; port < 8100; ++port) {
+    UniqueFd client = connect_in(*pod.pod, {TestPod::peer_ip(false), port});
+    if (!client) break;
+    open.push_back(std::move(client));
+    open.push_back(accept_from(proxy));
+    REQUIRE(open.back());
+  }
+  CHECK(open.size() == 2 * 50);
+  open.clear();
   REQUIRE(ebpf.unenroll({pod.pod, {}}));
 }
