@@ -273,7 +273,7 @@ Route route(const Snapshot& snapshot, const OutboundRequest& request) {
   const Workload& source = request.source;
   const Client client{source, request.number, request.avoid};
 
-  if (dialled.ip.is_loopback() && illegal(request.illegal_ports, dialled.port))
+  if ((dialled.ip.is_loopback() || dialled.ip == request.client_ip) && illegal(request.illegal_ports, dialled.port))
     return Deny{Reason::kRecursiveCall, "attempted recursive call to ourselves"};
 
   // Was a service meant? Here a workload's own address comes first, below a service's (§3.2 steps 3 and 5).

@@ -167,6 +167,8 @@ TEST_CASE("Where captured connections go") {
        "service=shop/sans"},
       {"a hidden service is no service", "10.1.0.13:80", "plain 10.1.0.13:80 workload=- service=-"},
       {"ourselves by loopback", "127.0.0.1:15001", "deny: attempted recursive call to ourselves"},
+      {"ourselves by our own address, as redirection that lost the destination would say", "10.0.0.1:15001",
+       "deny: attempted recursive call to ourselves"},
       {"ourselves by IPv6 loopback", "[::1]:15008", "deny: attempted recursive call to ourselves"},
       {"another port of loopback", "127.0.0.1:80", "plain 127.0.0.1:80 workload=- service=-"},
       {"a pod's own port 15001 is its proxy's to refuse", "10.0.1.1:15001", "plain 10.0.1.1:15001 workload=tcp-local service=-"},
