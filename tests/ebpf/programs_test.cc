@@ -107,7 +107,7 @@ TEST_CASE("root: what eBPF redirection keeps of pods goes when their namespaces 
     cookie = cookie_of(*pod.pod);
   }
   // The kernel takes a namespace apart when it has the time.
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   const std::string pin = bpffs.path() + "/ztunnel-1/pods/" + std::to_string(cookie);
   while (std::filesystem::exists(pin) && std::chrono::steady_clock::now() < deadline) REQUIRE(ebpf.probe());
   CHECK_FALSE(std::filesystem::exists(pin));
@@ -131,7 +131,7 @@ TEST_CASE("root: a full map of pods makes room by those that are gone") {
   TestPod pod;
   REQUIRE_FALSE(ebpf.enroll({pod.pod, {}}));
   gone.reset();
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   bool enrolled = false;
   while (!enrolled && std::chrono::steady_clock::now() < deadline) enrolled = ebpf.enroll({pod.pod, {}}).has_value();
   CHECK(enrolled);
