@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <random>
 
 #include "base/log.h"
 #include "mesh/reason.h"
@@ -64,6 +65,19 @@ Result<> borrow_source(int fd, const IpAddress& source) {
   const socklen_t length = SocketAddress{source, 0}.to_sockaddr(storage);
   if (allowed && ::bind(fd, reinterpret_cast<const sockaddr*>(&storage), length) == 0) return {};
   return fail_errno(Reason::kConnectFailed, "cannot connect from " + source.to_string());
+}
+
+// A connection from a client's address may not have the port of one that the client itself has to the same place: connection tracking in
+// the pod would take one for the other, and both hang. Kernels connect from even ports of the range first, so we ask for an odd one; the
+// 4-tuple still has to be free. Linux 6.3 (not in Debian 12's headers); with older ones, and outside of the pod's range, it is left to the kernel.
+constexpr int kLocalPortRange = 51;  // IP_LOCAL_PORT_RANGE
+constexpr int kOddPortTries = 8;
+
+bool ask_for_odd_port(int fd) {
+  static thread_local std::minstd_rand engine(std::random_device{}());
+  // Odd ones of the default range, 32768 to 60999.
+  const auto port = 32'769 + 2 * static_cast<uint32_t>(std::uniform_int_distribution<int>(0, 14'115)(engine));
+  return set_int(fd, IPPROTO_IP, kLocalPortRange, static_cast<int>(port << 16 | port));
 }
 
 // What the other end closes last, we close first, and our end waits a minute in TIME_WAIT: the client's ports would be used up after
@@ -175,7 +189,15 @@ Task<Result<UniqueFd>> connect_tcp(EventLoop& loop, const SocketOptions& options
   }
   sockaddr_storage storage;
   const socklen_t length = destination.to_sockaddr(storage, !v4);
-  const auto begin = [&] { return ::connect(fd.get(), reinterpret_cast<const sockaddr*>(&storage), length) == 0; };
+  const auto begin = [&] {
+    const auto* address = reinterpret_cast<const sockaddr*>(&storage);
+    for (int i = 0; spoof && i < kOddPortTries && ask_for_odd_port(fd.get()); ++i) {
+      if (::connect(fd.get(), address, length) == 0) return true;
+      if (errno != EADDRNOTAVAIL) return false;
+    }
+    if (spoof) set_int(fd.get(), IPPROTO_IP, kLocalPortRange, 0);
+    return ::connect(fd.get(), address, length) == 0;
+  };
   bool connected = begin();
   if (!connected && on_loopback && (errno == ENETUNREACH || errno == EHOSTUNREACH)) {
     setsockopt(fd.get(), SOL_SOCKET, SO_BINDTODEVICE, "", 0);
