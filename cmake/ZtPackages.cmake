@@ -1,6 +1,11 @@
-# Debian packages (./dev deb): the proxy, and the node agent with its CNI plugin. Nothing is started by installing them: the units want a file of settings first.
+# Debian packages (./dev deb): the proxy with ztunnelctl, and the node agent with its CNI plugin. Nothing is started by installing them: the units want a file of settings first.
 set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # packing does not compile the tests
 install(TARGETS ztunnel RUNTIME DESTINATION bin COMPONENT ztunnel)
+install(TARGETS ztunnelctl RUNTIME DESTINATION bin COMPONENT ztunnel)
+install(FILES ${CMAKE_BINARY_DIR}/man/ztunnelctl.1 DESTINATION share/man/man1 COMPONENT ztunnel)
+install(FILES ${CMAKE_BINARY_DIR}/completion/bash DESTINATION share/bash-completion/completions RENAME ztunnelctl COMPONENT ztunnel)
+install(FILES ${CMAKE_BINARY_DIR}/completion/zsh DESTINATION share/zsh/vendor-completions RENAME _ztunnelctl COMPONENT ztunnel)
+install(FILES ${CMAKE_BINARY_DIR}/completion/fish DESTINATION share/fish/vendor_completions.d RENAME ztunnelctl.fish COMPONENT ztunnel)
 install(TARGETS ztunnel-agent RUNTIME DESTINATION bin COMPONENT ztunnel-agent)
 install(TARGETS ztunnel-cni RUNTIME DESTINATION lib/cni COMPONENT ztunnel-agent)
 install(FILES deploy/systemd/ztunnel-dedicated.service deploy/systemd/ztunnel-node.service DESTINATION lib/systemd/system COMPONENT ztunnel)

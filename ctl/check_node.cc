@@ -128,6 +128,10 @@ Answer rules_of(const std::string& question, const std::shared_ptr<const Netns>&
     }
   }
   if (!fewest) return {question, Verdict::kNotAsked, why_not, "run this as root, on the node"};
+  if (std::ranges::any_of(*fewest, [](const std::string& deviation) { return deviation == "unexpected redirection by ebpf"; })) {
+    return {question, Verdict::kNotAsked, "redirected by eBPF, which is not looked into here",
+            "the agent looks into it itself; its log's lines of scope redirection say what it repairs"};
+  }
   if (fewest->empty() && dns_differs) {
     return {question, Verdict::kDoubtful,
             fmt::format("redirected by {}, but the agent {} DNS while the proxy {}", by,

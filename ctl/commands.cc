@@ -27,7 +27,17 @@ bool level_like(std::string_view text) {
 
 Result<std::string> show_status(const Options& options) {
   ZT_ASSIGN(const Dump dump, read_dump(options.source));
-  const json::object found = status(dump, ::time(nullptr));
+  json::object found = status(dump, ::time(nullptr));
+  // What the other two servers say, where they are reached too.
+  Answers answers;
+  if (options.source.file.empty()) {
+    check_readiness(options.readiness, answers);
+    check_metrics(options.stats, dump, answers);
+    check_local_file(dump, answers);
+  }
+  for (const Answer& answer : answers)
+    if (answer.verdict == Answer::Verdict::kWrong || answer.verdict == Answer::Verdict::kDoubtful)
+      found.at("warnings").get_array().emplace_back(fmt::format("{}: {}; {}", answer.question, answer.text, answer.remedy));
   return options.json ? pretty(found) : status_text(found);
 }
 
@@ -77,7 +87,7 @@ Result<std::string> show_recent(const Options& options) {
   ZT_ASSIGN(const Dump dump, read_dump(options.source));
   ZT_ASSIGN(const Look now, look(options.source.admin));
   const Listing listing = recent(now, options.filter, Names(dump), options.failed);
-  return options.json ? json_of(listing) : table_of(listing);
+  return options.json ? json_of(listing) : table_of(listing) + advice(listing);
 }
 
 ztunnel::CommandResult check_node(const Options& options) {

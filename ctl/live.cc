@@ -29,12 +29,12 @@ OpenLine line_of(const json::object& from, const json::object& counts, std::stri
           .asked = std::string(text_in(from, "originalDst")),
           .protocol = std::string(text_in(from, "protocol")),
           .peer = std::string(text_in(counts, "peer")),
+          .id = number_in(counts, "id"),
           .sent = number_in(counts, "bytesSent"),
           .received = number_in(counts, "bytesReceived")};
 }
 
-// The client's address and port tell connections of a pod apart, as long as they are open.
-std::string key_of(const OpenLine& line) { return fmt::format("{} {} {}", line.direction, line.source, line.pod); }
+std::string key_of(const OpenLine& line) { return fmt::format("{} {} {} {}", line.direction, line.source, line.pod, line.id); }
 
 void read_pod(const json::object& status, Look& look) {
   const json::value* info = status.if_contains("info");
@@ -126,6 +126,8 @@ Result<Look> parse_look(std::string_view text) {
                   .duration_ms = static_cast<int64_t>(number_in(*one, "durationMillis")),
                   .reason = std::string(text_in(*one, "reason")),
                   .error = std::string(text_in(*one, "error"))};
+      // Of one that came by a tunnel the log has the tunnel's port; people ask for the application's.
+      if (end.line.direction == "inbound" && !end.line.asked.empty()) end.line.destination = end.line.asked;
       look.ended.push_back(std::move(end));
     }
   }
@@ -279,6 +281,52 @@ Listing recent(const Look& look, const Filter& filter, const Names& names, bool 
   }
   sort_by(listing, "atMillis", true);
   return listing;
+}
+
+std::string advice(const Listing& recent) {
+  struct Known {
+    std::string_view part, what;
+  };
+  // Words of the reasons that operators know (contract §10.3).
+  constexpr Known kKnown[] = {
+      {"policy rejection",
+       "refused by a policy of the one that was called: `ztunnelctl explain {source} {destination}` says which rule, and what it "
+       "misses"},
+      {"policy change", "a policy was changed, and now denies it: `ztunnelctl explain {source} {destination}` says which"},
+      {"http status: 401",
+       "the proxy of the one that was called refused it: `ztunnelctl recent --failed` on that node says why, `ztunnelctl explain "
+       "{source} {destination}` here says which policy"},
+      {"no answer to CONNECT",
+       "the other node did not answer on an open tunnel: is its proxy alive, and does anything drop packets to port 15008?"},
+      {"NetworkPolicy",
+       "packets to port 15008 of {destination}'s node are dropped: a NetworkPolicy or a firewall has to let it through"},
+      {"connection failed",
+       "nobody listens at the address that was dialled: is a proxy ready on that node and the pod enrolled there (`ztunnelctl "
+       "pods`), or the application's port another?"},
+      {"identity error", "there was no certificate: `ztunnelctl certificates` says what the CA answered"},
+      {"memory",
+       "the memory that connections may hold was used up: give the proxy more (its container's limit, or ZT_MEMORY_BUDGET)"},
+      {"no healthy upstream", "the service has no endpoint that is ready: `ztunnelctl services`"},
+  };
+  std::string out;
+  for (const Known& known : kKnown) {
+    const auto row =
+        std::ranges::find_if(recent.rows, [&](const json::object& each) { return text_in(each, "error").contains(known.part); });
+    if (row == recent.rows.end()) continue;
+    // "shop/visitor:33114 → payments.pay.svc.cluster.local:80"
+    const std::string_view connection = text_in(*row, "connection");
+    constexpr std::string_view kArrow = " → ";
+    const size_t arrow = connection.find(kArrow);
+    const std::string_view from = connection.substr(0, arrow);
+    std::string text(known.what);
+    const auto put = [&](std::string_view mark, std::string_view value) {
+      if (const size_t at = text.find(mark); at != std::string::npos) text.replace(at, mark.size(), value);
+    };
+    put("{source}", from.substr(0, from.rfind(':')));
+    put("{destination}", arrow == std::string_view::npos ? std::string_view() : connection.substr(arrow + kArrow.size()));
+    out += fmt::format("→ {}: {}\n", known.part, text);
+  }
+  return out;
 }
 
 }  // namespace zt::ctl

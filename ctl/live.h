@@ -14,6 +14,7 @@ namespace zt::ctl {
 
 struct OpenLine {
   std::string pod, direction, source, destination, asked, protocol, peer;
+  uint64_t id = 0;  // tells those of one tunnel apart, which have one source
   uint64_t sent = 0, received = 0;
 };
 struct EndLine {
@@ -51,5 +52,8 @@ struct NewEnds {
 
 // The last that ended, the latest first. `failed`: only those that did not end by an application's wish.
 [[nodiscard]] Listing recent(const Look& look, const Filter& filter, const Names& names, bool failed);
+
+// What to do about the failures in such a list, each once: a line for people, or nothing.
+[[nodiscard]] std::string advice(const Listing& recent);
 
 }  // namespace zt::ctl

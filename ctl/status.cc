@@ -8,7 +8,8 @@ namespace zt::ctl {
 
 namespace {
 
-constexpr double kSoonDays = 1.0 / 24;  // certificates are renewed at half of their life
+// Certificates are renewed at half of their life: one that has less than this part of it left was tried in vain for long.
+constexpr double kLate = 0.1;
 
 std::string control_plane(const json::object& config) {
   const json::value* zt = config.if_contains("zt");
@@ -70,7 +71,9 @@ json::object status(const Dump& dump, int64_t now) {
                                  text_in(row, "identity"), text_in(row, "expirationTime")));
     } else {
       ++good;
-      if (left != nullptr && days < kSoonDays)
+      const auto from = parse_time(text_in(row, "validFrom")), until = parse_time(text_in(row, "expirationTime"));
+      const double life = from && until ? static_cast<double>(*until - *from) / 86400 : 1;
+      if (left != nullptr && days < life * kLate)
         warn(warnings, fmt::format("the certificate of {} runs out in {}", text_in(row, "identity"),
                                    span_text(static_cast<int64_t>(days * 86'400'000))));
     }

@@ -274,6 +274,7 @@ if [ -n "$KEEP" ]; then
   next "\$EDITOR $STATE/mesh.yaml" 'change policies; both proxies follow'
   next "tail -f $STATE/ztunnel-2.log" 'what node-2 sees'
   next "nsenter --net=/run/netns/$PREFIX-payments nft list ruleset" 'the redirection in a pod'
-  next "nsenter --net=/run/netns/$PREFIX-node-2 curl localhost:15000/config_dump" 'what node-2 knows'
+  next "nsenter --net=/run/netns/$PREFIX-node-2 $BIN/ztunnelctl status" 'what node-2 knows (ztunnelctl --help lists more: connections, top, check)'
+  next "nsenter --net=/run/netns/$PREFIX-node-2 $BIN/ztunnelctl recent --failed" 'who was refused on node-2, and why'
   next './dev demo --stop' 'end it; nothing is left'
 fi

@@ -89,6 +89,29 @@ TEST_CASE("what ended lately is listed with the latest first, and if asked only 
   CHECK(recent(now, {.ns = "pay", .node = {}, .pod = {}}, names(), false).rows.empty());
 }
 
+TEST_CASE("connections of one tunnel, which have one source, are told apart") {
+  const auto line = [](int id, uint64_t received) {
+    return fmt::format(R"({{"src": "10.0.0.1:1", "originalDst": null, "actualDst": "10.0.0.2:8080", "protocol": "HBONE",
+      "zt": {{"ageMillis": 5, "id": {}, "bytesSent": 0, "bytesReceived": {}}}}})",
+                       id, received);
+  };
+  const Look before = look_of(answer(line(1, 10) + "," + line(2, 20), ""));
+  const Look after = look_of(answer(line(1, 11) + "," + line(2, 22) + "," + line(3, 4), ""));
+  CHECK(before.open.size() == 2);
+  const json::object row = rates(before, after, 1.0, {}).rows.at(0);
+  CHECK(row.at("open").to_number<int>() == 3);
+  CHECK(row.at("openedPerSecond").to_number<double>() == 1);
+  CHECK(row.at("receivedPerSecond").to_number<double>() == 1 + 2 + 4);
+}
+
+TEST_CASE("what failed is followed by what to do, with the command that explains it") {
+  const Look now =
+      look_of(answer("", end_line(1, 1, 0) + "," + end_line(2, 2, 0, "connection closed due to policy rejection: none allowed")));
+  const std::string text = advice(recent(now, {}, names(), true));
+  CHECK(text.find("ztunnelctl explain shop/client shop/web:15008") != std::string::npos);
+  CHECK(advice(recent(look_of(answer("", end_line(1, 1, 0))), {}, names(), false)).empty());
+}
+
 TEST_CASE("what is no answer of connections is refused, and odd members are passed over") {
   CHECK_FALSE(parse_look("{"));
   CHECK_FALSE(parse_look("[]"));

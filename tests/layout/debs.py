@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-PROGRAMS = {"ztunnel": [("usr/bin/ztunnel", "version", "version")],
+PROGRAMS = {"ztunnel": [("usr/bin/ztunnel", "version", "version"), ("usr/bin/ztunnelctl", "version", "ztunnelctl")],
             "ztunnel-agent": [("usr/bin/ztunnel-agent", "--version", "0."), ("usr/lib/cni/ztunnel-cni", None, "cniVersion")]}
 
 
@@ -35,6 +35,11 @@ def faults(path):
                 yield f"{program} {word or ''} says {done.stdout!r} {done.stderr!r}"
             if ".symtab" in run("readelf", "-SW", root / program).stdout:
                 yield f"{program} is not stripped"
+        if name == "ztunnel":
+            for file in ("man/man1/ztunnelctl.1", "bash-completion/completions/ztunnelctl", "zsh/vendor-completions/_ztunnelctl",
+                         "fish/vendor_completions.d/ztunnelctl.fish"):
+                if not (root / "usr/share" / file).exists():
+                    yield f"has no usr/share/{file}"
         units = list(root.glob("usr/lib/systemd/system/*.service"))
         for unit in units:
             started = re.search(r"^ExecStart=/(\S+)", unit.read_text(), re.M)[1]

@@ -8,8 +8,10 @@ import tarfile
 import pytest
 
 from harness import ctl
+from harness import istiod as control
 from harness import mesh as meshes
 from harness.apps import refused
+from harness.istiod import ControlledMesh
 from harness.process import Process, eventually
 
 
@@ -118,6 +120,28 @@ def test_check_finds_nothing_wrong_and_then_what_was_broken(shop):
     node.ztunnel.kill()
     gone = ctl.run(node, "check", code=1)
     assert "nothing listens there" in gone and "    → start ztunnel" in gone
+
+
+def test_check_tells_a_control_plane_that_is_away_and_a_certificate_that_ran_out():
+    with ControlledMesh() as mesh:
+        pod = mesh.node.pod("client")
+        mesh.istiod.addresses(control.workload(pod))
+        mesh.istiod.say("lifetime", "5")
+        mesh.start()
+        program = [*mesh.node.netns.prefix(), meshes.program("ztunnelctl")]
+
+        def wrong():
+            done = subprocess.run([*program, "check", "-o", "json"], capture_output=True, text=True, timeout=60)
+            return {a["question"]: a for a in json.loads(done.stdout) if a["verdict"] == "wrong"}
+        # Metrics lag behind by a second or two.
+        eventually(lambda: not wrong(), "nothing to be wrong", timeout=30, step=0.3)
+        mesh.istiod.say("down")
+        certificate = f"certificate of {pod.identity}"
+        found = eventually(lambda: (now := wrong()) and {"control plane", certificate} <= set(now) and now, "both to be told", timeout=60, step=0.3)
+        assert "does not answer" in found["control plane"]["text"] and "is istiod up" in found["control plane"]["remedy"]
+        assert found[certificate]["remedy"]
+        status = subprocess.run([*program, "status"], capture_output=True, text=True, check=True).stdout
+        assert "! control plane: " in status and pod.identity in status
 
 
 def test_a_bug_report_has_what_is_needed_and_no_secret(shop, tmp_path):
