@@ -100,6 +100,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
 
   // Until the loop has taken what it was told. Nothing else of this thread runs between the two lines.
   asio::awaitable<void> tell(News news) {
+    if (over_) co_return;  // nobody hears it, and nobody would ask for more
     taken_.expires_at(asio::steady_timer::time_point::max());
     tell_(std::move(news));
     co_await taken_.async_wait(kAwait);
@@ -184,7 +185,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
       arm();
       const auto [error, bytes] = co_await http::async_read_some(*stream_, buffer, parser, kAwait);
       piece.resize(piece.size() - parser.get().body().size);
-      if (!piece.empty() && !over_) co_await tell(std::move(piece));
+      if (!piece.empty()) co_await tell(std::move(piece));
       piece.clear();
       if (error && error != http::error::need_buffer) co_return failed("read the answer to its end", error);
     }

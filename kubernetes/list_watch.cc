@@ -14,8 +14,8 @@ namespace {
 log::Scope log_watch("kubernetes");
 
 constexpr size_t kMaxRefusal = 16 * 1024;  // read of an answer that is no success
-constexpr unsigned kOk = 200, kGone = 410;
-// A watch that ends by itself before this, having said nothing, is no reason to ask again at once.
+constexpr unsigned kOk = 200, kBadRequest = 400, kGone = 410, kGatewayTimeout = 504;
+// A watch that ends by itself before this is no reason to ask again at once, nor a sign that all is well.
 constexpr std::chrono::seconds kShortWatch{1};
 // Of what a server asks us to wait.
 constexpr std::chrono::seconds kMostRetryAfter{120};
@@ -98,11 +98,18 @@ void ListWatch::on_end(const Result<>& end) {
   if (!body_.empty() || skipping_) {
     return try_again({Reason::kIo, fmt::format("Kubernetes API, watch of {}: ended within an event", options_.path)});
   }
-  if (!heard_ && Clock::now() - began_ < kShortWatch) {
+  const bool lasted = Clock::now() - began_ >= kShortWatch;
+  if (!heard_ && !lasted) {
+    // So a server ends a watch of a version that is ahead of its own, as after a restored backup; or one that has just started.
+    if (std::exchange(ended_at_once_, true)) version_.clear();
     return try_again({Reason::kIo, fmt::format("Kubernetes API, watch of {}: ended at once", options_.path)});
   }
   end_call();
-  watch();
+  if (lasted) {
+    backoff_.reset();
+    return watch();
+  }
+  pause_.start_after(backoff_.next(), [this] { watch(); });
 }
 
 void ListWatch::take_page() {
@@ -127,7 +134,6 @@ void ListWatch::take_page() {
   version_ = std::move(page->version);
   end_call();
   if (!continue_.empty()) return next_page();
-  backoff_.reset();
   if (!std::exchange(last_error_, {}).empty()) ZT_LOG(log_watch, kInfo, "listed again", Field::string("path", options_.path));
   const bool changed = !synced_ || objects_ != coming_;
   objects_ = std::exchange(coming_, {});
@@ -166,10 +172,13 @@ bool ListWatch::take_event(std::string_view line) {
     return false;
   }
   heard_ = true;
-  backoff_.reset();
+  ended_at_once_ = false;
+  if (Clock::now() - began_ >= kShortWatch) backoff_.reset();
   if (!std::exchange(last_error_, {}).empty()) ZT_LOG(log_watch, kInfo, "watching again", Field::string("path", options_.path));
   if (event->bad) {
     take_bad(*event->bad);
+    // What is gone is gone, whatever else is wrong with it.
+    if (event->type == WatchEvent::Type::kDeleted) changed_ = objects_.erase(event->bad->key) > 0 || changed_;
     return true;
   }
   Object& object = event->object;
@@ -196,7 +205,9 @@ void ListWatch::take_bad(const BadObject& bad) {
 }
 
 void ListWatch::refused(const Status& status) {
-  const bool gone = status.code == kGone || status.reason == "Expired";
+  // A version that makes no sense to the server, or is ahead of its own ("Too large resource version"), is never had again either.
+  const bool no_such_place = doing_ == Doing::kWatching && (status.code == kBadRequest || status.code == kGatewayTimeout);
+  const bool gone = status.code == kGone || status.reason == "Expired" || no_such_place;
   const Error error{Reason::kIo, fmt::format("Kubernetes API, {} of {}: {} {}: {}", doing_ == Doing::kListing ? "list" : "watch",
                                              options_.path, status.code, status.reason, status.message)};
   const auto least = std::min<std::chrono::milliseconds>(head_.retry_after.value_or(std::chrono::seconds(0)), kMostRetryAfter);

@@ -16,7 +16,7 @@
 namespace zt::kubernetes {
 
 // Keeps a copy of all objects of one kind: lists them, page by page, and then watches for what changes. A watch that ends is
-// taken up where it was; one whose place the server has forgotten (410) makes a new list. Whatever fails is said once, and
+// taken up where it was; one whose place the server has forgotten (410), or does not know, makes a new list. Whatever fails is said once, and
 // tried again after growing pauses, for ever; the copy stays meanwhile. It says that something changed and not what: who asks
 // compares with what he has, so merged, repeated or reordered events are all the same. Loop's thread.
 class ListWatch {
@@ -87,7 +87,8 @@ class ListWatch {
   Objects objects_;
   std::string version_;
   Clock::time_point began_{};
-  bool heard_ = false;  // this watch said something
+  bool heard_ = false;          // this watch said something
+  bool ended_at_once_ = false;  // so did the one before, having said nothing
   bool changed_ = false;
   bool synced_ = false;
   std::string last_error_;

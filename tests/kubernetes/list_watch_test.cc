@@ -310,3 +310,62 @@ TEST_CASE_METHOD(Fixture, "A server that is down for a while is found again, and
   CHECK(holds("a b"));
   CHECK(lists() == 1);
 }
+
+TEST_CASE_METHOD(Fixture, "Lists that succeed do not shorten the pauses of a watch that is refused each time") {
+  options.first_pause = 20ms;
+  options.most_pause = 10s;
+  start([&](auto& c, size_t) {
+    if (!c.is_watch()) return (void)c.answer("200 OK", list_of("5", object("a", "1")));
+    c.answer("410 Gone", R"({"kind":"Status","code":410,"reason":"Expired","message":"too old"})");
+  });
+  const auto begun = Clock::now();
+  REQUIRE(until([&] { return watches().size() >= 6; }));
+  CHECK(Clock::now() - begun >= 300ms);  // at least half of 20, 40, 80, 160, 320
+}
+
+TEST_CASE_METHOD(Fixture, "A watch that says something and ends at once is taken up after a pause") {
+  options.first_pause = 100ms;
+  options.most_pause = 10s;
+  start([&](auto& c, size_t number) {
+    if (number == 0) return (void)c.answer("200 OK", list_of("5", object("a", "1")));
+    c.begin_watch();
+    c.chunk(bookmark(std::to_string(5 + number)));
+    c.send("0\r\n\r\n");
+  });
+  const auto begun = Clock::now();
+  REQUIRE(until([&] { return watches().size() >= 5; }));
+  CHECK(Clock::now() - begun >= 750ms);  // at least half of 100, 200, 400, 800
+  CHECK(lists() == 1);
+}
+
+TEST_CASE_METHOD(Fixture, "A place that the server will never have again makes a new list") {
+  std::function<void(ApiServer::Connection&)> refuse;
+  SECTION("a version that it does not understand") {
+    refuse = [](auto& c) { c.answer("400 Bad Request", R"({"code":400,"reason":"BadRequest","message":"resourceVersion"})"); };
+  }
+  SECTION("a version ahead of it, as after a restored backup") {
+    refuse = [](auto& c) {
+      c.answer("504 Gateway Timeout", R"({"code":504,"reason":"Timeout","message":"Too large resource version: 5, current: 2"})");
+    };
+  }
+  SECTION("the same, said by silence") {
+    refuse = [](auto& c) { c.send(golden_http("09-watch-future-version")); };
+  }
+  start([&](auto& c, size_t) {
+    if (!c.is_watch())
+      return (void)c.answer("200 OK", lists() < 2 ? list_of("5", object("a", "1")) : list_of("2", object("b", "2")));
+    if (c.target().find("&resourceVersion=5") != std::string::npos) return refuse(c);
+    c.hold();
+  });
+  CHECK(holds("b"));
+}
+
+TEST_CASE_METHOD(Fixture, "An object that is deleted goes, whatever else is wrong with it") {
+  start([&](auto& c, size_t number) {
+    if (number == 0) return (void)c.answer("200 OK", list_of("5", object("a", "1") + "," + object("b", "2")));
+    c.begin_watch();
+    c.chunk(event("DELETED", object("a", "6", R"(,"labels":[1])")));
+    c.hold();
+  });
+  CHECK(holds("b"));
+}
