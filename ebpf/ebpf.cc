@@ -35,6 +35,7 @@ std::vector<zt_address> sorted(std::vector<zt_address> addresses) {
 
 std::string_view EbpfRedirector::unsuited(const RedirectionOptions& options) const {
   if (!options.virtual_interfaces.empty()) return "connections of virtual interfaces are not dialled by a process of the pod";
+  if (!options.inbound.empty() || !options.outbound.empty()) return "it knows no excluded ports and ranges";
   if (options.cut_established) return "it cannot cut established connections";
   return {};
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "base/text.h"
 #include "mesh/reason.h"
 
 namespace zt::redirection {
@@ -20,6 +21,19 @@ Result<> valid_interface_name(std::string_view name) {
   }
   return fail(Reason::kInvalidInput,
               fmt::format("'{}' is not an interface name (1 to {} letters, digits or ._-@:)", name, IFNAMSIZ - 1));
+}
+
+Result<PortRange> parse_port_range(std::string_view text) {
+  const auto dash = text.find('-');
+  const auto first = whole_number<uint16_t>(text.substr(0, dash));
+  const auto last = dash == std::string_view::npos ? first : whole_number<uint16_t>(text.substr(dash + 1));
+  if (first && last && *first > 0 && *first <= *last) return PortRange{*first, *last};
+  return fail(Reason::kInvalidInput, fmt::format("'{}' is no port and no range of ports such as 8000-8080", text.substr(0, 64)));
+}
+
+Result<Cidr> parse_range(std::string_view text) {
+  if (const auto range = Cidr::parse(text)) return *range;
+  return fail(Reason::kInvalidInput, fmt::format("'{}' is no range of addresses such as 10.0.0.0/8", text.substr(0, 64)));
 }
 
 void compare_lines(std::string_view where, const std::vector<std::string>& wanted, const std::vector<std::string>& actual,

@@ -6,12 +6,32 @@
 #include <string_view>
 #include <vector>
 
+#include "base/address.h"
 #include "base/linux/netns.h"
 #include "base/result.h"
 
 // How a pod's traffic is led to the proxy: one interface, and the same behaviour of all that implement it
 // (nftables/, iptables/, ebpf/ beside this; backends/ chooses).
 namespace zt::redirection {
+
+// Ports, both ends included.
+struct PortRange {
+  uint16_t first = 0, last = 0;
+  friend bool operator==(const PortRange&, const PortRange&) = default;
+};
+// "80" or "8000-8080". kInvalidInput.
+[[nodiscard]] Result<PortRange> parse_port_range(std::string_view text);
+// "10.0.0.0/8", "fd00::/8" or an address. kInvalidInput.
+[[nodiscard]] Result<Cidr> parse_range(std::string_view text);
+
+// What goes around the proxy, and so around encryption and policies, because the pod's owner says so.
+struct Exclusions {
+  static constexpr size_t kMost = 32;  // of each; every one is a rule that first packets are compared with
+  std::vector<PortRange> ports = {};   // that are connected to
+  std::vector<Cidr> ranges = {};       // of the other end
+  [[nodiscard]] bool empty() const { return ports.empty() && ranges.empty(); }
+  friend bool operator==(const Exclusions&, const Exclusions&) = default;
+};
 
 // What differs between pods.
 struct RedirectionOptions {
@@ -25,6 +45,10 @@ struct RedirectionOptions {
   // TCP arriving on these is treated as outbound (virtual machines in the pod). Checked by
   // valid_interface_name().
   std::vector<std::string> virtual_interfaces = {};
+  // TCP into the pod; tunnels are served none the less.
+  Exclusions inbound = {};
+  // TCP out of the pod, and DNS.
+  Exclusions outbound = {};
   friend bool operator==(const RedirectionOptions&, const RedirectionOptions&) = default;
 };
 

@@ -144,6 +144,23 @@ Overrides overrides_of(const Object& pod, const redirection::RedirectionOptions&
   };
   flag(kBypassInboundAnnotation, out.options.ingress);
   flag(kDnsAnnotation, out.options.dns);
+  const auto list = [&](std::string_view key, auto parse, auto& into) {
+    for (const auto& word : parse_names(text_of(pod.annotations, key))) {
+      auto parsed = parse(word);
+      if (!parsed) {
+        out.warnings.push_back(fmt::format("annotation {}: {}", key, parsed.error().text));
+      } else if (into.size() == redirection::Exclusions::kMost) {
+        out.warnings.push_back(fmt::format("annotation {}: more than {} of them", key, redirection::Exclusions::kMost));
+        return;
+      } else {
+        into.push_back(*parsed);
+      }
+    }
+  };
+  list(kExcludeInboundPortsAnnotation, redirection::parse_port_range, out.options.inbound.ports);
+  list(kExcludeInboundRangesAnnotation, redirection::parse_range, out.options.inbound.ranges);
+  list(kExcludeOutboundPortsAnnotation, redirection::parse_port_range, out.options.outbound.ports);
+  list(kExcludeOutboundRangesAnnotation, redirection::parse_range, out.options.outbound.ranges);
   for (const auto& name : parse_names(text_of(pod.annotations, kVirtualInterfacesAnnotation))) {
     if (auto valid = redirection::valid_interface_name(name); !valid) {
       out.warnings.push_back(fmt::format("annotation {}: {}", kVirtualInterfacesAnnotation, valid.error().text));

@@ -18,8 +18,16 @@ inline constexpr std::string_view kSidecarAnnotation = "sidecar.istio.io/status"
 inline constexpr std::string_view kBypassInboundAnnotation = "ambient.istio.io/bypass-inbound-capture";
 inline constexpr std::string_view kDnsAnnotation = "ambient.istio.io/dns-capture";
 inline constexpr std::string_view kVirtualInterfacesAnnotation = "istio.io/reroute-virtual-interfaces";
+// What goes around the proxy (redirection::Exclusions): lists, separated by commas, of ports and ranges of them, and of addresses. Of our own:
+// upstream has no such thing for ambient, and a pod that still bears a sidecar's annotations is not to lose its encryption by them.
+inline constexpr std::string_view kExcludeInboundPortsAnnotation = "ambient.istio.io/exclude-inbound-ports";
+inline constexpr std::string_view kExcludeInboundRangesAnnotation = "ambient.istio.io/exclude-inbound-ip-ranges";
+inline constexpr std::string_view kExcludeOutboundPortsAnnotation = "ambient.istio.io/exclude-outbound-ports";
+inline constexpr std::string_view kExcludeOutboundRangesAnnotation = "ambient.istio.io/exclude-outbound-ip-ranges";
 // What the agent says of a pod: istiod tells others to use the tunnel to it exactly while this is "enabled".
 inline constexpr std::string_view kStatusAnnotation = "ambient.istio.io/redirection";
+// Of the API's mirror of a static pod: what kubelet calls it.
+inline constexpr std::string_view kMirrorAnnotation = "kubernetes.io/config.mirror";
 inline constexpr std::string_view kStatusEnabled = "enabled";
 inline constexpr std::string_view kStatusPending = "pending";
 
@@ -50,7 +58,7 @@ struct SelectionRules {
 [[nodiscard]] std::vector<EnablementSelector> default_selectors();
 // AMBIENT_ENABLEMENT_SELECTOR, a YAML list of {podSelector, namespaceSelector}. `name` goes before the place in errors. kInvalidInput.
 [[nodiscard]] Result<std::vector<EnablementSelector>> parse_selectors(std::string_view text, const std::string& name);
-// EXCLUDE_NAMESPACES: names, separated by commas.
+// EXCLUDE_NAMESPACES and the like: words, separated by commas.
 [[nodiscard]] std::set<std::string, std::less<>> parse_names(std::string_view text);
 
 enum class Wish : uint8_t {

@@ -101,7 +101,8 @@ class Parser {
   Result<PodSpec> pod(const Value& node) {
     if (!node.is_map()) return error(node, "a pod must be a map: {uid, name, namespace, serviceAccount, netns}");
     ZT_ASSIGN(const Keys keys, keys_of(node, {"uid", "name", "namespace", "serviceAccount", "netns", "dns", "ingress",
-                                              "cutEstablished", "virtualInterfaces"}));
+                                              "cutEstablished", "virtualInterfaces", "excludeInboundPorts",
+                                              "excludeInboundRanges", "excludeOutboundPorts", "excludeOutboundRanges"}));
     PodSpec spec;
     spec.options = defaults_;
     ZT_TRY(text(node, keys, "uid", spec.uid));
@@ -116,6 +117,10 @@ class Parser {
     ZT_TRY(flag(keys, "ingress", spec.options.ingress));
     ZT_TRY(flag(keys, "cutEstablished", spec.options.cut_established));
     ZT_TRY(interfaces(keys, spec.options.virtual_interfaces));
+    ZT_TRY(words(keys, "excludeInboundPorts", redirection::parse_port_range, spec.options.inbound.ports));
+    ZT_TRY(words(keys, "excludeInboundRanges", redirection::parse_range, spec.options.inbound.ranges));
+    ZT_TRY(words(keys, "excludeOutboundPorts", redirection::parse_port_range, spec.options.outbound.ports));
+    ZT_TRY(words(keys, "excludeOutboundRanges", redirection::parse_range, spec.options.outbound.ranges));
 
     const Value& netns = keys.at("netns");
     if (!spec.netns_path.starts_with('/') || spec.netns_path.size() > kMaxPathBytes ||
@@ -174,6 +179,22 @@ class Parser {
     return outcome;
   }
 
+  template <class Parse, class Out>
+  Result<> words(const Keys& keys, std::string_view key, Parse parse, Out& out) const {
+    const auto found = keys.find(key);
+    if (found == keys.end()) return {};
+    if (!found->second.is_list() || found->second.size() > redirection::Exclusions::kMost) {
+      return error(found->second, fmt::format("'{}' must be a list of at most {}", key, redirection::Exclusions::kMost));
+    }
+    Result<> outcome;
+    found->second.each([&](const Value& item) {
+      auto parsed = parse(item.is_scalar() ? item.text() : std::string_view());
+      if (parsed) out.push_back(*parsed);
+      if (!parsed && outcome) outcome = error(item, parsed.error().text);
+    });
+    return outcome;
+  }
+
   using Uses = std::map<std::string, uint32_t, std::less<>>;  // value -> line
   Result<> first_use(Uses& uses, const Value& node, std::string_view what, const std::string& value) const {
     const auto [use, first] = uses.emplace(value, node.mark().line);
@@ -186,6 +207,20 @@ class Parser {
   Uses uids_;
   Uses paths_;
 };
+
+void ports(JsonWriter& json, std::string_view key, const redirection::Exclusions& exclusions) {
+  json.key(key);
+  json.begin_array();
+  for (const auto& range : exclusions.ports) json.string(fmt::format("{}-{}", range.first, range.last));
+  json.end_array();
+}
+
+void ranges(JsonWriter& json, std::string_view key, const redirection::Exclusions& exclusions) {
+  json.key(key);
+  json.begin_array();
+  for (const auto& range : exclusions.ranges) json.string(range.to_string());
+  json.end_array();
+}
 
 }  // namespace
 
@@ -222,6 +257,10 @@ std::string render_pods(const std::vector<PodSpec>& specs) {
     json.begin_array();
     for (const std::string& name : options.virtual_interfaces) json.string(name);
     json.end_array();
+    ports(json, "excludeInboundPorts", options.inbound);
+    ranges(json, "excludeInboundRanges", options.inbound);
+    ports(json, "excludeOutboundPorts", options.outbound);
+    ranges(json, "excludeOutboundRanges", options.outbound);
     json.end_object();
   }
   json.end_array();

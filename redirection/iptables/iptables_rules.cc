@@ -28,7 +28,20 @@ std::string mark(uint32_t value) { return fmt::format("{:#x}/{:#x}", value, kMar
 
 using Rules = std::vector<std::string>;
 
-Rules nat_rules(const RedirectionOptions& options, const Addresses& ip) {
+// First among the rules that redirect: what they match goes its own way.
+void exclude(const Exclusions& exclusions, bool v6, std::string_view chain, std::string_view far_end, Rules& rules) {
+  for (const auto& range : exclusions.ranges) {
+    if (range.base.is_v6() == v6) rules.push_back(fmt::format("-A {} {} {} -j ACCEPT", chain, far_end, range.to_string()));
+  }
+  for (const auto& ports : exclusions.ports) {
+    for (const std::string_view protocol : {"tcp", "udp"}) {
+      rules.push_back(fmt::format("-A {0} -p {1} -m {1} --dport {2}:{3} -j ACCEPT", chain, protocol, ports.first, ports.last));
+    }
+  }
+}
+
+Rules nat_rules(const RedirectionOptions& options, bool v6) {
+  const Addresses& ip = v6 ? kIp6 : kIp4;
   const std::string_view first = options.cut_established ? "" : kFirstPacket;
   const std::string not_proxy = fmt::format("-m mark ! --mark {}", mark(kProxyMark));
   const auto redirect = [](uint16_t port) { return fmt::format("-j REDIRECT --to-ports {}", port); };
@@ -41,10 +54,12 @@ Rules nat_rules(const RedirectionOptions& options, const Addresses& ip) {
   }
   if (!options.ingress) {
     rules.push_back(fmt::format("-A {} -s {} -p tcp -m tcp -j ACCEPT", kPrerouting, ip.probe));
+    exclude(options.inbound, v6, kPrerouting, "-s", rules);
     rules.push_back(fmt::format("-A {} ! -d {} -p tcp -m tcp ! --dport {} {}{} {}", kPrerouting, ip.loopback, kInboundHbonePort,
                                 first, not_proxy, redirect(kInboundPlaintextPort)));
   }
   rules.push_back(fmt::format("-A {} -d {} -p tcp -m tcp -j ACCEPT", kOutput, ip.probe));
+  exclude(options.outbound, v6, kOutput, "-d", rules);
   if (options.dns) {
     rules.push_back(fmt::format("-A {} ! -o lo -p udp {} -m udp --dport 53 {}", kOutput, not_proxy, redirect(kDnsPort)));
     rules.push_back(fmt::format("-A {} ! -d {} -p tcp -m tcp --dport 53 {}{} {}", kOutput, ip.loopback, first, not_proxy,
@@ -115,8 +130,7 @@ IptablesRules parse_iptables_save(std::string_view text) {
 }
 
 std::string render_iptables_rules(const RedirectionOptions& options, bool v6, const IptablesRules& present) {
-  std::string out =
-      render_table("mangle", mangle_rules(), present) + render_table("nat", nat_rules(options, v6 ? kIp6 : kIp4), present);
+  std::string out = render_table("mangle", mangle_rules(), present) + render_table("nat", nat_rules(options, v6), present);
   if (options.dns) return out + render_table("raw", raw_rules(), present);
   IptablesRules raw;
   if (const auto left_over = present.find("raw"); left_over != present.end()) raw.insert(*left_over);

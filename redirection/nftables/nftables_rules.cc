@@ -4,6 +4,7 @@
 #include <net/if.h>
 
 #include <algorithm>
+#include <functional>
 #include <initializer_list>
 #include <string>
 #include <vector>
@@ -87,6 +88,19 @@ std::string rule(std::initializer_list<std::string_view> parts) {
   return out;
 }
 
+// First among the rules that redirect: what they match goes its own way.
+void exclude(const Exclusions& exclusions, const std::vector<IpFamily>& families, std::string_view far_end,
+             const std::function<void(std::string)>& add) {
+  for (const auto& range : exclusions.ranges) {
+    const std::string_view family = range.base.is_v6() ? kIp6.name : kIp4.name;
+    if (std::ranges::none_of(families, [&](const IpFamily& ip) { return ip.name == family; })) continue;
+    add(fmt::format("{} {} {} counter accept", family, far_end, range.to_string()));
+  }
+  for (const auto& ports : exclusions.ports) {
+    add(fmt::format("meta l4proto {{ tcp, udp }} th dport {}-{} counter accept", ports.first, ports.last));
+  }
+}
+
 Table nat_table(const RedirectionOptions& options, const std::vector<IpFamily>& families) {
   constexpr std::string_view kTcp = "meta l4proto tcp";
   const std::string_view first = options.cut_established ? "" : kFirstPacket;
@@ -104,11 +118,13 @@ Table nat_table(const RedirectionOptions& options, const std::vector<IpFamily>& 
   }
   if (!options.ingress) {
     for (const auto& ip : families) table.prerouting(rule({kTcp, ip.name, "saddr", ip.probe, "counter accept"}));
+    exclude(options.inbound, families, "saddr", [&](std::string text) { table.prerouting(std::move(text)); });
     for (const auto& ip : families) {
       table.prerouting(rule({ip.name, "daddr !=", ip.loopback, not_hbone, first, not_proxy(), to_inbound}));
     }
   }
   for (const auto& ip : families) table.output(rule({kTcp, ip.name, "daddr", ip.probe, "counter accept"}));
+  exclude(options.outbound, families, "daddr", [&](std::string text) { table.output(std::move(text)); });
   if (options.dns) {
     table.output(rule({"oifname != \"lo\"", not_proxy(), "udp dport 53", to_dns}));
     for (const auto& ip : families) {

@@ -10,8 +10,8 @@ import socket
 import pytest
 
 from harness import apps, dns
-from harness.mesh import Mesh, ebpf_can_be_tried, legacy_can_be_tried
-from harness.process import eventually
+from harness.mesh import Mesh, ebpf_can_be_tried, legacy_can_be_tried, program
+from harness.process import Process, eventually
 from test_enrolment import LiveConnection, echo_works
 
 # What the agent is told, and a command that takes a pod's redirection out behind its back.
@@ -202,6 +202,57 @@ def test_a_live_pod_enters_and_leaves_and_no_connection_breaks(own, family):
     for live in before + after:
         live.assert_beats()
         live.close()
+
+
+@pytest.mark.parametrize("own", ["iptables-nft"], indirect=True)
+def test_an_agent_whose_tools_are_missing_does_not_start_and_leaves_the_rules_alone(own):
+    own.start(agent=own.agent_env)
+    node = own.nodes[1]
+    node.agent.kill()
+    rules = own.web.netns.run("nft", "-s", "list", "ruleset")
+    without = Process("an agent without tools", ["unshare", "-m", "sh", "-c",
+                                                  f"mount -t tmpfs none /usr/sbin && exec {program('ztunnel-agent')} --pods {node.pods_file}"],
+                      {"ZTUNNEL_UDS_ADDRESS": node.zds_socket, **own.agent_env}, node.netns)
+    own.processes.append(without)
+    assert without.wait_exit() == 1
+    assert "iptables redirection does not work here" in without.text()
+    assert own.web.netns.run("nft", "-s", "list", "ruleset") == rules
+    assert echo_works(own.client, own.web.ip)
+
+
+@pytest.mark.parametrize("own", [name for name in BACKENDS if name != "ebpf"], indirect=True)
+def test_excluded_ports_and_ranges_go_around_the_proxy_and_nothing_else_does(own):
+    near, far = own.nodes
+    plain, outsider = far.pod("plain", captured=False), near.pod("outsider", captured=False)
+    for pod, ports in ((own.web, (9000, 9001)), (plain, (8080, 9000))):
+        for port in ports:
+            pod.serve(port, apps.name_and_echo(pod.name))
+    own.client.options = {"excludeOutboundPorts": ["9000-9001"], "excludeOutboundRanges": [plain.ip6]}
+    own.web.options = {"excludeInboundPorts": ["9001"], "excludeInboundRanges": [outsider.ip6]}
+    names = dns.NameServer(plain, dns.zone({"www.example.com": ["192.0.2.1"]}), plain.ip6)  # noqa: F841
+    own.start(agent=own.agent_env)
+
+    def seen(proxy, pod, address, port, direction):
+        """Whether the proxy was in the way of a call; one that it takes comes after it, and is logged later."""
+        mark = proxy.mark()
+        said(pod, address, port)
+        said(own.client, own.web.ip)
+        proxy.wait_line(rf'connection complete.*dst.addr=\S*{own.web.ip}.*direction="{direction}"', since=mark)
+        return any(socket_name(address) in line for line in proxy.matching(rf'connection complete.*:{port}.*direction="{direction}"', since=mark))
+
+    out, into = (near.ztunnel, own.client), (far.ztunnel, outsider)
+    for family in FAMILIES:
+        assert not seen(*out, getattr(plain, family), 9000, "outbound"), "an excluded port"
+    assert not seen(*out, plain.ip6, 8080, "outbound"), "an excluded range"
+    assert seen(*out, plain.ip, 8080, "outbound")
+    for family in FAMILIES:
+        assert not seen(*into, getattr(own.web, family), 9001, "inbound"), "an excluded port"
+    assert not seen(*into, own.web.ip6, 9000, "inbound"), "an excluded range"
+    assert seen(*into, own.web.ip, 9000, "inbound")
+    # The excluded resolver is asked itself: it does not know the mesh's names.
+    ask = ["dig", f"@{plain.ip6}", "+time=5", "+tries=1", "+short"]
+    assert own.client.netns.run(*ask, "www.example.com", "A").strip() == "192.0.2.1"
+    assert own.client.netns.run(*ask, "web.shop.svc.cluster.local", "A").strip() == ""
 
 
 def test_redirection_that_somebody_took_out_comes_back(own):

@@ -213,3 +213,29 @@ TEST_CASE("Annotations change a pod's redirection, and nonsense in them is said 
   CHECK(of({{"istio.io/reroute-virtual-interfaces", many}}).options.virtual_interfaces.size() == 16);
   CHECK(of({{"istio.io/reroute-virtual-interfaces", many}}).warnings.size() == 1);
 }
+
+TEST_CASE("Annotations name ports and ranges that go around the proxy, and what makes no sense stays captured") {
+  const auto of = [](Labels annotations) { return overrides_of(pod({}, std::move(annotations)), {}); };
+  const auto good = of({{"ambient.istio.io/exclude-inbound-ports", "80, 8000-8080"},
+                        {"ambient.istio.io/exclude-inbound-ip-ranges", "10.0.0.0/8"},
+                        {"ambient.istio.io/exclude-outbound-ports", "25"},
+                        {"ambient.istio.io/exclude-outbound-ip-ranges", "fd00::/8,192.0.2.1"}});
+  CHECK(good.warnings.empty());
+  CHECK(good.options.inbound.ports == std::vector<redirection::PortRange>{{80, 80}, {8000, 8080}});
+  CHECK(good.options.inbound.ranges == std::vector<Cidr>{*Cidr::parse("10.0.0.0/8")});
+  CHECK(good.options.outbound.ports == std::vector<redirection::PortRange>{{25, 25}});
+  CHECK(good.options.outbound.ranges == std::vector<Cidr>{*Cidr::parse("192.0.2.1/32"), *Cidr::parse("fd00::/8")});
+  const std::string word = GENERATE("0", "65536", "80-", "-80", "90-80", "http", "80 accept", "*");
+  CAPTURE(word);
+  const auto bad = of({{"ambient.istio.io/exclude-outbound-ports", word + ",443"}});
+  CHECK(bad.options.outbound.ports == std::vector<redirection::PortRange>{{443, 443}});
+  REQUIRE(bad.warnings.size() == 1);
+  CHECK_THAT(bad.warnings[0], Contains("exclude-outbound-ports: '" + word + "' is no port"));
+  CHECK(of({{"ambient.istio.io/exclude-inbound-ip-ranges", "example.com,10.0.0.0/33"}}).options ==
+        redirection::RedirectionOptions{});
+  std::string many;
+  for (int i = 1; i < 50; ++i) many += std::to_string(i) + ",";
+  CHECK(of({{"ambient.istio.io/exclude-inbound-ports", many}}).options.inbound.ports.size() == 32);
+  // A sidecar's are not ours: the pod would lose its encryption by them.
+  CHECK(of({{"traffic.sidecar.istio.io/excludeOutboundPorts", "443"}}).options == redirection::RedirectionOptions{});
+}

@@ -29,7 +29,8 @@ TEST_CASE("a pods file is read, defaults fill what it does not say") {
       "  netns: /run/netns/web-0\n"
       "- {uid: 2, name: \"5\", namespace: shop, serviceAccount: web, netns: /run/netns/b, dns: true, "
       "ingress: true,\n"
-      "   cutEstablished: true, virtualInterfaces: [k6t-eth0, net1]}\n",
+      "   cutEstablished: true, virtualInterfaces: [k6t-eth0, net1], excludeInboundPorts: [80, 8000-8080], "
+      "excludeOutboundRanges: [10.0.0.0/8, 'fd00::1']}\n",
       "pods.yaml", {.ipv6 = false});
   INFO(error_text(pods));
   REQUIRE(pods);
@@ -43,8 +44,13 @@ TEST_CASE("a pods file is read, defaults fill what it does not say") {
   CHECK(pods->pods[1].uid == "2");
   CHECK(pods->pods[1].info.name == "5");
   CHECK(pods->pods[1].options ==
-        redirection::RedirectionOptions{
-            .dns = true, .ingress = true, .ipv6 = false, .cut_established = true, .virtual_interfaces = {"k6t-eth0", "net1"}});
+        redirection::RedirectionOptions{.dns = true,
+                                        .ingress = true,
+                                        .ipv6 = false,
+                                        .cut_established = true,
+                                        .virtual_interfaces = {"k6t-eth0", "net1"},
+                                        .inbound = {.ports = {{80, 80}, {8000, 8080}}},
+                                        .outbound = {.ranges = {*Cidr::parse("10.0.0.0/8"), *Cidr::parse("fd00::1/128")}}});
 }
 
 TEST_CASE("no pods are no pods, and JSON is YAML") {
@@ -112,6 +118,10 @@ TEST_CASE("a bad entry costs itself, and is said with line and column") {
           "is not an interface name"},
       Row{"too many interfaces", with_pod(kPod + ", virtualInterfaces: [a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a,a]"),
           "more than 16 virtual interfaces"},
+      Row{"excluded ports a word", with_pod(kPod + ", excludeInboundPorts: '80'"),
+          "'excludeInboundPorts' must be a list of at most 32"},
+      Row{"no port", with_pod(kPod + ", excludeOutboundPorts: [80, http]"), "'http' is no port and no range of ports"},
+      Row{"no range", with_pod(kPod + ", excludeInboundRanges: [10.0.0.0/33]"), "'10.0.0.0/33' is no range of addresses"},
       Row{"uid twice", "pods:\n- {" + kPod + "}\n- {uid: u, name: a, namespace: b, serviceAccount: c, netns: /n}\n",
           "p:3:9: uid 'u' is used twice (first in line 2)"},
       Row{"netns twice", "pods:\n- {" + kPod + "}\n- {uid: v, name: a, namespace: b, serviceAccount: c, netns: /run/netns/web}\n",
@@ -162,7 +172,8 @@ TEST_CASE("rendered pods read back the same") {
       "- {uid: '1', name: '2', namespace: n, serviceAccount: 'true', netns: \"/a b/\\\"c'\\u00e4\"}\n"
       "- {uid: 'x:y#z', name: a, namespace: n, serviceAccount: s, netns: /n, dns: true, ingress: true, "
       "cutEstablished: true,\n"
-      "   virtualInterfaces: [a, b]}\n",
+      "   virtualInterfaces: [a, b], excludeInboundPorts: [1, 2-3], excludeInboundRanges: [10.0.0.0/8],\n"
+      "   excludeOutboundPorts: [65535], excludeOutboundRanges: ['fd00::/8']}\n",
       "p", {});
   INFO(error_text(pods));
   REQUIRE(pods);

@@ -73,6 +73,19 @@ TEST_CASE("iptables rules change with the options as they say") {
   CHECK_THAT(again, Contains("*nat\n:ISTIO_PRERT - [0:0]\n:ISTIO_OUTPUT - [0:0]\n-D PREROUTING -j ISTIO_PRERT\n-A ISTIO_"));
 }
 
+TEST_CASE("what is excluded from iptables' redirection comes before what redirects") {
+  RedirectionOptions options{.dns = true};
+  options.inbound = {.ports = {{8000, 8080}}, .ranges = {*Cidr::parse("10.0.0.0/8")}};
+  options.outbound = {.ports = {{25, 25}}, .ranges = {*Cidr::parse("fd00::/8")}};
+  const std::string v4 = render_iptables_rules(options, false, {}), v6 = render_iptables_rules(options, true, {});
+  CHECK(v4.find("-A ISTIO_PRERT -p tcp -m tcp --dport 8000:8080 -j ACCEPT") < v4.find("--to-ports 15006"));
+  CHECK(v4.find("-A ISTIO_PRERT -s 10.0.0.0/8 -j ACCEPT") < v4.find("--to-ports 15006"));
+  CHECK(v4.find("-A ISTIO_OUTPUT -p udp -m udp --dport 25:25 -j ACCEPT") < v4.find("--to-ports 15053"));
+  CHECK(v6.find("-A ISTIO_OUTPUT -d fd00::/8 -j ACCEPT") < v6.find("--to-ports 15053"));
+  CHECK_THAT(v4, !Contains("fd00"));
+  CHECK_THAT(v6, !Contains("10.0.0.0"));
+}
+
 TEST_CASE("of what iptables-save prints only ours is looked at") {
   const auto rules = parse_iptables_save(
       "# comment\n*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j ACCEPT\nCOMMIT\n*nat\n:OUTPUT ACCEPT [1:2]\n:ISTIO_OUTPUT - "

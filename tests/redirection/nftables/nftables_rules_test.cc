@@ -54,3 +54,23 @@ TEST_CASE("interface names that could mean something else to nft are refused") {
     CHECK_FALSE(valid_interface_name(name));
   }
 }
+
+TEST_CASE("what is excluded is let go before anything redirects it, in the families that are captured") {
+  RedirectionOptions options{.dns = true};
+  options.inbound = {.ports = {{80, 80}, {8000, 8080}}, .ranges = {*Cidr::parse("10.0.0.0/8")}};
+  options.outbound = {.ports = {{25, 25}}, .ranges = {*Cidr::parse("fd00::/8")}};
+  const std::string rules = render_pod_rules(options);
+  const auto before = [&](std::string_view first, std::string_view second) {
+    CAPTURE(first, second);
+    REQUIRE(rules.find(first) != std::string::npos);
+    CHECK(rules.find(first) < rules.find(second));
+  };
+  before("meta l4proto { tcp, udp } th dport 8000-8080 counter accept", "redirect to :15006");
+  before("ip saddr 10.0.0.0/8 counter accept", "redirect to :15006");
+  before("meta l4proto { tcp, udp } th dport 25-25 counter accept", "redirect to :15053");
+  before("ip6 daddr fd00::/8 counter accept", "redirect to :15053");
+  options.ipv6 = false;
+  CHECK_THAT(render_pod_rules(options), !Contains("fd00"));
+  options.ingress = true;
+  CHECK_THAT(render_pod_rules(options), !Contains("8000"));
+}
