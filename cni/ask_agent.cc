@@ -30,7 +30,7 @@ struct Socket {
 
 }  // namespace
 
-AgentAnswer ask_agent(const std::string& path, const std::string& body) {
+AgentAnswer ask_agent(const std::string& path, const std::string& body, std::string_view what) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) return {std::nullopt, "the path is too long"};
@@ -41,7 +41,7 @@ AgentAnswer ask_agent(const std::string& path, const std::string& body) {
   ::setsockopt(socket.fd, SOL_SOCKET, SO_SNDTIMEO, &kLimit, sizeof kLimit);
   if (::connect(socket.fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) return unasked("connect");
   const std::string request =
-      "POST /cmdadd HTTP/1.1\r\nHost: unix\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: " +
+      std::string(what) + " HTTP/1.1\r\nHost: unix\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: " +
       std::to_string(body.size()) + "\r\n\r\n" + body;
   for (size_t sent = 0; sent < request.size();) {
     const ssize_t n = ::send(socket.fd, request.data() + sent, request.size() - sent, MSG_NOSIGNAL);

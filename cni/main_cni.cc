@@ -23,7 +23,8 @@ int main() {
     const char* value = std::getenv(name);
     return value == nullptr ? std::nullopt : std::optional<std::string>(value);
   };
-  const auto outcome = zt::cni::call(env, config, zt::cni::ask_agent);
+  const auto outcome = zt::cni::call(
+      env, config, [](const std::string& socket, const std::string& body) { return zt::cni::ask_agent(socket, body); });
   std::fputs(outcome.out.c_str(), stdout);
   std::fflush(stdout);
   return outcome.exit;

@@ -14,9 +14,6 @@ namespace {
 
 namespace json = boost::json;
 
-constexpr std::array<std::string_view, 4> kVersions{"0.4.0", "1.0.0", "1.0.1", "1.1.0"};
-// Lists that istio-cni's installer makes say 0.3.1, which has all but CHECK.
-constexpr std::string_view kOldest = "0.3.1";
 constexpr std::string_view kNewest = "1.1.0";
 constexpr std::string_view kDefaultRunFolder = "/var/run/istio-cni";
 constexpr std::string_view kAgentPods = "istio-cni-node-";  // names of the agent's own pods begin so
@@ -59,7 +56,9 @@ bool listed(const json::object& config, std::string_view key, std::string_view n
 }
 
 // As the agent takes it, and istio-cni's: of each address of the previous result "a.b.c.d/n" the part before the slash.
-std::string request(std::string_view netns, std::string_view pod, std::string_view ns, const json::object* previous) {
+// The uid is ours alone: whoever does not know it passes it over.
+std::string request(std::string_view netns, std::string_view pod, std::string_view ns, std::string_view uid,
+                    const json::object* previous) {
   const auto text = [](std::string_view of) { return json::string(of.data(), of.size()); };
   json::array ips;
   const json::value* list = previous == nullptr ? nullptr : previous->if_contains("ips");
@@ -79,6 +78,7 @@ std::string request(std::string_view netns, std::string_view pod, std::string_vi
   body["PodName"] = text(pod);
   body["PodNamespace"] = text(ns);
   body["IPs"] = std::move(ips);
+  if (!uid.empty()) body["PodUID"] = text(uid);
   return json::serialize(body);
 }
 
@@ -86,14 +86,14 @@ struct Call {
   json::object config;
   std::string version;
   std::string run_folder;
-  std::string pod, ns;
+  std::string pod, ns, uid;
   [[nodiscard]] std::string socket() const { return run_folder + "/pluginevent.sock"; }
 };
 
 Outcome versions() {
   json::object answer;
   answer["cniVersion"] = json::string(kNewest.data(), kNewest.size());
-  json::array supported{json::string(kOldest.data(), kOldest.size())};
+  json::array supported;
   for (const auto version : kVersions) supported.push_back(json::string(version.data(), version.size()));
   answer["supportedVersions"] = std::move(supported);
   return {0, json::serialize(answer) + "\n"};
@@ -112,7 +112,7 @@ Outcome add(const Call& call, const Environment& env, const AskAgent& ask) {
   if (call.pod.starts_with(kAgentPods) && call.ns == (agent_ns.empty() ? "istio-system" : agent_ns)) return pass;
   const auto netns = env("CNI_NETNS");
   if (!netns || netns->empty()) return failed(call.version, kBadEnvironment, "CNI_NETNS is not set");
-  const AgentAnswer answer = ask(call.socket(), request(*netns, call.pod, call.ns, &previous->get_object()));
+  const AgentAnswer answer = ask(call.socket(), request(*netns, call.pod, call.ns, call.uid, &previous->get_object()));
   if (answer.status == 200u) return pass;
   if (!answer.status) {
     return failed(call.version, kTryAgainLater,
@@ -137,9 +137,9 @@ Outcome call(const Environment& env, std::string_view text, const AskAgent& ask)
   boost::system::error_code error;
   json::value root = json::parse({text.data(), text.size()}, error, {}, options);
   if (error || !root.is_object()) return failed(kNewest, kBadContent, "the network configuration is no JSON object");
-  Call one{.config = std::move(root.get_object()), .version = {}, .run_folder = {}, .pod = {}, .ns = {}};
+  Call one{.config = std::move(root.get_object()), .version = {}, .run_folder = {}, .pod = {}, .ns = {}, .uid = {}};
   one.version = text_at(one.config, "cniVersion");
-  if (one.version != kOldest && std::ranges::find(kVersions, one.version) == kVersions.end()) {
+  if (!is_supported(one.version)) {
     return failed(kNewest, kIncompatibleVersion, "cniVersion '" + one.version.substr(0, 32) + "' is not supported");
   }
   one.run_folder = text_at(one.config, "cni_agent_run_dir");
@@ -147,6 +147,7 @@ Outcome call(const Environment& env, std::string_view text, const AskAgent& ask)
   const std::string args = env("CNI_ARGS").value_or("");
   one.pod = argument(args, "K8S_POD_NAME");
   one.ns = argument(args, "K8S_POD_NAMESPACE");
+  one.uid = argument(args, "K8S_POD_UID");
   if (command == "ADD") return add(one, env, ask);
   // Deleting leaves with the namespace, and the agent hears of it from Kubernetes; what it holds it checks by itself, again and again.
   if (command != "STATUS") return {};

@@ -22,7 +22,7 @@ log::Scope log_cni("cni");
 
 constexpr size_t kMaxProgram = 64u << 20;
 constexpr uint32_t kEvents = IN_CLOSE_WRITE | IN_MOVED_TO | IN_MOVED_FROM | IN_CREATE | IN_DELETE | IN_ATTRIB;
-constexpr std::string_view kListEnding = ".conflist";
+constexpr std::string_view kListEnding = ".conflist", kPlainEnding = ".conf";
 
 Result<std::vector<std::string>> files_of(const std::string& folder) {
   const std::unique_ptr<DIR, int (*)(DIR*)> listing(::opendir(folder.c_str()), ::closedir);
@@ -50,6 +50,12 @@ Result<bool> install_program(const CniInstall::Options& options) {
   return true;
 }
 
+// Of one plugin, and so no list.
+bool is_plain(const std::string& path) { return path.ends_with(kPlainEnding); }
+std::string as_list(const std::string& path) {
+  return path.substr(0, path.size() - kPlainEnding.size()) + std::string(kListEnding);
+}
+
 Result<bool> install_entry(const CniInstall::Options& options) {
   std::optional<std::string> name = options.conf_name.empty() ? std::nullopt : std::optional(options.conf_name);
   if (!name) {
@@ -61,14 +67,19 @@ Result<bool> install_entry(const CniInstall::Options& options) {
   }
   if (!name)
     return fail(Reason::kNotFound, fmt::format("{} has no CNI configuration yet: it is waited for", options.conf_folder));
-  const std::string path = options.conf_folder + "/" + *name;
+  std::string path = options.conf_folder + "/" + *name;
+  // A plain one that was named has become a list, by us or by whoever keeps it.
+  if (is_plain(path) && ::access(path.c_str(), F_OK) != 0 && ::access(as_list(path).c_str(), F_OK) == 0) path = as_list(path);
   ZT_ASSIGN(const std::string conf, read_file(path, kMaxConfBytes, "the CNI configuration"));
   auto changed = with_plugin(conf, options.entry);
   if (!changed) return fail(changed.error().reason, fmt::format("{}: {}", path, changed.error().text));
   if (!*changed) return false;
-  std::string target = path;
-  const bool renamed = !path.ends_with(kListEnding) && path.ends_with(".conf");
-  if (renamed) target = path.substr(0, path.size() - std::string_view(".conf").size()) + std::string(kListEnding);
+  const bool renamed = is_plain(path);
+  const std::string target = renamed ? as_list(path) : path;
+  if (renamed && ::access(target.c_str(), F_OK) == 0) {
+    return fail(Reason::kInvalidInput,
+                fmt::format("{} would become {}, which is there already: remove one of them", path, target));
+  }
   ZT_TRY(replace_file(target, **changed, mode_of(path)));
   if (renamed && ::unlink(path.c_str()) != 0) return file_failure("remove", path);
   return true;
@@ -113,7 +124,7 @@ void CniInstall::check() {
       ZT_LOG(log_cni, kError, "the CNI plugin is not installed, it is tried again", Field::string("error", done.error().text));
     }
   } else if (*done) {
-    ++installs_;
+    ++counts_.done;
     last_error_.clear();
     ZT_LOG(log_cni, kInfo, "CNI plugin installed", Field::string("program", program_path(options_)),
            Field::string("folder", options_.conf_folder));
@@ -124,9 +135,13 @@ void CniInstall::check() {
 
 // The program first: an entry without one would stop every pod.
 Result<bool> CniInstall::install() {
-  ZT_ASSIGN(const bool program, install_program(options_));
-  ZT_ASSIGN(const bool entry, install_entry(options_));
-  return program || entry;
+  const auto program = install_program(options_);
+  counts_.program_failures += program ? 0 : 1;
+  if (!program) return program;
+  const auto entry = install_entry(options_);
+  counts_.entry_failures += entry ? 0 : 1;
+  if (!entry) return entry;
+  return *program || *entry;
 }
 
 Result<> CniInstall::remove(const Options& options) {

@@ -33,7 +33,11 @@ class CniInstall final : private Watcher {
   void start();
   // Both are as they should be.
   [[nodiscard]] bool installed() const { return installed_; }
-  [[nodiscard]] uint64_t installs() const { return installs_; }  // times that something had to be written
+  [[nodiscard]] uint64_t installs() const { return counts_.done; }  // times that something had to be written
+  struct Counts {
+    uint64_t done = 0, program_failures = 0, entry_failures = 0;
+  };
+  [[nodiscard]] const Counts& counts() const { return counts_; }
 
   // Takes entry and program away, wherever entries of ours are. What it cannot, the error names; nothing there is success.
   static Result<> remove(const Options& options);
@@ -50,7 +54,7 @@ class CniInstall final : private Watcher {
   Timer timer_;
   Clock::time_point next_{};
   bool installed_ = false;
-  uint64_t installs_ = 0;
+  Counts counts_;
   std::string last_error_;
 };
 

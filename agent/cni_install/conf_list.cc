@@ -7,6 +7,7 @@
 #include <boost/json/value.hpp>
 #include <utility>
 
+#include "cni/plugin.h"
 #include "mesh/reason.h"
 
 namespace zt::agent {
@@ -14,6 +15,8 @@ namespace zt::agent {
 namespace {
 
 namespace json = boost::json;
+
+constexpr std::string_view kIstioRunFolder = "/var/run/istio-cni";  // where its agent listens unless it says so
 
 json::string text(std::string_view of) { return json::string(of.data(), of.size()); }
 
@@ -64,10 +67,22 @@ json::object entry_of(const PluginEntry& entry) {
   return ours;
 }
 
-size_t remove_ours(json::array& plugins) {
+// An istio-cni that asks at the socket that is ours now: we have taken its agent's place, and it would have us asked twice, or fail
+// every pod for want of what its agent kept. One with a socket of its own is somebody else's.
+bool is_predecessor(const json::value& plugin, const PluginEntry& entry) {
+  if (!has_type(plugin) || plugin.get_object().at("type").get_string() != "istio-cni") return false;
+  const json::value* folder = plugin.get_object().if_contains("cni_agent_run_dir");
+  const std::string asks = folder != nullptr && folder->is_string()
+                               ? std::string(folder->get_string().data(), folder->get_string().size())
+                               : std::string(kIstioRunFolder);
+  return asks == entry.run_folder;
+}
+
+template <class Predicate>
+size_t remove_if(json::array& plugins, const Predicate& is_it) {
   size_t removed = 0;
   for (size_t i = plugins.size(); i-- > 0;) {
-    if (!is_ours(plugins[i])) continue;
+    if (!is_it(plugins[i])) continue;
     plugins.erase(plugins.begin() + static_cast<std::ptrdiff_t>(i));
     ++removed;
   }
@@ -80,17 +95,28 @@ Result<std::optional<std::string>> with_plugin(std::string_view conf, const Plug
   ZT_ASSIGN(json::object list, read(conf));
   json::array& plugins = list["plugins"].as_array();
   const json::object ours = entry_of(entry);
+  const json::value* version = list.if_contains("cniVersion");
+  const bool known = version != nullptr && version->is_string() &&
+                     cni::is_supported({version->get_string().data(), version->get_string().size()});
+  if (!known) {
+    return fail(
+        Reason::kInvalidInput,
+        fmt::format("cniVersion {} is none that our plugin knows ({}): with its entry no pod would start",
+                    version == nullptr ? std::string("(none)") : json::serialize(*version), fmt::join(cni::kVersions, ", ")));
+  }
   if (std::ranges::all_of(plugins, is_ours)) return fail(Reason::kInvalidInput, "no plugin but ours");
   const bool last = plugins.back().is_object() && plugins.back().get_object() == ours;
-  if (last && std::ranges::count_if(plugins, is_ours) == 1) return std::nullopt;
-  remove_ours(plugins);
+  const auto is_former = [&](const json::value& plugin) { return is_ours(plugin) || is_predecessor(plugin, entry); };
+  if (last && std::ranges::count_if(plugins, is_former) == 1) return std::nullopt;
+  remove_if(plugins, is_former);
+  if (plugins.empty()) return fail(Reason::kInvalidInput, "no plugin but ours");
   plugins.push_back(ours);
   return json::serialize(list) + "\n";
 }
 
 Result<std::optional<std::string>> without_plugin(std::string_view conf) {
   ZT_ASSIGN(json::object list, read(conf));
-  if (remove_ours(list["plugins"].as_array()) == 0) return std::nullopt;
+  if (remove_if(list["plugins"].as_array(), is_ours) == 0) return std::nullopt;
   if (list["plugins"].as_array().empty()) return fail(Reason::kInvalidInput, "no plugin but ours");
   return json::serialize(list) + "\n";
 }

@@ -19,8 +19,9 @@ struct PluginEntry {
   std::string pod_namespace;  // of the agent's own pods
 };
 
-// The configuration with our entry last, and no other entry of ours; keys and other plugins' entries stay as they are. A plain
-// configuration (one plugin) becomes a list. Nothing: it is so already. kInvalidInput: no configuration.
+// The configuration with our entry last, no other entry of ours, and none of an istio-cni that asks at our socket; keys and other plugins' entries stay as they are. A plain
+// configuration (one plugin) becomes a list. Nothing: it is so already. kInvalidInput: no
+// configuration, or of a version that our plugin does not know.
 [[nodiscard]] Result<std::optional<std::string>> with_plugin(std::string_view conf, const PluginEntry& entry);
 // Without our entries. Nothing: there is none. kInvalidInput.
 [[nodiscard]] Result<std::optional<std::string>> without_plugin(std::string_view conf);

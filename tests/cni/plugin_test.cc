@@ -44,14 +44,14 @@ struct Runtime {
 
 TEST_CASE("A pod is asked for with its namespace and addresses, and the previous result goes on unchanged") {
   Runtime runtime;
-  runtime.version = GENERATE("0.3.1", "0.4.0", "1.0.0", "1.1.0");
+  runtime.version = GENERATE("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0");
   const auto outcome = runtime.run();
   CHECK(outcome.exit == 0);
   CHECK(outcome.out == kPrevious + "\n");
   REQUIRE(runtime.asked.size() == 1);
   CHECK(
       runtime.asked[0] ==
-      R"(/run/z/pluginevent.sock {"Netns":"/var/run/netns/cni-1","PodName":"web-0","PodNamespace":"shop","IPs":[{"Address":{"IP":"10.0.0.5"}},{"Address":{"IP":"fd00::5"}}]})");
+      R"(/run/z/pluginevent.sock {"Netns":"/var/run/netns/cni-1","PodName":"web-0","PodNamespace":"shop","IPs":[{"Address":{"IP":"10.0.0.5"}},{"Address":{"IP":"fd00::5"}}],"PodUID":"u"})");
 }
 
 TEST_CASE("Who needs no agent starts without it") {
@@ -105,7 +105,7 @@ TEST_CASE("What makes no sense is an error of the specification") {
 TEST_CASE("Its versions and its status are said") {
   Runtime runtime;
   runtime.env["CNI_COMMAND"] = "VERSION";
-  CHECK(runtime.run("").out == R"({"cniVersion":"1.1.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.0.1","1.1.0"]})"
+  CHECK(runtime.run("").out == R"({"cniVersion":"1.1.0","supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.0.1","1.1.0"]})"
                                "\n");
   runtime.env["CNI_COMMAND"] = "STATUS";
   runtime.answer = {400, "the body is no JSON object"};

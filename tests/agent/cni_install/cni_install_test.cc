@@ -126,3 +126,21 @@ TEST_CASE_METHOD(Fixture, "Removal takes entry and program away, and is done twi
   fs::remove_all(dir / "net.d");
   CHECK(CniInstall::remove(options));
 }
+
+TEST_CASE_METHOD(Fixture, "A plain configuration that is named goes on being kept under the name that it gets") {
+  fs::remove(conf);
+  options.conf_name = "10-lab.conf";
+  write(dir / "net.d/10-lab.conf", R"({"cniVersion":"0.4.0","type":"bridge"})");
+  start();
+  REQUIRE(install->installed());
+  write(conf, kConf);
+  CHECK(until([&] { return entered(); }));
+  CHECK(install->installed());
+}
+
+TEST_CASE_METHOD(Fixture, "A plain configuration does not take the name of a list that is there") {
+  write(dir / "net.d/10-lab.conf", R"({"cniVersion":"0.4.0","type":"bridge"})");
+  start();
+  CHECK_FALSE(install->installed());
+  CHECK(text(conf) == kConf);
+}

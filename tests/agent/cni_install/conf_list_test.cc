@@ -85,3 +85,26 @@ TEST_CASE("The configuration is the one that the kubelet takes") {
   CHECK(pick({"10-a.conflist.bak", ".hidden.conf", "00-a.conf.new", ".", ".."}).empty());
   CHECK(pick({"B.conf", "a.conf"}) == "B.conf");
 }
+
+TEST_CASE("The entry of an istio-cni whose place we have taken goes, since its plugin would have us asked twice") {
+  const std::string theirs = testing::read_file(ZT_GOLDEN_DIR "/redirection/cni-conflist-after-install.json");
+  PluginEntry ours = kEntry;
+  ours.run_folder = "/var/run/istio-cni";
+  const auto changed = with_plugin(theirs, ours);
+  REQUIRE(changed);
+  REQUIRE(*changed);
+  CHECK_THAT(**changed,
+             Contains("\"type\":\"bridge\"") && Contains("\"type\":\"ztunnel-cni\"") && !Contains("\"type\":\"istio-cni\""));
+}
+
+TEST_CASE("A list of a version that our plugin refuses is refused, and no pod is stopped by it") {
+  const std::string version = GENERATE("\"0.1.0\"", "\"0.2.0\"", "\"2.0.0\"", "5", "\"\"");
+  CAPTURE(version);
+  const auto refused = with_plugin(R"({"cniVersion":)" + version + R"(,"name":"lab","plugins":[{"type":"bridge"}]})", kEntry);
+  REQUIRE_FALSE(refused);
+  CHECK_THAT(refused.error().text, Contains("cniVersion"));
+  CHECK_FALSE(with_plugin(R"({"name":"lab","plugins":[{"type":"bridge"}]})", kEntry));
+  CHECK(with_plugin(R"({"cniVersion":"0.3.0","name":"lab","plugins":[{"type":"bridge"}]})", kEntry));
+  // It can still be taken out.
+  CHECK(without_plugin(R"({"cniVersion":)" + version + R"(,"name":"lab","plugins":[{"type":"bridge"},{"type":"ztunnel-cni"}]})"));
+}
