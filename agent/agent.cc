@@ -195,6 +195,7 @@ void Agent::put_waiting(PodSpec spec, const Error& error) {
 }
 
 void Agent::offer(Pod& pod) {
+  pod.offered = pod.netns ? std::optional(pod.netns->id()) : std::nullopt;
   // Without a namespace: a proxy that has the pod from before is told to keep it.
   if (auto offered = server_.set_pod({pod.spec.uid, pod.spec.info, pod.netns}); !offered) {
     note_failure(pod, offered.error(), "offer the pod to the proxies");

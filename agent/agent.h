@@ -82,7 +82,8 @@ class Agent {
 
   enum class Standing : uint8_t {
     kOut,         // no rules, as far as the agent knows
-    kWaiting,     // its namespace cannot be had, or its rules not be set up
+    kWaiting,     // its namespace cannot be had, or its rules are about to be set up
+    kUnset,       // its rules cannot be set up
     kRedirected,  // rules stand; no proxy has accepted it yet
     kServed,      // and a proxy has
     kLeaving,     // captures no new connection any more
@@ -134,8 +135,9 @@ class Agent {
     Clock::time_point due = kNever;  // of its next step
     uint32_t failures = 0;           // in a row, of that step
     Clock::time_point leave_from{}, leave_by{};
-    std::string last_error = {};  // logged once, not at every attempt
-    bool served = false;          // a proxy has accepted it, in this namespace
+    std::string last_error = {};            // logged once, not at every attempt
+    bool served = false;                    // a proxy has accepted it, in this namespace
+    std::optional<Netns::Id> offered = {};  // in which it was offered last
     [[nodiscard]] bool has(const Netns::Id& id) const { return netns && netns->id() == id; }
     [[nodiscard]] bool leaves() const { return state == State::kStopping || state == State::kLeaving; }
     [[nodiscard]] redirection::RedirectedPod target() const { return {netns, spec.options}; }

@@ -112,6 +112,10 @@ ParsedOptions parse_agent_options(int argc, const char* const* argv) {
                  "kubernetes: the agent's own; if it is gone when the agent ends, the plugin is removed")
       ->envname("ZTUNNEL_AGENT_DAEMON_SET")
       ->capture_default_str();
+  options.metrics_port = 15014;
+  app.add_option("--metrics-port", options.metrics_port, "kubernetes: port of /metrics, /readyz and /healthz; 0 for none")
+      ->envname("MONITORING_PORT")
+      ->capture_default_str();
   app.add_option("--zds-socket", options.agent.zds_path, "socket where proxies connect")
       ->envname("ZTUNNEL_UDS_ADDRESS")
       ->type_name("PATH")

@@ -30,6 +30,7 @@ struct AgentOptions {
   std::string cni_socket;  // empty: none
   // The CNI plugin that the agent keeps on the node; an empty folder of configurations: none.
   std::string cni_program, cni_bin_folder, cni_conf_folder, cni_conf_name;
+  uint16_t metrics_port = 0;      // 0: none
   std::string pod_namespace;      // the agent's own
   std::string daemon_set;         // the agent's own: once it is gone, the plugin goes
   std::vector<std::string> uids;  // leave: these pods only; empty = all

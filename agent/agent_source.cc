@@ -60,8 +60,8 @@ Agent::Standing Agent::standing(std::string_view uid) const {
   if (known == pods_.end()) return Standing::kOut;
   const Pod& pod = known->second;
   switch (pod.state) {
-    case State::kAbsent:
-    case State::kUnset: return Standing::kWaiting;
+    case State::kAbsent: return Standing::kWaiting;
+    case State::kUnset: return pod.failures > 0 ? Standing::kUnset : Standing::kWaiting;
     case State::kEnrolled:
     case State::kStopping: return pod.served ? Standing::kServed : Standing::kRedirected;
     case State::kLeaving:
@@ -83,7 +83,11 @@ void Agent::answered(const std::string& uid, const std::string& error) {
   // Refusals are logged by the connection.
   if (!error.empty()) return;
   ZT_LOG(log_agent, kInfo, "the proxy serves the pod", Field::string("uid", uid));
-  if (const auto known = pods_.find(uid); known != pods_.end() && server_.is_served(uid)) known->second.served = true;
+  // The answer may be about the namespace that the pod had before.
+  if (const auto known = pods_.find(uid); known != pods_.end() && server_.is_served(uid)) {
+    Pod& pod = known->second;
+    pod.served = pod.served || (pod.offered && pod.has(*pod.offered));
+  }
   changed(uid);
 }
 

@@ -20,6 +20,13 @@ log::Scope log_source("kubernetes");
 
 constexpr unsigned kOk = 200, kNotFound = 404;
 
+// Whether the pod that kubelet calls so is this one. It calls a static pod by the hash of its file, and the API's mirror of it bears that.
+bool is_of(const std::string& uid, const Object& object) {
+  if (uid.empty() || uid == object.uid) return true;
+  const auto mirror = object.annotations.find(kMirrorAnnotation);
+  return mirror != object.annotations.end() && mirror->second == uid;
+}
+
 ListWatch::Options watch_of(ListWatch::Options options, std::string path, std::string selector) {
   options.path = std::move(path);
   options.field_selector = std::move(selector);
@@ -41,6 +48,12 @@ KubernetesSource::KubernetesSource(EventLoop& loop, kubernetes::Api& api, Agent&
 
 KubernetesSource::~KubernetesSource() { *alive_ = false; }
 
+KubernetesSource::Counts KubernetesSource::counts() const {
+  Counts counts = counts_;
+  counts.api_failures = pods_.counts().failures + spaces_.counts().failures;
+  return counts;
+}
+
 void KubernetesSource::start(std::function<void(const Result<>&)> on_serving) {
   on_serving_ = std::move(on_serving);
   spaces_.start();
@@ -51,11 +64,14 @@ void KubernetesSource::start(std::function<void(const Result<>&)> on_serving) {
 void KubernetesSource::reconcile() {
   if (!pods_.synced() || !spaces_.synced()) return;
   for (auto& [uid, pod] : known_) pod.listed = false;
+  uint64_t ignored = 0;
   for (const auto& [key, object] : pods_.objects()) {
     if (!object.node.empty() && object.node != options_.node) continue;
-    Pod& pod = known_[object.uid];
+    const auto [known, is_new] = known_.try_emplace(object.uid);
+    Pod& pod = known->second;
     // A patch of ours may be newer than what the list shows: who is right is seen with the next version.
     const bool news = pod.object.version != object.version;
+    ++(is_new ? counts_.added : news ? counts_.changed : ignored);
     pod.object = object;
     pod.listed = true;
     if (news) {
@@ -72,15 +88,22 @@ void KubernetesSource::reconcile() {
     if (pod.wish && *pod.wish != Wish::kGone) {
       ZT_LOG(log_source, kInfo, "pod is gone", Field::string("uid", it->first), Field::string("name", pod.object.key()));
     }
+    ++counts_.gone;
     agent_.forget_pod(it->first);
     namespaces_.forget(it->first);
     if (pod.patch) --patches_;
     it = known_.erase(it);
   }
   unsettled_ = false;
+  // All of them first: one look through the node's processes then serves all.
+  for (auto& [uid, pod] : known_) {
+    if (pod.listed && wish_of(pod.object).wish == Wish::kIn && !addresses_of(pod).empty())
+      namespaces_.want({uid, addresses_of(pod)});
+  }
   for (auto& [uid, pod] : known_) {
     if (pod.listed) settle(pod);
   }
+  tell_probed();
   settle_at_ = Clock::now() + kSettleAgain;
   if (!std::exchange(serving_, true)) {
     const auto served = agent_.serve();
@@ -90,6 +113,20 @@ void KubernetesSource::reconcile() {
   }
   for (auto& [uid, pod] : known_) annotate(pod);
   try_all_cni();
+}
+
+// Also those whose rules cannot be set: what is missing of them does not make their probes wrong.
+void KubernetesSource::tell_probed() const {
+  if (!options_.on_probed) return;
+  redirection::ProbedPods probed;
+  for (const auto& [uid, pod] : known_) {
+    const auto standing = agent_.standing(uid);
+    if (pod.wish != Wish::kIn && standing != Agent::Standing::kLeaving) continue;
+    for (const auto& ip : addresses_of(pod)) {
+      if (const auto address = IpAddress::parse(ip)) probed.insert_or_assign(*address, uid);
+    }
+  }
+  options_.on_probed(std::move(probed));
 }
 
 void KubernetesSource::say(Pod& pod, const Verdict& verdict) {
@@ -110,9 +147,13 @@ void KubernetesSource::say(Pod& pod, const Verdict& verdict) {
          Field::string("reason", pod.why));
 }
 
+Verdict KubernetesSource::wish_of(const Object& object) const {
+  const auto space = spaces_.objects().find(object.ns);
+  return judge(object, space == spaces_.objects().end() ? nullptr : &space->second, options_.rules);
+}
+
 void KubernetesSource::settle(Pod& pod) {
-  const auto space = spaces_.objects().find(pod.object.ns);
-  const Verdict verdict = judge(pod.object, space == spaces_.objects().end() ? nullptr : &space->second, options_.rules);
+  const Verdict verdict = wish_of(pod.object);
   say(pod, verdict);
   const std::string& uid = pod.object.uid;
   switch (verdict.wish) {
@@ -127,7 +168,8 @@ void KubernetesSource::settle(Pod& pod) {
     case Wish::kOut: {
       // An annotation of an earlier agent says that there are rules to be taken away.
       // One on the host's network can never have had any, whatever its annotation says.
-      const bool was_in = pod.wish == Wish::kIn || (!pod.wish && !pod.annotation.empty());
+      // One that was wanted and never had a sandbox has nothing to leave.
+      const bool was_in = (pod.wish == Wish::kIn && pod.options) || (!pod.wish && !pod.annotation.empty());
       if (!was_in || pod.object.host_network) break;
       namespaces_.want({uid, pod.object.ips});
       const PodSpec spec{uid,
@@ -152,10 +194,14 @@ void KubernetesSource::settle(Pod& pod) {
   pod.wish = verdict.wish;
 }
 
-void KubernetesSource::enrol(Pod& pod) {
-  const auto& ips = pod.object.ips.empty() ? pod.cni_ips : pod.object.ips;
+const std::vector<std::string>& KubernetesSource::addresses_of(const Pod& pod) {
+  return pod.object.ips.empty() ? pod.cni_ips : pod.object.ips;
+}
+
+void KubernetesSource::enrol(Pod& pod, bool has_sandbox) {
+  const auto& ips = addresses_of(pod);
   // Its sandbox is not there yet; unless an earlier agent had it: proxies that serve it are then told to keep it.
-  if (ips.empty() && pod.annotation.empty()) return;
+  if (ips.empty() && pod.annotation.empty() && !has_sandbox && !pod.options) return;
   Overrides overrides = overrides_of(pod.object, options_.defaults);
   if (std::exchange(pod.warnings, overrides.warnings) != overrides.warnings) {
     for (const auto& warning : overrides.warnings) {
@@ -169,7 +215,7 @@ void KubernetesSource::enrol(Pod& pod) {
   const auto standing = agent_.standing(uid);
   const bool holds = standing == Agent::Standing::kRedirected || standing == Agent::Standing::kServed;
   // A step that waits for its time is the agent's to take, unless it may succeed now.
-  const bool waits = standing == Agent::Standing::kWaiting && !moved;
+  const bool waits = (standing == Agent::Standing::kWaiting || standing == Agent::Standing::kUnset) && !moved;
   if (pod.options == overrides.options && (holds || waits)) return;
   pod.options = overrides.options;
   agent_.put_pod({uid,
@@ -187,6 +233,7 @@ void KubernetesSource::on_pod_changed(const std::string& uid) {
     for (const auto& changed : std::exchange(changed_, {})) {
       if (const auto pod = known_.find(changed); pod != known_.end()) annotate(pod->second);
     }
+    tell_probed();
     try_all_cni();
   });
 }
@@ -203,6 +250,8 @@ std::optional<std::string> KubernetesSource::annotation_of(const Pod& pod) const
       return std::nullopt;
     case Wish::kIn: break;
   }
+  // Who calls it enabled would have others come by a tunnel that it cannot answer through.
+  if (standing == Agent::Standing::kUnset && pod.annotation == kStatusEnabled) return std::string(kStatusPending);
   if (standing == Agent::Standing::kServed) return std::string(kStatusEnabled);
   // A pod that an earlier agent had enrolled is served, though no proxy has said so to us yet.
   if (standing == Agent::Standing::kRedirected && pod.annotation != kStatusEnabled) return std::string(kStatusPending);
@@ -265,6 +314,7 @@ void KubernetesSource::patched(const std::string& uid, const Result<>& end) {
     pod.patch_failures = 0;
     pod.patch_error.clear();
   } else {
+    ++counts_.patch_failures;
     pod.patch_due = Clock::now() + Backoff::doubled(kFirstRetry, ++pod.patch_failures, kMostRetry);
     const auto status = kubernetes::parse_status(pod.patch_answer);
     const std::string why = pod.patch_status == 0 ? (end ? std::string("no answer") : end.error().text)
@@ -332,14 +382,13 @@ void KubernetesSource::try_cni(Waiting& waiting) {
   if (waiting.uid.empty()) {
     const Object* const object = object_of(waiting);
     if (object == nullptr) return;  // the watch lags behind the kubelet, which has its own
-    const auto space = spaces_.objects().find(object->ns);
-    const Verdict verdict = judge(*object, space == spaces_.objects().end() ? nullptr : &space->second, options_.rules);
+    const Verdict verdict = wish_of(*object);
     if (verdict.wish == Wish::kLeaveAlone) {
       waiting.why = verdict.why;
       return;
     }
     // A pod that has ended or is going has no new sandbox: this is for the next one of its name, which the API does not show yet.
-    if (verdict.wish == Wish::kGone || object->deleting) {
+    if (verdict.wish == Wish::kGone || object->deleting || !is_of(waiting.add.uid, *object)) {
       waiting.why = "the API shows the pod of this name before";
       return;
     }
@@ -352,7 +401,8 @@ void KubernetesSource::try_cni(Waiting& waiting) {
     pod.wish = Wish::kIn;
     pod.listed = true;
     pod.options.reset();  // a new sandbox has no rules, whatever the last one had
-    enrol(pod);
+    enrol(pod, true);
+    tell_probed();
     waiting.why = "no proxy has taken it";
   }
   if (agent_.standing(waiting.uid) != Agent::Standing::kServed || !agent_.is_served(waiting.uid)) {

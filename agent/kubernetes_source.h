@@ -16,6 +16,7 @@
 #include "base/event_loop.h"
 #include "kubernetes/api.h"
 #include "kubernetes/list_watch.h"
+#include "redirection/nftables/host_probes.h"
 
 namespace zt::agent {
 
@@ -30,6 +31,8 @@ class KubernetesSource {
     SelectionRules rules = {.selectors = default_selectors(), .excluded_namespaces = {"kube-system"}};
     redirection::RedirectionOptions defaults = {};
     kubernetes::ListWatch::Options watch = {};  // path and selector are set here
+    // The addresses that kubelet probes enrolled pods at; told before their rules stand, and again whenever it changes.
+    std::function<void(redirection::ProbedPods)> on_probed = {};
     // How long a call of the CNI plugin waits, which itself waits 5 s.
     std::chrono::milliseconds cni_limit{4500};
   };
@@ -52,7 +55,13 @@ class KubernetesSource {
     std::string ns, name;
     std::string netns;  // path in our file system
     std::vector<std::string> ips;
+    std::string uid = {};  // as kubelet has it, if the plugin says so
   };
+  struct Counts {
+    uint64_t added = 0, changed = 0, gone = 0;  // pods of the node
+    uint64_t patch_failures = 0, api_failures = 0;
+  };
+  [[nodiscard]] Counts counts() const;
   using CniDone = std::function<void(const Result<>&)>;
   void cni_add(CniAdd add, CniDone done);
 
@@ -86,8 +95,11 @@ class KubernetesSource {
   };
 
   void reconcile();
+  void tell_probed() const;
+  [[nodiscard]] Verdict wish_of(const kubernetes::Object& object) const;
+  [[nodiscard]] static const std::vector<std::string>& addresses_of(const Pod& pod);
   void settle(Pod& pod);
-  void enrol(Pod& pod);
+  void enrol(Pod& pod, bool has_sandbox = false);
   void say(Pod& pod, const Verdict& verdict);
   [[nodiscard]] std::optional<std::string> annotation_of(const Pod& pod) const;
   void annotate(Pod& pod);
@@ -111,6 +123,7 @@ class KubernetesSource {
   std::set<std::string> changed_;     // told of by the agent: settled in a turn of their own
   std::list<Waiting> waiting_;
   size_t patches_ = 0;
+  Counts counts_;
   bool unsettled_ = false;  // something is to be tried again without being told
   Clock::time_point settle_at_{};
   Timer timer_;

@@ -12,12 +12,15 @@
 #include <vector>
 
 #include "agent/agent.h"
+#include "agent/agent_metrics.h"
 #include "agent/agent_options.h"
 #include "agent/cni_install/cni_install.h"
 #include "agent/cni_server.h"
+#include "agent/http_server.h"
 #include "agent/kubernetes_source.h"
 #include "agent/last_wish.h"
 #include "agent/leave_pods.h"
+#include "agent/probe_exemption.h"
 #include "base/event_loop.h"
 #include "base/linux/signals.h"
 #include "base/log.h"
@@ -100,20 +103,50 @@ int run_with_kubernetes(const AgentOptions& options, Signals& signals) {
     if (source != nullptr) source->on_pod_changed(uid);
   };
   Agent agent(loop, **redirector, std::move(agent_options));
+  ProbeExemption probes(loop, {.proc = options.host_proc, .interval = options.agent.verify_interval});
   KubernetesSource pods(loop, api, agent, namespaces,
-                        {.node = options.node, .rules = options.rules, .defaults = options.agent.defaults});
+                        {.node = options.node,
+                         .rules = options.rules,
+                         .defaults = options.agent.defaults,
+                         .on_probed = [&](redirection::ProbedPods probed) { probes.set(std::move(probed)); }});
   source = &pods;
+  std::optional<CniInstall> install;
+  // Until the plugin is there pods start without asking: nobody may count on the node yet.
+  const auto ready = [&]() -> Result<> {
+    if (options.cni_conf_folder.empty() || (install && install->installed())) return {};
+    return fail(Reason::kNotFound, "the CNI plugin is not on the node yet");
+  };
   std::optional<CniServer> cni;
   if (!options.cni_socket.empty()) {
-    cni.emplace(loop, options.cni_socket, [&](CniRequest request, CniServer::Done done) {
+    cni.emplace(loop, options.cni_socket, ready, [&](CniRequest request, CniServer::Done done) {
       pods.cni_add({.ns = std::move(request.ns),
                     .name = std::move(request.pod),
                     .netns = options.host_root + request.netns,
-                    .ips = std::move(request.ips)},
+                    .ips = std::move(request.ips),
+                    .uid = std::move(request.uid)},
                    std::move(done));
     });
   }
-  std::optional<CniInstall> install;
+  HttpServer metrics(loop, "metrics", [&](const HttpRequest& request, const HttpServer::Reply& reply) {
+    if (request.method != "GET") return reply({405, "only GET"});
+    if (request.target == "/healthz") return reply({});
+    if (request.target == "/readyz") {
+      const auto is_ready =
+          pods.serving() ? ready() : fail(Reason::kNotFound, "the lists of pods and namespaces are not here yet");
+      return reply(is_ready ? HttpAnswer{} : HttpAnswer{503, is_ready.error().text});
+    }
+    if (request.target != "/metrics") return reply({404, "/metrics, /readyz and /healthz are known"});
+    reply({200,
+           render_metrics({.pods = agent.counts(),
+                           .proxies = agent.proxies(),
+                           .backend = std::string((*redirector)->name()),
+                           .source = pods.counts(),
+                           .probes = probes.counts(),
+                           .plugin_answers = cni ? cni->answers() : std::map<unsigned, uint64_t>{},
+                           .installs = install ? install->counts() : CniInstall::Counts{},
+                           .installed = install && install->installed()}),
+           "text/plain; version=0.0.4"});
+  });
   const CniInstall::Options install_options = install_of(options);
   std::unique_ptr<LastWish> last_wish;
   const auto on_signal = [&](int number) {
@@ -128,16 +161,22 @@ int run_with_kubernetes(const AgentOptions& options, Signals& signals) {
         if (auto removed = CniInstall::remove(install_options); !removed) {
           ZT_LOG(log_main, kError, "cannot remove the CNI plugin", Field::string("error", removed.error().text));
         }
+        probes.remove();
       }
       loop.stop();
     });
   };
   if (auto watched = signals.watch(loop, on_signal); !watched) return complain(watched.error().text);
   if (auto started = agent.start(); !started) return complain(started.error().text);
+  if (options.metrics_port != 0) {
+    // Pods do not wait for it.
+    auto listener = listen_metrics(options.metrics_port);
+    const auto listens = listener ? metrics.start(std::move(*listener)) : Result<>(std::unexpected(listener.error()));
+    if (!listens) ZT_LOG(log_main, kError, "no metrics", Field::string("error", listens.error().text));
+  }
   Result<> served;
   pods.start([&](const Result<>& result) {
     served = result;
-    // Who finds the socket is answered: a probe takes it for readiness.
     if (served && cni) served = cni->start();
     if (!served) return loop.stop();
     // The plugin comes when there is somebody whom it can ask.
@@ -184,10 +223,11 @@ int leave(const AgentOptions& options) {
   return failures.empty() ? 0 : complain(failures);
 }
 
-// Is there an agent that answers the CNI plugin? It refuses an empty request.
+// Is there an agent that answers the CNI plugin, and is the plugin there?
 int probe(const AgentOptions& options) {
-  const auto answer = cni::ask_agent(options.cni_socket, "");
-  return answer.status ? 0 : complain(fmt::format("no agent answers at {}: {}", options.cni_socket, answer.text));
+  const auto answer = cni::ask_agent(options.cni_socket, "", "GET /readyz");
+  if (!answer.status) return complain(fmt::format("no agent answers at {}: {}", options.cni_socket, answer.text));
+  return *answer.status == 200 ? 0 : complain(fmt::format("the agent is not ready: {}", answer.text));
 }
 
 int verify(const AgentOptions& options) {

@@ -36,8 +36,9 @@ Result<std::shared_ptr<const Netns>> PodNamespaces::find(const std::string& uid)
   const auto found = pods_.find(uid);
   if (found == pods_.end()) return fail(Reason::kNotFound, fmt::format("pod {} is not known", uid));
   Known& known = found->second;
-  // The plugin says when a pod gets another sandbox; processes of an old one may outlive it.
-  if (known.told) return known.last.netns;
+  // Processes of an old sandbox may outlive it: the plugin is believed as long as what it said can be seen to hold.
+  if (known.told && still_holds(known)) return known.last.netns;
+  if (std::exchange(known.told, false)) seen_at_ = {};  // the last look was not for this one
   ZT_TRY(look());
   if (const auto seen = seen_.find(uid); seen != seen_.end()) known.last = seen->second;
   if (known.last.netns) return known.last.netns;
@@ -49,12 +50,22 @@ std::string PodNamespaces::path(const std::string& uid) const {
   return found == pods_.end() ? std::string() : found->second.last.path;
 }
 
+// A path that leads elsewhere is of a sandbox that is no more, and a namespace with none of the pod's addresses is another's.
+bool PodNamespaces::still_holds(const Known& known) {
+  const auto there = Netns::open(known.last.path);
+  if (!there || there->id() != known.last.netns->id()) return false;
+  if (known.pod.ips.empty()) return true;
+  const auto has = has_address(*known.last.netns, known.pod.ips);
+  return has && *has;
+}
+
 Result<> PodNamespaces::look() {
   if (Clock::now() - seen_at_ < kFresh) return {};
   std::vector<WantedPod> wanted;
   for (const auto& [uid, known] : pods_) {
     if (!known.told) wanted.push_back(known.pod);
   }
+  ++looks_;
   ZT_ASSIGN(seen_, find_pod_namespaces(proc_, wanted, own_));
   seen_at_ = Clock::now();
   return {};

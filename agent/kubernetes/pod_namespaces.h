@@ -1,5 +1,6 @@
 #pragma once
 #include <chrono>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -33,12 +34,16 @@ class PodNamespaces {
   // Where it was found, for people.
   [[nodiscard]] std::string path(const std::string& uid) const;
 
+  // Through all processes of the node, so far.
+  [[nodiscard]] uint64_t looks() const { return looks_; }
+
  private:
   struct Known {
     WantedPod pod;
     FoundNetns last = {};
     bool told = false;
   };
+  static bool still_holds(const Known& known);
   Result<> look();
 
   const std::string proc_;
@@ -46,6 +51,7 @@ class PodNamespaces {
   std::map<std::string, Known> pods_;
   std::map<std::string, FoundNetns> seen_;
   Clock::time_point seen_at_{};
+  uint64_t looks_ = 0;
 };
 
 }  // namespace zt::agent

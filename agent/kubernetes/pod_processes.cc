@@ -53,17 +53,6 @@ struct Process {
   uint64_t start = 0;
 };
 
-Result<std::vector<std::string>> numbers_in(const std::string& folder) {
-  const std::unique_ptr<DIR, int (*)(DIR*)> listing(::opendir(folder.c_str()), ::closedir);
-  if (!listing) return file_failure("list", folder);
-  std::vector<std::string> names;
-  while (const dirent* entry = ::readdir(listing.get())) {
-    const std::string_view name = entry->d_name;
-    if (!name.empty() && std::ranges::all_of(name, is_digit)) names.emplace_back(name);
-  }
-  return names;
-}
-
 std::set<IpAddress> parsed(const std::vector<std::string>& ips) {
   std::set<IpAddress> out;
   for (const auto& ip : ips) {
@@ -72,10 +61,9 @@ std::set<IpAddress> parsed(const std::vector<std::string>& ips) {
   return out;
 }
 
-}  // namespace
-
-std::optional<std::string> pod_of_cgroup(std::string_view text) {
-  std::optional<std::string> found;
+// All pods that the text names.
+std::set<std::string> pods_of_cgroup(std::string_view text) {
+  std::set<std::string> found;
   while (!text.empty()) {
     const auto end = std::min(text.find('\n'), text.size());
     std::string_view path = text.substr(0, end);  // "4:memory:/kubepods/…", "0::/kubepods.slice/…"
@@ -86,11 +74,32 @@ std::optional<std::string> pod_of_cgroup(std::string_view text) {
       auto uid = before == '/' || before == '-' ? uid_at(path.substr(at + 3)) : std::nullopt;
       const char after = uid && at + 3 + kUid < path.size() ? path[at + 3 + kUid] : '/';
       if (!uid || (after != '/' && after != '.')) continue;
-      if (found && *found != *uid) return std::nullopt;
-      found = std::move(uid);
+      found.insert(std::move(*uid));
     }
   }
   return found;
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> processes_of(const std::string& proc) {
+  const std::unique_ptr<DIR, int (*)(DIR*)> listing(::opendir(proc.c_str()), ::closedir);
+  if (!listing) return file_failure("list", proc);
+  std::vector<std::string> names;
+  while (const dirent* entry = ::readdir(listing.get())) {
+    const std::string_view name = entry->d_name;
+    if (!name.empty() && std::ranges::all_of(name, is_digit)) names.emplace_back(name);
+  }
+  return names;
+}
+
+std::optional<std::string> pod_of_cgroup(std::string_view text) {
+  const auto pods = pods_of_cgroup(text);
+  return pods.size() == 1 ? std::optional(*pods.begin()) : std::nullopt;
+}
+
+bool names_a_pod(std::string_view cgroup) {
+  return cgroup.find("/kubepods") != std::string_view::npos || !pods_of_cgroup(cgroup).empty();
 }
 
 Result<bool> has_address(const Netns& netns, const std::vector<std::string>& ips) {
@@ -120,7 +129,7 @@ Result<std::map<std::string, FoundNetns>> find_pod_namespaces(const std::string&
   for (const auto& pod : wanted) by_uid.emplace(pod.uid, &pod);
   const auto host = Netns::open(proc + "/1/ns/net");
   if (!host) return fail(Reason::kIo, fmt::format("the host's network namespace: {}", host.error().text));
-  ZT_ASSIGN(const auto pids, numbers_in(proc));
+  ZT_ASSIGN(const auto pids, processes_of(proc));
   std::map<std::string, std::vector<Process>> processes;
   for (const auto& pid : pids) {
     const auto cgroup = read_file(proc + "/" + pid + "/cgroup", kMaxProcFile);

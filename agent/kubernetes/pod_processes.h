@@ -18,6 +18,12 @@ namespace zt::agent {
 // group of its own making below the pod's, and whoever makes such a name costs himself alone.
 [[nodiscard]] std::optional<std::string> pod_of_cgroup(std::string_view text);
 
+// Whether those of a process put it into any pod.
+[[nodiscard]] bool names_a_pod(std::string_view cgroup);
+
+// The numbers of all processes. kIo.
+[[nodiscard]] Result<std::vector<std::string>> processes_of(const std::string& proc);
+
 struct WantedPod {
   std::string uid;
   std::vector<std::string> ips;

@@ -1,7 +1,6 @@
 #include "redirection/nftables/nftables.h"
 
 #include <fmt/core.h>
-#include <nftables/libnftables.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <optional>
 
 #include "mesh/reason.h"
+#include "redirection/nftables/nft.h"
 #include "redirection/nftables/nftables_rules.h"
 #include "redirection/nftables/policy_routes.h"
 
@@ -16,80 +16,16 @@ namespace zt::redirection {
 
 namespace {
 
-struct ContextDeleter {
-  void operator()(nft_ctx* context) const { nft_ctx_free(context); }
-};
-
-// libnftables in the calling thread's network namespace.
-class Nft {
- public:
-  static Result<Nft> open() {
-    Nft nft(nft_ctx_new(NFT_CTX_DEFAULT));
-    if (!nft.context_ || nft_ctx_buffer_output(nft.context_.get()) != 0 || nft_ctx_buffer_error(nft.context_.get()) != 0) {
-      return fail(Reason::kIo, "cannot set up libnftables");
-    }
-    // Without counters: two listings are equal exactly if the rules are.
-    nft_ctx_output_set_flags(nft.context_.get(), NFT_CTX_OUTPUT_STATELESS);
-    return nft;
-  }
-
-  // One transaction: all of it or nothing.
-  Result<> run(const std::string& commands) {
-    if (nft_run_cmd_from_buffer(context_.get(), commands.c_str()) == 0) return {};
-    return fail(Reason::kIo, fmt::format("nftables: {}", error()));
-  }
-
-  Result<std::string> list_tables() {
-    if (nft_run_cmd_from_buffer(context_.get(), "list tables") == 0)
-      return std::string(nft_ctx_get_output_buffer(context_.get()));
-    return fail(Reason::kIo, fmt::format("nftables: cannot list tables: {}", error()));
-  }
-
-  // The table's text, or nothing if there is no such table.
-  Result<std::optional<std::string>> list_table(std::string_view table) {
-    if (nft_run_cmd_from_buffer(context_.get(), fmt::format("list table inet {}", table).c_str()) == 0) {
-      return std::string(nft_ctx_get_output_buffer(context_.get()));
-    }
-    const std::string why = error();
-    if (why.find("No such file or directory") != std::string::npos) return std::nullopt;
-    return fail(Reason::kIo, fmt::format("nftables: cannot list table inet {}: {}", table, why));
-  }
-
- private:
-  explicit Nft(nft_ctx* context) : context_(context) {}
-
-  // The first line; the others repeat the command and point into it.
-  std::string error() {
-    const std::string_view text = nft_ctx_get_error_buffer(context_.get());
-    return std::string(text.substr(0, text.find('\n')));
-  }
-
-  std::unique_ptr<nft_ctx, ContextDeleter> context_;
-};
-
 Result<> apply_rules(const RedirectionOptions& options) {
   ZT_ASSIGN(Nft nft, Nft::open());
   return nft.run(render_pod_rules(options));
-}
-
-std::vector<std::string_view> lines_of(std::string_view text) {
-  std::vector<std::string_view> lines;
-  while (!text.empty()) {
-    const auto end = text.find('\n');
-    auto line = text.substr(0, end);
-    line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
-    if (!line.empty() && line != "}") lines.push_back(line);
-    if (end == std::string_view::npos) break;
-    text.remove_prefix(end + 1);
-  }
-  return lines;
 }
 
 // The lines of a table's text, with the chain that each is in.
 std::vector<std::string> keyed(std::string_view text) {
   std::vector<std::string> out;
   std::string_view chain;
-  for (const auto line : lines_of(text)) {
+  for (const auto line : nft_lines(text)) {
     if (line.starts_with("table ")) continue;
     if (line.starts_with("chain ")) chain = line.substr(6, line.find(' ', 6) - 6);
     out.push_back(line.starts_with("chain ") ? fmt::format("chain {}", chain) : fmt::format("{}: {}", chain, line));
@@ -182,7 +118,7 @@ Result<std::vector<std::string>> list_nft_tables() {
   ZT_ASSIGN(Nft nft, Nft::open());
   ZT_ASSIGN(const std::string text, nft.list_tables());
   std::vector<std::string> tables;
-  for (const auto line : lines_of(text)) tables.emplace_back(line.starts_with("table ") ? line.substr(6) : line);
+  for (const auto line : nft_lines(text)) tables.emplace_back(line.starts_with("table ") ? line.substr(6) : line);
   return tables;
 }
 

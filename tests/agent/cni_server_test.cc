@@ -1,6 +1,8 @@
 #include "agent/cni_server.h"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <catch2/catch.hpp>
 #include <cstring>
@@ -31,12 +33,13 @@ struct Fixture {
   EventLoop loop;
   std::vector<std::pair<CniRequest, CniServer::Done>> asked;
   std::string path = dir / "cni.sock";
+  Result<> ready;
   std::unique_ptr<CniServer> server;
 
   void start() {
-    server = std::make_unique<CniServer>(loop, path, [this](CniRequest request, CniServer::Done done) {
-      asked.emplace_back(std::move(request), std::move(done));
-    });
+    server = std::make_unique<CniServer>(
+        loop, path, [this] { return ready; },
+        [this](CniRequest request, CniServer::Done done) { asked.emplace_back(std::move(request), std::move(done)); });
     const auto started = server->start();
     INFO(error_text(started));
     REQUIRE(started);
@@ -129,6 +132,7 @@ TEST_CASE_METHOD(Fixture, "what is no call of the plugin is refused with a reaso
        {post(R"({"Netns":"/n","PodName":"p/q","PodNamespace":"s"})"), "PodName: 'p/q' is no name"},
        {post(R"({"Netns":"/n","PodName":"p","PodNamespace":"a b"})"), "PodNamespace: 'a b' is no name"},
        {post(R"({"Netns":"/n","PodName":"p","PodNamespace":"s","IPs":5})"), "IPs is no list"},
+       {post(R"({"Netns":"/n","PodName":"p","PodNamespace":"s","PodUID":5})"), "PodUID is no uid"},
        {post(R"({"Netns":"/n","PodName":"p","PodNamespace":"s","IPs":[5]})"), "an entry without Address"},
        {post(R"({"Netns":"/n","PodName":"p","PodNamespace":"s","IPs":[{"Address":{}}]})"), "IP is missing"},
        {"POST /cmdadd HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", "no HTTP"},
@@ -141,7 +145,7 @@ TEST_CASE_METHOD(Fixture, "what is no call of the plugin is refused with a reaso
 TEST_CASE_METHOD(Fixture, "who only connects costs nobody else anything, and too many are refused") {
   start();
   std::vector<UniqueFd> idle;
-  for (size_t i = 0; i < CniServer::kMaxConnections - 1; ++i) {
+  for (size_t i = 0; i < HttpServer::kMaxConnections - 1; ++i) {
     idle.push_back(connect());
     loop.run_once(1ms);
   }
@@ -166,8 +170,19 @@ TEST_CASE_METHOD(Fixture, "the socket is for root alone, and takes the place of 
     CHECK((std::filesystem::status(path).permissions() & std::filesystem::perms::mask) ==
           (std::filesystem::perms::owner_read | std::filesystem::perms::owner_write));
   }
+  SECTION("another user's, who is gone") {
+    ZT_NEEDS_ROOT("a file of another user");
+    start();
+    server.reset();
+    REQUIRE(::chown(path.c_str(), 65534, 65534) == 0);
+    start();
+    struct stat file{};
+    REQUIRE(::lstat(path.c_str(), &file) == 0);
+    CHECK(file.st_uid == ::geteuid());
+    CHECK((file.st_mode & 0777) == 0600);
+  }
   const auto refused = [&](const char* why) {
-    CniServer second(loop, path, [](CniRequest, const CniServer::Done&) {});
+    CniServer second(loop, path, [] { return Result<>{}; }, [](CniRequest, const CniServer::Done&) {});
     const auto started = second.start();
     REQUIRE_FALSE(started);
     CHECK_THAT(started.error().text, Contains(path) && Contains(why));
@@ -184,4 +199,12 @@ TEST_CASE_METHOD(Fixture, "the socket is for root alone, and takes the place of 
     std::filesystem::create_symlink("/nowhere", path);
     refused("is not a socket");
   }
+}
+
+TEST_CASE_METHOD(Fixture, "a readiness probe is told whether the node may be counted on, and why not") {
+  start();
+  CHECK_THAT(ask("GET /readyz HTTP/1.1\r\nHost: unix\r\n\r\n"), Contains("HTTP/1.1 200 OK\r\n"));
+  ready = fail(Reason::kNotFound, "the CNI plugin is not on the node yet");
+  CHECK_THAT(ask("GET /readyz HTTP/1.1\r\nHost: unix\r\n\r\n"), Contains("HTTP/1.1 503 ") && Contains("not on the node yet"));
+  CHECK(asked.empty());
 }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import threading
 import time
@@ -11,6 +12,7 @@ import pytest
 from harness.kubernetes import MODE, STATUS, KubernetesNode
 from harness.mesh import program
 from harness.process import eventually
+from harness.sniff import Capture
 from test_enrolment import Calls, LiveConnection, echo_works, through_tunnel
 
 
@@ -212,6 +214,33 @@ def test_agent_and_proxy_may_start_in_any_order_and_at_any_distance(cluster):
     assert ("shop/web", None) not in cluster.api.patches
 
 
+KILLS = int(os.environ.get("ZT_KILLS", "4"))  # more of them by hand
+
+
+def test_an_agent_that_is_killed_at_any_moment_breaks_no_connection_and_lets_nothing_out_in_the_clear(cluster, tmp_path):
+    cluster.api.label_namespace("shop", "ambient")
+    start(cluster)
+    for pod in (cluster.web, cluster.other):
+        in_the_mesh(cluster, pod)
+    live, calls, chance = LiveConnection(cluster.client, cluster.web.ip), Calls(cluster.client, cluster.web.ip), random.Random()
+    with Capture(cluster.nodes[1].netns, "eth0", str(tmp_path / "link.pcap")) as link:
+        for turn in range(KILLS):
+            cluster.api.put("pods", "shop/other", labels={MODE: "none"} if turn % 2 == 0 else {})
+            # The moment is what is tried; nothing is waited for.
+            time.sleep(chance.uniform(0, 0.4))
+            cluster.nodes[1].agent.kill()
+            cluster.k8s.start_agent()
+        cluster.api.put("pods", "shop/other", labels={})
+        in_the_mesh(cluster, cluster.other)
+        cluster.nodes[1].wait_ready()
+        live.assert_beats(50)
+        calls.assert_some()
+    calls.end()
+    live.close()
+    assert set(link.ports_with_data()) == {15008}
+    assert cluster.api.status_of(cluster.web) == "enabled"
+
+
 def test_a_pod_that_left_while_no_agent_ran_and_cannot_be_found_is_looked_for(cluster):
     cluster.api.label_namespace("shop", "ambient")
     start(cluster)
@@ -370,9 +399,16 @@ def calls_by_tunnel(mesh, pod):
 
 
 def test_a_pod_that_the_watch_shows_late_is_waited_for(cluster, sandbox):
-    timer = threading.Timer(1.0, sandbox.announce)
-    timer.start()
+    agent = cluster.nodes[1].agent
+    mark = agent.mark()
+
+    def announce():
+        agent.wait_line("the plugin asks for a pod.*shop/new", since=mark)
+        sandbox.announce()
+    late = threading.Thread(target=announce)
+    late.start()
     code, out = cni_add(cluster, sandbox)
+    late.join()
     assert code == 0, out
     assert redirected(sandbox)
 
@@ -440,6 +476,35 @@ class HostFolders:
 
     def wait_installed(self):
         eventually(lambda: self.types() == ["bridge", "ztunnel-cni"] and os.access(self.program, os.X_OK), "the plugin on the node", timeout=20)
+
+
+def test_the_agents_metrics_say_what_it_does(cluster):
+    cluster.api.label_namespace("shop", "ambient")
+    start(cluster)
+    for pod in (cluster.web, cluster.other):
+        in_the_mesh(cluster, pod)
+    node = cluster.nodes[1]
+    assert node.http(15014, "/healthz")[0] == node.http(15014, "/readyz")[0] == 200
+    status, text = node.http(15014, "/metrics")
+    assert status == 200
+    for line in ('nodeagent_reconcile_events_total{type="add"} 2', "ztunnel_connected 1", 'ztunnel_agent_pods{state="enrolled"} 2',
+                 'ztunnel_agent_backend_info{backend="nftables"} 1', "ztunnel_agent_probed_addresses 4"):
+        assert line in text.splitlines(), text
+    cluster.web.netns.run("nft", "flush", "ruleset")
+    eventually(lambda: "ztunnel_agent_repairs_total 1" in node.http(15014, "/metrics")[1].splitlines(), "the repair to be counted", timeout=20)
+    assert node.http(15014, "/nonsense")[0] == 404
+
+
+def test_the_agent_is_not_ready_before_the_plugin_is_on_the_node(cluster):
+    host = HostFolders(cluster.folder)
+    os.unlink(host.conf)
+    cluster.write()
+    cluster.k8s.start_agent(**host.settings())
+    cluster.nodes[1].agent.wait_line("has no CNI configuration yet")
+    assert probe(cluster) == 1
+    host.rewrite()
+    host.wait_installed()
+    eventually(lambda: probe(cluster) == 0, "the agent to be ready")
 
 
 def probe(cluster):

@@ -267,6 +267,7 @@ class Processes:
 
     def __init__(self, folder, node):
         self.folder = os.path.join(folder, f"{node.name}-proc")
+        self.node = node
         self._last = 1
         self.add(None, node.netns, pid=1)
 
@@ -280,6 +281,12 @@ class Processes:
         write_file(os.path.join(entry, "stat"), f"{pid} (app) S " + "0 " * 18 + f"{pid} 0\n")
         os.symlink(netns.path, os.path.join(entry, "ns", "net"))
         return pid
+
+    def add_kubelet(self, user):
+        """A kubelet of the node that runs as this user."""
+        pid = self.add(None, self.node.netns)
+        write_file(os.path.join(self.folder, str(pid), "comm"), "kubelet\n")
+        write_file(os.path.join(self.folder, str(pid), "status"), f"Name:\tkubelet\nUid:\t{user}\t{user}\t{user}\t{user}\n")
 
     def end(self, pid):
         for name in ("cgroup", "stat"):
