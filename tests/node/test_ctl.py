@@ -83,7 +83,10 @@ def test_a_refusal_is_told_afterwards_and_while_it_happens(shop):
 
 def test_top_says_who_moves_how_much(shop):
     node = shop.nodes[1]
-    with shop.client.connect(shop.web.ip, 8080) as sock:
+    # Both by one tunnel.
+    with shop.client.connect(shop.web.ip, 8080) as sock, shop.client.connect(shop.web.ip, 8080) as idle:
+        idle.sendall(b"x")
+        assert idle.recv(1) == b"x"
         top = Process("top", [meshes.program("ztunnelctl"), "top", "--every", "0.5", "--times", "4"], netns=node.netns)
         shop.processes.append(top)
         while top.alive():
@@ -92,7 +95,7 @@ def test_top_says_who_moves_how_much(shop):
             while got < 100_000:
                 got += len(sock.recv(65536))
         assert top.wait_exit() == 0
-    moving = top.matching(r"^shop/web +1 .*[KM]iB/s +[\d.]+ [KM]iB/s")
+    moving = top.matching(r"^shop/web +2 .*[KM]iB/s +[\d.]+ [KM]iB/s")
     assert moving, top.text()
 
 

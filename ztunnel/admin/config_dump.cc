@@ -36,6 +36,7 @@ void write_own(JsonWriter& json, const ConnectionLine::Own& own) {
   json.member("ageMillis", int64_t{own.age.count()});
   json.member("bytesReceived", own.received);
   json.member("bytesSent", own.sent);
+  json.member("id", own.id);
   if (own.local) json.member("local", true);
   if (!own.peer.empty()) json.member("peer", own.peer);
   json.end_object();
@@ -223,6 +224,7 @@ void write_ended(JsonWriter& json, const EndedLine& line) {
   json.member("direction", ended.outbound ? "outbound" : "inbound");
   json.member("durationMillis", int64_t{ended.duration.count()});
   if (!ended.text.empty()) json.member("error", ended.text);
+  json.member("id", ended.id);
   json.member("number", ended.number);
   if (ended.asked.port != 0) json.member("originalDst", ended.asked.to_string());
   if (ended.peer) json.member("peer", ended.peer->text);

@@ -72,6 +72,9 @@ std::string_view pod_name(const Workload& workload) {
   return workload.name.empty() ? workload.canonical_name.view() : workload.name.view();
 }
 
+// No two of a worker begin in one nanosecond.
+uint64_t id_of(const ConnectionInfo& info) { return static_cast<uint64_t>(info.begun.time_since_epoch().count()); }
+
 // Texts that an AccessEntry points to. Made for the line, gone with it.
 class AccessLine {
  public:
@@ -152,6 +155,7 @@ void ConnectionRecord::finish(Reason reason, std::string_view text, const RelayB
                                                     .error = error});
   if (ended == nullptr) return;
   ended->add({.number = 0,
+              .id = id_of(info_),
               .at = {},
               .outbound = outbound,
               .mutual_tls = info_.mutual_tls,
@@ -202,7 +206,8 @@ void append_line(PodConnections& lines, const ConnectionInfo& info, const RelayB
                                                          : "",
            .actual_destination = inbound ? info.upstream : info.destination,
            .protocol = info.mutual_tls ? "HBONE" : "TCP",
-           .own = ConnectionLine::Own{.age = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - info.begun),
+           .own = ConnectionLine::Own{.id = id_of(info),
+                                      .age = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - info.begun),
                                       .sent = sent,
                                       .received = received,
                                       .peer = info.peer ? info.peer->text : "",

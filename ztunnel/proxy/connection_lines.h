@@ -18,6 +18,7 @@ struct ConnectionLine {
   std::string protocol;  // HBONE, TCP
   // What the peer's dump has not, and istioctl passes by: member `zt`.
   struct Own {
+    uint64_t id = 0;  // what tells connections apart: those of one tunnel have one source
     std::chrono::milliseconds age{0};
     uint64_t sent = 0, received = 0;  // as in the access log: of the application that the pod has
     std::string peer;                 // identity that the client proved; inbound over a tunnel only

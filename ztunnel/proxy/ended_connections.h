@@ -19,6 +19,7 @@ struct ProvenPeer;
 // How a connection ended, or why there was none.
 struct EndedConnection {
   uint64_t number = 0;  // of this worker, from 1 on
+  uint64_t id = 0;      // as while it was open (ConnectionLine::Own)
   std::chrono::system_clock::time_point at;
   bool outbound = false, mutual_tls = false, local = false;
   SocketAddress source, destination;       // as logged

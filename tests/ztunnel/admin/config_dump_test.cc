@@ -180,14 +180,14 @@ TEST_CASE("age, bytes and proven identity of a connection are told under a name 
   PodStatus status{"Up", {"web", "shop", "web"}, PodConnections{}};
   status.connections->inbound.push_back(
       {*SocketAddress::parse("10.0.0.1:1000"), "", *SocketAddress::parse("10.0.0.2:8080"), "HBONE",
-       ConnectionLine::Own{std::chrono::milliseconds(1500), 7, 5, "spiffe://td/ns/shop/sa/client", false}});
+       ConnectionLine::Own{3, std::chrono::milliseconds(1500), 7, 5, "spiffe://td/ns/shop/sa/client", false}});
   std::string out;
   JsonWriter json(out);
   write_pod_status(json, status);
   CHECK(validate_json(out));
-  CHECK(out.find(
-            "\"zt\": {\n          \"ageMillis\": 1500,\n          \"bytesReceived\": 5,\n          \"bytesSent\": 7,\n          "
-            "\"peer\": \"spiffe://td/ns/shop/sa/client\"\n        }") != std::string::npos);
+  CHECK(out.find("\"zt\": {\n          \"ageMillis\": 1500,\n          \"bytesReceived\": 5,\n          \"bytesSent\": 7,\n      "
+                 "    \"id\": 3,\n          "
+                 "\"peer\": \"spiffe://td/ns/shop/sa/client\"\n        }") != std::string::npos);
 }
 
 TEST_CASE("what ended is told with its reason, beside what is open") {
