@@ -393,6 +393,8 @@ def main():
                 result, wrong = upgrade(mesh, node, holders, newcomers, settings)
                 results.append(result)
                 broken += wrong
+                while len(mesh.beside) > 2:  # namespaces that nobody is in any more
+                    mesh.beside.pop(0).delete()
                 print(f"upgrade {number + 1}: " + "  ".join(f"{name} {value}" for name, value in result.items()), flush=True)
             moved = heavy.answer(b".")
             ends = [holder.answer(b".") for holder in holders]

@@ -1,6 +1,7 @@
 # Warnings, sanitizers, linker: what every target of ours shares.
 option(ZT_BUILD_TESTS "Build the tests" ON)
 option(ZT_WERROR "Treat warnings as errors" OFF)
+option(ZT_SEAL_LEDGER "Let the proxies of a test refuse to seal two records with one key and sequence number" OFF)
 option(ZT_FUZZ "Build the libFuzzer targets" OFF)
 option(ZT_HARDEN "Compile for release: checks of stack, buffers and library, automatics set to zero, branch protection" OFF)
 set(ZT_SANITIZE "" CACHE STRING "Sanitizers, as for -fsanitize= (address,undefined or thread)")

@@ -197,7 +197,13 @@ def test_one_that_is_replaced_while_it_is_being_given_to_passes_all_of_it_on(sho
     shop.start(ZTUNNEL_WORKER_THREADS="1")
     node = shop.nodes[0]
     socks = [live(shop.client, plain.ip) for _ in range(40)]
+    place = node.zds_socket + ".successor"
     first, second = node.ztunnel, Replacement(shop, node, ZTUNNEL_WORKER_THREADS="1").wait_ready()
+    # The third is there before anything moves, for the first waits for a few seconds only. The first still finds the second.
+    os.rename(place, place + ".second")
+    third = Replacement(shop, node, ZTUNNEL_WORKER_THREADS="1").wait_ready()
+    os.rename(place, place + ".third")
+    os.rename(place + ".second", place)
     half, go = threading.Event(), threading.Event()
     seen = []
 
@@ -209,10 +215,10 @@ def test_one_that_is_replaced_while_it_is_being_given_to_passes_all_of_it_on(sho
                 assert go.wait(30)
         return True
 
-    Between(node.zds_socket + ".successor", hook)
+    Between(place, hook)
     first.signal(signal.SIGTERM)
     assert half.wait(20)
-    third = Replacement(shop, node, ZTUNNEL_WORKER_THREADS="1").wait_ready()
+    os.rename(place + ".third", place)
     second.process.signal(signal.SIGTERM)
     # It has given all that it had by then, and more is to come.
     eventually(lambda: sums([third.metrics()], "zt_handover_connections_total", way="taken") >= 19, "the second to have given", timeout=30)
@@ -252,3 +258,16 @@ def test_a_full_disk_at_the_meeting_place_is_said_and_connections_drain(shop):
         assert node.ztunnel.wait_exit(20) == 0
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_tunnel_that_nobody_uses_moves_and_serves_the_next_connection(shop):
+    shop.start(ZTUNNEL_WORKER_THREADS="1")
+    node = shop.nodes[0]
+    live(shop.client, shop.web.ip).close()
+    node.ztunnel.wait_line('connection complete.*direction="outbound"')
+    new, line = replace(shop, node, ZTUNNEL_WORKER_THREADS="1")
+    assert count(line, "units") >= 1 and count(line, "left") == 0, line
+    handshakes = 'zt_tunnel_handshakes_total'
+    live(shop.client, shop.web.ip).close()
+    new.process.wait_line('connection complete.*direction="outbound"')
+    assert not re.search(handshakes + r"\{[^}]*\} [1-9]", new.metrics()), "it needed none"

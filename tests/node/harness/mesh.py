@@ -20,6 +20,7 @@ import mmap
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
 
@@ -208,7 +209,7 @@ class Node:
         env = {
             "PROXY_MODE": "shared", "NODE_NAME": self.name, "INPOD_UDS": self.zds_socket, "XDS_ADDRESS": "",
             "LOCAL_XDS_PATH": self.mesh.file, "EMBEDDED_CA_DIR": self.mesh.ca_folder, "ZTUNNEL_WORKER_THREADS": "2",
-            "RUST_LOG": "access=debug",
+            "RUST_LOG": "access=debug", "ZT_SEAL_LEDGER": self.mesh.ledger,
         }
         env.update(changes)
         return {k: v for k, v in env.items() if v is not None}
@@ -262,6 +263,7 @@ class Mesh:
         self.folder = self._temp.name
         self.file = os.path.join(self.folder, "mesh.yaml")
         self.ca_folder = os.path.join(self.folder, "ca")
+        self.ledger = os.path.join(self.folder, "sealed")  # of what all proxies have sealed, if their build watches that
         self.processes, self.services, self.policies, self.extra_workloads = [], [], [], []
         self.bpffs = None  # where agents pin programs, once there is one
         self.beside = []  # network namespaces of proxies that came later
@@ -293,7 +295,17 @@ class Mesh:
             node.netns.delete()
         if self.bpffs:  # with it go the programs
             subprocess.run(["umount", self.bpffs], capture_output=True)
+        twice = self.sealed()[1]
         self._temp.cleanup()
+        assert twice == 0, f"{twice} records were to be sealed with a key and a sequence number that had been used"
+
+    def sealed(self):
+        """Records that proxies have sealed, and those that they refused to because another one or they themselves had used key and
+        sequence number; (0, 0) if they do not watch it (tests/support/seal_ledger)."""
+        if not os.path.exists(self.ledger):
+            return 0, 0
+        with open(self.ledger, "rb") as file:
+            return struct.unpack("=QQ", file.read(16))
 
     def mount_bpffs(self):
         """A bpf file system for the agents of this mesh alone; their environment for it."""
