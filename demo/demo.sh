@@ -37,6 +37,7 @@ held() {
 take_down() {
   local name pid
   disown -a 2>/dev/null || true   # or the shell announces each one's end
+  if [ -f "$STATE/forwards" ]; then kill $(cat "$STATE/forwards") 2>/dev/null || true; fi
   for name in $(ip netns list 2>/dev/null | awk -v p="^$PREFIX-" '$1 ~ p {print $1}'); do
     for pid in $(ip netns pids "$name"); do kill -9 "$pid" 2>/dev/null || true; done
     ip netns del "$name" || true
@@ -269,7 +270,14 @@ printf '%sEverything above was checked and held.%s\n' "$green" "$plain"
 if [ -n "$KEEP" ]; then
   touch "$STATE/up"
   next() { printf '  %-72s%s\n' "$1" "$2"; }
+  # The admin ports are on the nodes' own loopback: a way to them from here, for a browser.
+  for n in 1 2; do
+    setsid socat TCP-LISTEN:$((18000 + n)),bind=127.0.0.1,reuseaddr,fork EXEC:"nsenter --net=/run/netns/$PREFIX-node-$n socat - TCP\:127.0.0.1\:15000" \
+      >"$STATE/forward-$n.log" 2>&1 </dev/null &
+    echo $! >>"$STATE/forwards"
+  done
   printf '\nIt is up. To go on:\n'
+  next 'http://127.0.0.1:18001/  and  http://127.0.0.1:18002/' 'in a browser: the two nodes live, who talks to whom'
   next "nsenter --net=/run/netns/$PREFIX-checkout curl http://10.96.0.80/order" 'be checkout (or visitor, payments, catalog)'
   next "\$EDITOR $STATE/mesh.yaml" 'change policies; both proxies follow'
   next "tail -f $STATE/ztunnel-2.log" 'what node-2 sees'

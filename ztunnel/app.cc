@@ -31,9 +31,12 @@
 #include "ztunnel/admin/admin.h"
 #include "ztunnel/admin/config_dump.h"
 #include "ztunnel/admin/http_server.h"
+#include "ztunnel/admin/live_feed.h"
 #include "ztunnel/admin/liveness.h"
 #include "ztunnel/admin/readiness.h"
 #include "ztunnel/control_plane.h"
+#include "ztunnel/explain/explain.h"
+#include "ztunnel/profiles.h"
 #include "ztunnel/proxy/data_plane.h"
 #include "ztunnel/telemetry/metrics_registry.h"
 #include "ztunnel/telemetry/runtime_metrics.h"
@@ -168,6 +171,7 @@ struct App::Impl {
         metrics(config.general.worker_threads,
                 {.series = config.telemetry.series_limit,
                  .series_per_identity = config.telemetry.series_per_identity,
+                 .labels = config.telemetry.labels,
                  .idle = config.telemetry.series_idle},
                 config.telemetry.istio_version),
         store({.node_name = config.general.mode == ProxyMode::kShared ? config.general.node_name : std::nullopt,
@@ -205,11 +209,15 @@ struct App::Impl {
   std::unique_ptr<handover::MeetingPlace> meeting_place;  // once we can serve
   BackgroundThread dumps{"zt-dump"};
   Liveness liveness{[this](std::chrono::milliseconds time, std::function<void()> fn) { http->after(time, std::move(fn)); }};
+  std::unique_ptr<LiveFeed> live;
+  Profiles profiles{dumps,
+                    [this](std::chrono::milliseconds time, std::function<void()> fn) { http->after(time, std::move(fn)); }};
   std::unique_ptr<HttpServer> http;
   Timer collect_timer;
   HeapTrim heap;
   bool draining = false;
-  Result<> outcome;  // of run()
+  bool told_how = false;  // to run without a control plane
+  Result<> outcome;       // of run()
 
   Result<> start();
   Result<> start_certificates();
@@ -225,12 +233,14 @@ struct App::Impl {
   void dump(const HttpRespond& respond);
   void tell_connections(const HttpRespond& respond);
   [[nodiscard]] std::map<std::string, PodStatus> pod_states(std::map<std::string, PodConnections> connections) const;
+  void explain(std::string source, std::string destination, HttpRespond respond);
   void on_signal(int number);
   void drain(std::string_view why);
   void shut_down(Clock::duration deadline);
   void wait_for_predecessor();
   [[nodiscard]] std::string successor_path() const;
   void collect();
+  void say_how_without_control_plane();
   void follow_container();
   void give_memory_back(size_t load);
 };
@@ -430,6 +440,9 @@ Result<> App::Impl::start_proxy() {
 }
 
 Result<> App::Impl::start_servers() {
+  live = std::make_unique<LiveFeed>(
+      metrics, *runtime_metrics,
+      LiveFeed::Node{config.general.node_name.value_or(""), build_info(config.telemetry.istio_version).version});
   http = std::make_unique<HttpServer>();
   const bool ipv6 = config.listen.ipv6;
   // Readiness first: whoever waits for us gets an answer while we start.
@@ -438,7 +451,17 @@ Result<> App::Impl::start_servers() {
       "admin", config.listen.admin, ipv6,
       admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },
                      .connections = [this](HttpRespond respond) { loop.post([this, respond] { tell_connections(respond); }); },
-                     .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); }})));
+                     .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); },
+                     .live = [this] { return live->open(); },
+                     .cpu_profile = [this](std::chrono::seconds duration, int frequency,
+                                           const HttpRespond& respond) { profiles.cpu(duration, frequency, respond); },
+                     .explain =
+                         [this](std::string source, std::string destination, HttpRespond respond) {
+                           loop.post([this, source = std::move(source), destination = std::move(destination),
+                                      respond = std::move(respond)]() mutable {
+                             explain(std::move(source), std::move(destination), std::move(respond));
+                           });
+                         }})));
   ZT_TRY(http->listen("stats", config.listen.stats, ipv6, stats_handler(metrics)));
   return {};
 }
@@ -481,6 +504,23 @@ void App::Impl::tell_connections(const HttpRespond& respond) {
   });
 }
 
+// `ztunnel explain` of what is known now. On the thread of dumps: it may look through all workloads.
+void App::Impl::explain(std::string source, std::string destination, HttpRespond respond) {
+  constexpr size_t kMostQueued = 16;
+  if (dumps.queued() >= kMostQueued) return respond(HttpResponse::text(503, "busy with what was asked before\n"));
+  KnownState state;
+  state.snapshot = store.snapshot();
+  state.origin = "this proxy";
+  state.network = config.general.network;
+  state.illegal_ports = config.listen.illegal_ports;
+  dumps.post([state = std::move(state), source = std::move(source), destination = std::move(destination),
+              domain = config.general.cluster_domain, respond = std::move(respond)] {
+    const auto question = make_question(state, source, destination, domain);
+    if (!question) return respond(HttpResponse::text(400, question.error().text + "\n"));
+    respond(HttpResponse::text(200, explanation_text(state, *question, ztunnel::explain(state, *question))));
+  });
+}
+
 // A container's limit may change while it runs (in-place resize).
 void App::Impl::follow_container() {
   const uint64_t budget = memory_budget(config.tunnel, container.limit());
@@ -512,7 +552,10 @@ void App::Impl::collect() {
   sample.services = sample.mesh->service_count();
   sample.policies = sample.mesh->policy_count();
   sample.certificates = secrets->stats();
-  if (xds) sample.xds = xds->stats();
+  if (xds) {
+    sample.xds = xds->stats();
+    say_how_without_control_plane();
+  }
   for (const auto& worker : data_plane->workers()) {
     sample.worker_connections.push_back(worker->connections.load(std::memory_order_relaxed));
     sample.client_tunnels += worker->io().client_tunnels.load(std::memory_order_relaxed);
@@ -520,6 +563,7 @@ void App::Impl::collect() {
     sample.memory_held += worker->io().budget.used();
     sample.longest_turns.push_back(std::chrono::duration<double>(worker->loop().longest_turn()).count());
   }
+  sample.pods = data_plane->pod_use();
   sample.memory_promised = memory.promised();
   sample.memory_limit = memory.limit();
   sample.memory_cuts = memory.cuts();
@@ -528,6 +572,20 @@ void App::Impl::collect() {
                    sample.client_tunnels + sample.server_tunnels + sample.handshakes);
   runtime_metrics->publish(std::move(sample));
   collect_timer.start_after(kCollectInterval, [this] { collect(); });
+}
+
+// Once, to whoever has typed `ztunnel` and sees it fail for the first time.
+void App::Impl::say_how_without_control_plane() {
+  const auto& stats = xds->stats();
+  if (told_how || stats.last_ack) return;
+  told_how = std::accumulate(stats.terminations.begin(), stats.terminations.end(), uint64_t{0}) > 0;
+  if (!told_how) return;
+  ZT_LOG(
+      kLog, kWarn,
+      "the control plane cannot be reached; it is tried again and again. To run without one, name a file and no address: "
+      "XDS_ADDRESS= LOCAL_XDS_PATH=mesh.yaml EMBEDDED_CA_DIR=ca ztunnel. `ztunnel help` lists all settings, `ztunnel settings` "
+      "says which of them count here",
+      Field::string("address", config.control.xds_address.value_or("")));
 }
 
 void App::Impl::on_signal(int number) {

@@ -169,3 +169,13 @@ def test_an_agent_without_its_pods_file_says_so(mesh):
     mesh.processes.append(process)
     assert process.wait_exit() not in (0, -6, -11)
     assert "/nonexistent/pods.yaml" in process.text()
+
+
+def test_whoever_types_ztunnel_with_no_control_plane_near_is_told_how_to_run_without_one(mesh):
+    node = mesh.nodes[0]
+    proxy = Process("ztunnel", [program("ztunnel")], {"INPOD_UDS": node.zds_socket}, node.netns)
+    mesh.processes.append(proxy)
+    line = proxy.wait_line("the control plane cannot be reached", timeout=30)
+    for word in ("LOCAL_XDS_PATH=", "XDS_ADDRESS=", "ztunnel help", "ztunnel settings"):
+        assert word in line
+    assert proxy.alive()

@@ -2,11 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "base/log.h"
 #include "base/text.h"
 #include "ztunnel/admin/browser_guard.h"
+#include "ztunnel/admin/http_compress.h"
 #include "ztunnel/admin/http_negotiate.h"
 #include "ztunnel/admin/liveness.h"
+#include "ztunnel/admin/page.h"
 #include "ztunnel/admin/readiness.h"
 #include "ztunnel/telemetry/metrics_registry.h"
 
@@ -15,31 +19,18 @@ namespace {
 
 log::Scope scope("admin");
 
-constexpr std::string_view kDashboard = R"(<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>ztunnel admin</title>
-<style>
-body { font-family: sans-serif; margin: 2em; }
-td { padding: 0.3em 1.5em 0.3em 0; }
-button { background: none; border: none; padding: 0; font: inherit; color: #069; text-decoration: underline; cursor: pointer; }
-</style>
-</head>
-<body>
-<h1>ztunnel admin</h1>
-<table>
-<tr><td><a href="config_dump">config_dump</a></td><td>workloads, services, policies, certificates, connections, settings</td></tr>
-<tr><td><form method="post" action="logging"><button>logging</button></form></td>
-<td>log levels; POST logging?level=access=debug changes one, ?reset goes back</td></tr>
-<tr><td><form method="post" action="quitquitquit"><button>quitquitquit</button></form></td><td>drain and end the process</td></tr>
-<tr><td><a href="debug/pprof/profile">debug/pprof/profile</a></td><td>CPU profile (if built in)</td></tr>
-<tr><td><a href="debug/pprof/heap">debug/pprof/heap</a></td><td>heap profile (if built in)</td></tr>
-</table>
-<p>Metrics are on port 15020 (/metrics), readiness on port 15021 (/healthz/ready).</p>
-</body>
-</html>
-)";
+constexpr std::string_view kHelp =
+    "GET  /                      a page that draws the node live, for a browser\n"
+    "GET  /live                  what it draws, as server-sent events\n"
+    "GET  /config_dump           workloads, services, policies, certificates, connections, settings, as JSON\n"
+    "GET  /connections          what is open, and what ended lately, as JSON\n"
+    "GET  /explain?source=ADDRESS&destination=ADDRESS:PORT\n"
+    "                            which way a connection would take, and which policy decides\n"
+    "POST /logging               the log levels; ?level=info, ?level=access:debug,xds:trace; ?reset goes back\n"
+    "GET  /debug/pprof/profile   CPU profile for `go tool pprof`; ?seconds=1..300 (10), ?frequency=1..1000 (100)\n"
+    "POST /quitquitquit          drain and end the process\n"
+    "\n"
+    "Port 15020: /metrics. Port 15021: /healthz/ready, /healthz/live.\n";
 
 // Tools show this to people; istioctl's own help describes the same forms.
 constexpr std::string_view kLoggingHelp =
@@ -62,20 +53,22 @@ HttpResponse logging(const HttpRequest& request) {
   return HttpResponse::text(200, fmt::format("current log level is {}\n", log::current_filter()));
 }
 
-// Is the parameter absent, or a number in the range?
-bool in_range(std::string_view query, std::string_view name, int low, int high) {
+// The parameter's number; `otherwise` if it is absent; nothing if it is not in the range.
+std::optional<int> number_of(std::string_view query, std::string_view name, int low, int high, int otherwise) {
   const auto parameter = query_value(query, name);
-  if (!parameter.found) return true;
+  if (!parameter.found) return otherwise;
   const auto value = whole_number<int>(parameter.value);
-  return value && *value >= low && *value <= high;
+  if (!value || *value < low || *value > high) return std::nullopt;
+  return *value;
 }
 
-// Profilers are not linked in: the answers say what works instead.
-HttpResponse cpu_profile(const HttpRequest& request) {
-  if (!in_range(request.query, "seconds", 1, 300)) return HttpResponse::text(400, "invalid seconds value; expected 1-300\n");
-  if (!in_range(request.query, "frequency", 1, 1000))
-    return HttpResponse::text(400, "invalid frequency value; expected 1-1000\n");
-  return HttpResponse::text(501, "this build has no CPU profiler; on the node: perf record -g -p $(pidof ztunnel)\n");
+void cpu_profile(const AdminHooks& hooks, const HttpRequest& request, HttpRespond respond) {
+  const auto seconds = number_of(request.query, "seconds", 1, 300, 10);
+  if (!seconds) return respond(HttpResponse::text(400, "invalid seconds value; expected 1-300\n"));
+  const auto frequency = number_of(request.query, "frequency", 1, 1000, 100);
+  if (!frequency) return respond(HttpResponse::text(400, "invalid frequency value; expected 1-1000\n"));
+  if (!hooks.cpu_profile) return respond(HttpResponse::text(501, "no CPU profiler here\n"));
+  hooks.cpu_profile(std::chrono::seconds(*seconds), *frequency, std::move(respond));
 }
 
 HttpResponse heap_profiling(const HttpRequest& request) {
@@ -104,14 +97,16 @@ HttpHandler admin_handler(AdminHooks hooks) {
       respond(HttpResponse::text(200, "shutdown now\n"));
       return hooks.shutdown();
     }
-    if (path == "/debug/pprof/profile") return respond(cpu_profile(request));
+    if (path == "/debug/pprof/profile") return cpu_profile(hooks, request, std::move(respond));
     if (path == "/debug/pprof/heap") return respond(HttpResponse::text(501, "this build has no heap profiler\n"));
     if (path == "/debug/pprof/heap/profiling") return respond(heap_profiling(request));
-    if (path == "/") {
-      HttpResponse page = HttpResponse::text(200, std::string(kDashboard));
-      page.content_type = "text/html; charset=utf-8";
-      return respond(std::move(page));
+    if (path == "/live") return respond(hooks.live ? hooks.live() : HttpResponse::empty(404));
+    if (path == "/explain" && hooks.explain) {
+      return hooks.explain(query_value(request.query, "source").value, query_value(request.query, "destination").value,
+                           std::move(respond));
     }
+    if (path == "/help" || path == "/debug" || path == "/debug/") return respond(HttpResponse::text(200, std::string(kHelp)));
+    if (path == "/") return respond(page_response());
     respond(HttpResponse::empty(404));
   };
 }
@@ -123,12 +118,7 @@ HttpHandler stats_handler(Metrics& metrics) {
     response.content_type = header_names(request.accept, "application/openmetrics-text")
                                 ? "application/openmetrics-text;charset=utf-8;version=1.0.0"
                                 : "text/plain; charset=utf-8";
-    response.headers.emplace_back("vary", "accept-encoding");
-    response.body = metrics.render();
-    if (header_allows(request.accept_encoding, "gzip")) {
-      response.body = gzip(response.body);
-      response.headers.emplace_back("content-encoding", "gzip");
-    }
+    answer_in_pieces(response, request, metrics.scrape());
     respond(std::move(response));
   };
 }

@@ -1,7 +1,5 @@
 #include "ztunnel/admin/http_negotiate.h"
 
-#include <zlib.h>
-
 #include <algorithm>
 #include <optional>
 
@@ -9,6 +7,8 @@
 
 namespace zt::ztunnel {
 namespace {
+
+constexpr int kQualityOne = 1000;
 
 // Takes what stands before the next `separator` off `text`.
 std::string_view take_until(std::string_view& text, char separator) {
@@ -18,23 +18,30 @@ std::string_view take_until(std::string_view& text, char separator) {
   return trim(part);
 }
 
-// "q=0", "q=0.000": refused. Anything else, also what we cannot read, is not.
-bool forbids(std::string_view parameters) {
+// Of "q=0.5": 500. What we cannot read counts as 1, as if it were not there.
+int quality_of(std::string_view parameters) {
   while (!parameters.empty()) {
     const auto parameter = take_until(parameters, ';');
-    if (parameter.starts_with("q=0") || parameter.starts_with("Q=0")) {
-      return parameter.find_first_not_of("0.", 2) == std::string_view::npos;
+    if (!parameter.starts_with("q=") && !parameter.starts_with("Q=")) continue;
+    const auto number = parameter.substr(2);
+    if (number.empty() || number.front() != '0') return kQualityOne;
+    int quality = 0, scale = 100;
+    for (const char digit : number.substr(std::min<size_t>(2, number.size()))) {
+      if (digit < '0' || digit > '9') return kQualityOne;
+      quality += (digit - '0') * scale;
+      scale /= 10;
     }
+    return quality;
   }
-  return false;
+  return kQualityOne;
 }
 
-// Whether the header has an entry for `value`, and if so whether it allows it.
-std::optional<bool> entry_for(std::string_view header, std::string_view value) {
+// What the header's entry for `value` says, if it has one.
+std::optional<int> entry_for(std::string_view header, std::string_view value) {
   while (!header.empty()) {
     auto entry = take_until(header, ',');
     const auto name = take_until(entry, ';');
-    if (equals_ignoring_case(name, value)) return !forbids(entry);
+    if (equals_ignoring_case(name, value)) return quality_of(entry);
   }
   return std::nullopt;
 }
@@ -60,37 +67,11 @@ std::string percent_decode(std::string_view text) {
 
 }  // namespace
 
-bool header_names(std::string_view header, std::string_view value) { return entry_for(header, value).value_or(false); }
+bool header_names(std::string_view header, std::string_view value) { return entry_for(header, value).value_or(0) > 0; }
 
-bool header_allows(std::string_view header, std::string_view value) {
+int header_quality(std::string_view header, std::string_view value) {
   if (const auto own = entry_for(header, value)) return *own;
-  return entry_for(header, "*").value_or(false);
-}
-
-std::string gzip(std::string_view data) {
-  constexpr int kGzipWindow = 15 + 16;  // 32 KiB window, gzip framing
-  z_stream stream{};
-  deflateInit2(&stream, Z_BEST_SPEED, Z_DEFLATED, kGzipWindow, 8, Z_DEFAULT_STRATEGY);
-  std::string out;
-  out.resize(deflateBound(&stream, data.size()));
-  size_t written = 0;
-  // zlib counts in 32 bits.
-  constexpr size_t kPiece = 1u << 30;
-  int state = Z_OK;
-  while (state == Z_OK) {
-    const size_t in = std::min(data.size(), kPiece);
-    const size_t room = std::min(out.size() - written, kPiece);
-    stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(data.data()));
-    stream.avail_in = static_cast<uInt>(in);
-    stream.next_out = reinterpret_cast<Bytef*>(out.data() + written);
-    stream.avail_out = static_cast<uInt>(room);
-    state = deflate(&stream, in == data.size() ? Z_FINISH : Z_NO_FLUSH);
-    data.remove_prefix(in - stream.avail_in);
-    written += room - stream.avail_out;
-  }
-  deflateEnd(&stream);
-  out.resize(written);
-  return out;
+  return entry_for(header, "*").value_or(0);
 }
 
 QueryValue query_value(std::string_view query, std::string_view name) {

@@ -4,14 +4,11 @@
 
 namespace zt::ztunnel {
 
-// Does a header such as Accept or Accept-Encoding ("gzip;q=0.5, br") allow `value`? Quality 0 forbids; "*"
-// allows what is not named. Media types match without their parameters.
-[[nodiscard]] bool header_allows(std::string_view header, std::string_view value);
+// How much a header such as Accept or Accept-Encoding ("gzip;q=0.5, br") likes `value`, in thousandths; 0: not allowed. "*" is for what
+// is not named. Media types match without their parameters.
+[[nodiscard]] int header_quality(std::string_view header, std::string_view value);
 // Named in the header itself, wildcards aside.
 [[nodiscard]] bool header_names(std::string_view header, std::string_view value);
-
-// gzip (RFC 1952), fast rather than small.
-[[nodiscard]] std::string gzip(std::string_view data);
 
 // The value of a query's parameter, percent-decoded; `found` says whether it is there ("?reset" is, with an
 // empty value).

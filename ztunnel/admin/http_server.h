@@ -32,8 +32,10 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
   // For large answers, instead of `body`: appends the next piece (some 64 KiB) and returns whether there is
-  // more. Called on the server's thread, between writes.
+  // more. Called on the server's thread, between writes. What it throws ends the connection, so that nobody takes the part for the whole.
   std::move_only_function<bool(std::string& out)> more;
+  // Not 0: an answer without end, in which `more` is asked again after this time when it had nothing. Ends when the server drains.
+  std::chrono::milliseconds poll{0};
 
   static HttpResponse text(int status, std::string body) {
     HttpResponse response;

@@ -8,6 +8,8 @@
 #include <ctime>
 #include <utility>
 
+#include "base/log.h"
+
 namespace zt::ztunnel {
 namespace {
 
@@ -19,6 +21,8 @@ using boost::system::error_code;
 // Answers up to this size have a Content-Length; larger ones go out in chunks.
 constexpr size_t kWholeAnswerBytes = 1u << 20;
 constexpr size_t kLingerBytes = 4096;
+
+log::Scope scope("http");
 
 std::string http_date() {
   const std::time_t now = std::time(nullptr);
@@ -43,6 +47,7 @@ void HttpSession::close() {
   error_code ignored;
   stream_.socket().shutdown(tcp::socket::shutdown_both, ignored);
   stream_.socket().close(ignored);
+  wait_.cancel();
   owner_.remove(shared_from_this());
 }
 
@@ -139,13 +144,26 @@ void HttpSession::answer(uint64_t request, HttpResponse response) {
   response_ = std::move(response);
   if (owner_.draining()) keep_alive_ = false;
   if (!response_.more) return write_whole(std::move(response_.body));
-  // Small answers, and those to clients that know no chunks, are put together first.
-  std::string start;
-  bool more = true;
-  while (more && (start.size() < kWholeAnswerBytes || version_ < 11)) more = response_.more(start);
-  if (!more) return write_whole(std::move(start));
-  piece_ = std::move(start);
+  ended_ = false;
+  piece_.clear();
+  // Small answers are put together first.
+  while (!ended_ && piece_.size() < kWholeAnswerBytes && response_.poll.count() == 0) {
+    if (!next_piece()) return;
+  }
+  if (ended_) return write_whole(std::exchange(piece_, {}));
   write_pieces();
+}
+
+// False: the connection is over.
+bool HttpSession::next_piece() {
+  try {
+    ended_ = !response_.more(piece_);
+    return true;
+  } catch (const std::exception& error) {
+    ZT_LOG(scope, kWarn, "an answer was broken off", Field::string("error", error.what()));
+    close();
+    return false;
+  }
 }
 
 void HttpSession::write_whole(std::string body) {
@@ -161,9 +179,12 @@ void HttpSession::write_whole(std::string body) {
 }
 
 void HttpSession::write_pieces() {
+  // To a client that knows no chunks, the end of the connection is the end of the answer.
+  const bool chunked = version_ >= 11;
+  if (!chunked) keep_alive_ = false;
   fields_.emplace(static_cast<http::status>(response_.status), version_);
   set_headers(*fields_, response_, keep_alive_);
-  fields_->chunked(true);
+  if (chunked) fields_->chunked(true);
   serializer_.emplace(*fields_);
   stream_.expires_after(owner_.limits().write_timeout);
   http::async_write_header(stream_, *serializer_, then([](HttpSession& session) {
@@ -173,18 +194,31 @@ void HttpSession::write_pieces() {
 }
 
 void HttpSession::write_piece() {
+  if (response_.poll.count() > 0 && owner_.draining()) ended_ = true;
+  while (piece_.empty() && !ended_) {
+    if (!next_piece()) return;
+    if (!piece_.empty() || ended_ || response_.poll.count() == 0) continue;
+    stream_.expires_never();
+    wait_.expires_after(response_.poll);
+    return wait_.async_wait([self = shared_from_this()](error_code) {
+      if (self->stream_.socket().is_open()) self->write_piece();
+    });
+  }
+  const bool last = piece_.empty();
+  if (last && version_ < 11) return finish();
+  auto next = then([last](HttpSession& session) {
+    session.piece_.clear();
+    if (last) return session.finish();
+    session.write_piece();
+  });
   stream_.expires_after(owner_.limits().write_timeout);
-  asio::async_write(stream_, http::make_chunk(asio::buffer(piece_)), then([](HttpSession& session) {
-                      session.piece_.clear();
-                      while (session.piece_.empty()) {
-                        if (session.response_.more(session.piece_)) continue;
-                        if (!session.piece_.empty()) break;
-                        asio::async_write(session.stream_, http::make_chunk_last(),
-                                          session.then([](HttpSession& self) { self.finish(); }));
-                        return;
-                      }
-                      session.write_piece();
-                    }));
+  if (last) {
+    asio::async_write(stream_, http::make_chunk_last(), std::move(next));
+  } else if (version_ < 11) {
+    asio::async_write(stream_, asio::buffer(piece_), std::move(next));
+  } else {
+    asio::async_write(stream_, http::make_chunk(asio::buffer(piece_)), std::move(next));
+  }
 }
 
 void HttpSession::finish() {

@@ -1,5 +1,6 @@
 #pragma once
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
@@ -44,6 +45,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
       : weak_owner_(owner),
         owner_(*owner),
         stream_(std::move(socket)),
+        wait_(stream_.get_executor()),
         source_(std::move(source)),
         service_(std::move(service)) {}
 
@@ -57,6 +59,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   // No further request: closes now if there is none under way.
   void drain() {
     if (!busy_) close();
+    wait_.cancel();
   }
   void close();
 
@@ -68,6 +71,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void refuse(const boost::system::error_code& error);
   void write_whole(std::string body);
   void write_pieces();
+  bool next_piece();
   void write_piece();
   void finish();
   void linger();
@@ -84,6 +88,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   const std::weak_ptr<HttpSessionOwner> weak_owner_;
   HttpSessionOwner& owner_;
   boost::beast::tcp_stream stream_;
+  boost::asio::steady_timer wait_;  // for the next piece of an answer without end
   const boost::asio::ip::address source_;
   const std::shared_ptr<const HttpService> service_;
   boost::beast::flat_buffer buffer_;
@@ -101,6 +106,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::optional<Fields> fields_;
   std::optional<boost::beast::http::response_serializer<boost::beast::http::empty_body>> serializer_;
   std::string piece_;
+  bool ended_ = false;  // there is no further piece
 };
 
 }  // namespace zt::ztunnel

@@ -173,6 +173,7 @@ struct TelemetryConfig {
   uint32_t series_limit = 10'000;
   uint32_t series_per_identity = 500;
   std::chrono::seconds series_idle{900};
+  std::vector<std::string> labels;  // of traffic metrics; empty: all
 };
 
 struct Config {

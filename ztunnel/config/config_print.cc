@@ -112,6 +112,7 @@ Value own_settings(const Config& config) {
       {"localXdsPath", optional_text(config.control.local_xds_path)},
       {"logFilter", text(config.telemetry.log_filter)},
       {"memoryBudget", config.tunnel.memory_budget ? count(*config.tunnel.memory_budget) : null()},
+      {"metricsLabels", text(fmt::format("{}", fmt::join(config.telemetry.labels, ",")))},
       {"metricsSeriesIdle", duration(config.telemetry.series_idle)},
       {"metricsSeriesLimit", count(config.telemetry.series_limit)},
       {"metricsSeriesPerIdentity", count(config.telemetry.series_per_identity)},

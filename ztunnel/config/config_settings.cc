@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "base/duration.h"
+#include "base/text.h"
 #include "mesh/reason.h"
 #include "mesh/spiffe.h"
 #include "ztunnel/config/config_values.h"
@@ -201,6 +202,19 @@ Result<> set_unknown_policy(Config& config, std::string_view text) {
   return {};
 }
 
+Result<> set_labels(Config& config, std::string_view text) {
+  config.telemetry.labels.clear();
+  while (!text.empty()) {
+    const size_t comma = std::min(text.find(','), text.size());
+    const std::string_view name = trim(text.substr(0, comma));
+    text.remove_prefix(std::min(comma + 1, text.size()));
+    if (name.empty() || name.find_first_not_of("abcdefghijklmnopqrstuvwxyz_") != std::string_view::npos)
+      return fail(Reason::kInvalidInput, fmt::format("\"{}\" is no label; expected names between commas", name));
+    config.telemetry.labels.emplace_back(name);
+  }
+  return {};
+}
+
 constexpr size_t kMaxCongestionControlName = 15;  // TCP_CA_NAME_MAX - 1
 
 Result<> set_congestion_control(Config& config, std::string_view text) {
@@ -353,6 +367,8 @@ constexpr Setting kSettings[] = {
      set_number<ZT_FIELD(telemetry.series_limit), 100, 10'000'000>, false, "count"},
     {"ZT_METRICS_SERIES_PER_IDENTITY", "500", "of them, those that one peer's baggage may make; all peers' at most half",
      set_number<ZT_FIELD(telemetry.series_per_identity), 1, 10'000'000>, false, "count"},
+    {"ZT_METRICS_LABELS", "(all)",
+     "labels of traffic metrics that are shown, by comma; series that differ in others only become one", set_labels},
     {"ZT_METRICS_SERIES_IDLE", "15m", "forget series that were idle for so long and whose workload is gone; 0: never",
      set_duration<ZT_FIELD(telemetry.series_idle), 0, kYearMs>, false, "duration"},
 };

@@ -2,6 +2,7 @@
 
 #include "mesh/reason.h"
 #include "ztunnel/proxy/connection_lines.h"
+#include "ztunnel/proxy/live_connections.h"
 #include "ztunnel/telemetry/access_log.h"
 
 namespace zt::ztunnel {
@@ -175,6 +176,8 @@ void deny_early(Worker& worker, Direction direction, const SocketAddress& source
                 const Error& why) {
   const auto reporter = direction == Direction::kOutbound ? Reporter::kSource : Reporter::kDestination;
   worker.metrics().early_denials.get({reporter_name(reporter), reason_info(why.reason).name}).add();
+  if (worker.metrics().live.watched()) [[unlikely]]
+    show_refused(worker, direction, source, destination, why);
   worker.metrics().denial_log.write(Clock::now(), source, destination, direction == Direction::kOutbound ? "outbound" : "inbound",
                                     why.text);
   EndedConnection ended;

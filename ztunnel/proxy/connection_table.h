@@ -77,6 +77,7 @@ class ConnectionTable {
   Connection& enter(Connection* connection);
   void remove(Connection& connection);
   void count_some();
+  void note_times(const Connection& connection);
 
   [[no_unique_address]] ThreadChecker thread_;
   Worker& worker_;

@@ -145,8 +145,8 @@ Result<DataPlane::BoundPod> DataPlane::bind(const std::string& uid, PodName work
 
 void DataPlane::serve(BoundPod pod) {
   const size_t acceptor = next_acceptor_++ % workers_.size();
-  const auto counts = std::make_shared<PodCounts>(handshakes_);
-  pods_[pod.uid] = {.acceptor_worker = acceptor};
+  const auto counts = std::make_shared<PodCounts>(handshakes_, workers_.size());
+  pods_[pod.uid] = {.acceptor_worker = acceptor, .name = pod.workload, .counts = counts};
   if (pod.uid != kOwnPod) ++started_;
   ZT_LOG(kLog, kInfo, "pod started", Field::string("uid", pod.uid), Field::string("name", pod.workload.name),
          Field::string("namespace", pod.workload.ns));
@@ -344,6 +344,23 @@ void DataPlane::cut_and_end() {
       });
     });
   }
+}
+
+std::vector<PodUse> DataPlane::pod_use() {
+  std::vector<PodUse> all;
+  for (const auto& [uid, pod] : pods_) {
+    PodUse& use = all.emplace_back(PodUse{.uid = uid, .ns = pod.name.ns, .name = pod.name.name});
+    use.service_account = pod.name.service_account;
+    use.connections = pod.counts->connections.load(std::memory_order_relaxed);
+    use.tunnels = pod.counts->tunnels.load(std::memory_order_relaxed);
+    for (const auto& held : pod.counts->memory) use.memory += held.load(std::memory_order_relaxed);
+  }
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    workers_[i]->post([pods = worker_pods_[i].get()] {
+      for (const auto& [uid, pod] : pods->pods) pod->publish_memory();
+    });
+  }
+  return all;
 }
 
 void DataPlane::collect_connections(std::function<void(std::map<std::string, PodConnections>)> done) {

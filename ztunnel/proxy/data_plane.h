@@ -14,6 +14,7 @@
 #include "ztunnel/proxy/pod_worker.h"
 #include "ztunnel/proxy/worker.h"
 #include "ztunnel/proxy/worker_handover.h"
+#include "ztunnel/telemetry/runtime_metrics.h"
 
 namespace zt::ztunnel {
 
@@ -81,6 +82,9 @@ class DataPlane final : public zds::PodManager {
   // The last that ended, of all workers, the oldest of each first; `done` on this thread.
   void collect_ended(std::function<void(std::vector<EndedLine>)> done);
 
+  // What each pod has, as the workers last said; asks them to say it anew.
+  [[nodiscard]] std::vector<PodUse> pod_use();
+
   // Pods that the agent or the configuration gave us: without our own.
   [[nodiscard]] size_t pod_count() const { return pods_.size() - pods_.count(std::string(kOwnPod)); }
   [[nodiscard]] uint64_t pods_started() const { return started_; }
@@ -92,6 +96,8 @@ class DataPlane final : public zds::PodManager {
   static constexpr std::string_view kOwnPod = "self";  // uid
   struct PodEntry {
     size_t acceptor_worker = 0;
+    PodName name;
+    std::shared_ptr<const PodCounts> counts;
   };
   // Per worker, touched on its thread only.
   struct WorkerPods {

@@ -8,6 +8,7 @@
 #include "mesh/reason.h"
 #include "ztunnel/proxy/connection.h"
 #include "ztunnel/proxy/handshaking.h"
+#include "ztunnel/proxy/stopwatch.h"
 
 namespace zt::ztunnel {
 
@@ -80,8 +81,10 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial(hbone::TunnelKey key,
 }
 
 Task<Result<UniqueFd>> Dialler::connect(SocketAddress destination, Clock::duration limit) const {
+  const Stopwatch watch;
   auto connected = co_await connect_tcp(pod_.worker.loop(), pod_.sockets,
                                         {.destination = destination, .source = std::nullopt, .local_leg = false}, limit);
+  watch.stop(pod_.worker.metrics().times.connect_peer);
   if (connected) co_return connected;
   if (connected.error().reason == Reason::kConnectTimeout) {
     co_return fail(Reason::kNetworkPolicy,

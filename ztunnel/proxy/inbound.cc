@@ -1,4 +1,5 @@
 #include "ztunnel/proxy/inbound.h"
+#include "ztunnel/proxy/stopwatch.h"
 
 #include <sys/socket.h>
 
@@ -183,7 +184,9 @@ Task<Result<UniqueFd>> Inbound::connect_if_allowed(const ConnectionInfo& info, C
   };
   const Verdict before = co_await authorize_inbound(info);
   if (!before.allowed()) co_return refused(before);
+  const Stopwatch watch;
   auto upstream = co_await connect_tcp(worker_.loop(), pod_.sockets, target);
+  watch.stop(worker_.metrics().times.connect_application);
   if (!upstream) co_return fail(upstream.error().reason, "connection failed: " + upstream.error().text);
   const Verdict after = judge(*worker_.snapshot(), info, worker_.settings().missing_policy);
   if (after.allowed()) co_return upstream;

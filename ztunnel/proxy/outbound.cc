@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "mesh/reason.h"
 #include "workload_api/xds/on_demand.h"
+#include "ztunnel/proxy/stopwatch.h"
 #include "ztunnel/telemetry/traffic_labels.h"
 
 namespace zt::ztunnel {
@@ -272,8 +273,10 @@ Task<Outbound::Attempt> Outbound::plain(Waiting& waiting, ConnectionInfo info, P
   Connection& connection = connections_.add(std::move(info));
   connection.accepted = std::move(waiting.open);
   // No source is preserved here: we are in the pod's namespace and have its address. The leg may leave the node.
+  const Stopwatch watch;
   auto upstream = co_await connect_tcp(worker_.loop(), pod_.sockets,
                                        {.destination = to.address, .source = std::nullopt, .local_leg = false}, limit);
+  watch.stop(worker_.metrics().times.connect_plain);
   if (!upstream) {
     Unreached unreached{{upstream.error().reason, "io error: " + upstream.error().text}, worth_another(upstream.error().reason)};
     waiting.open = std::move(connection.accepted);
@@ -365,7 +368,9 @@ Task<Outbound::Attempt> Outbound::ask(Waiting& waiting, Connection& connection, 
   for (size_t attempt = 1;; ++attempt) {
     if (!relay) {
       relay = std::make_unique<StreamRelay>(worker_.io(), StreamRelay::Side::kSocketIsClient);
+      const Stopwatch watch;
       auto stream = co_await dialler_.open(key, headers, *relay, limit);
+      watch.stop(worker_.metrics().times.pool_wait);
       if (!stream) co_return unreached(stream.error(), worth_another(stream.error().reason));
       relay->attach(**stream);
     }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "ztunnel/proxy/handshake_admission.h"
 
@@ -32,11 +33,12 @@ class Counted {
 
 // What one pod has of us, on all workers together: what its limits are held against. Any thread.
 struct PodCounts {
-  explicit PodCounts(std::shared_ptr<std::atomic<size_t>> all_handshakes)
-      : handshakes(std::make_shared<HandshakeCounts>(std::move(all_handshakes))) {}
+  explicit PodCounts(std::shared_ptr<std::atomic<size_t>> all_handshakes, size_t workers = 1)
+      : handshakes(std::make_shared<HandshakeCounts>(std::move(all_handshakes))), memory(workers) {}
   std::atomic<uint32_t> connections{0};  // open, or accepted and on their way to be
   std::atomic<uint32_t> tunnels{0};      // that peers opened
   const std::shared_ptr<HandshakeCounts> handshakes;
+  std::vector<std::atomic<size_t>> memory;  // bytes held for it, by worker: as each last said (PodWorker::publish_memory())
 };
 
 }  // namespace zt::ztunnel

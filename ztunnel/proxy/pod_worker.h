@@ -53,6 +53,8 @@ class PodWorker {
     return outbound_.unfinished() + inbound_.unfinished() + acceptors_.size() + (handshakes_ ? handshakes_->waiting() : 0) -
            units_.departed().requests;
   }
+  // Says what is held for the pod here now.
+  void publish_memory() { pod_.counts->memory[worker_.index()].store(memory_.used(), std::memory_order_relaxed); }
   // Nothing of it that another process could be given, now or in a moment.
   [[nodiscard]] bool empty() const { return connection_count() + unfinished() + dialler_.tunnels() == 0; }
   [[nodiscard]] ConnectionTable& connections() { return connections_; }

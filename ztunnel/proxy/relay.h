@@ -1,8 +1,10 @@
 #pragma once
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -58,12 +60,26 @@ class Relay {
   Connection* connection = nullptr;  // that it is the relay of, once bytes may move
 
   [[nodiscard]] virtual const RelayBytes& bytes() const { return bytes_; }
+  // When the server's first byte came; zero: none, or another process saw it.
+  [[nodiscard]] Clock::time_point first_byte() const { return first_byte_; }
+  // How long receivers took nothing of what was there for them, all together.
+  [[nodiscard]] std::chrono::milliseconds stalled() const { return stalled_; }
   // kOk before it has ended.
   [[nodiscard]] RelayEnd end() const { return end_ ? *end_ : RelayEnd{}; }
 
  protected:
+  using Millis = std::chrono::duration<uint32_t, std::milli>;
   Relay() = default;
+  void begin_stall() {
+    if (stalled_since_ == Clock::time_point{}) stalled_since_ = Clock::now();
+  }
+  void end_stall() {
+    if (stalled_since_ == Clock::time_point{}) return;
+    stalled_ += std::chrono::duration_cast<Millis>(Clock::now() - std::exchange(stalled_since_, Clock::time_point{}));
+  }
   RelayBytes bytes_;
+  Clock::time_point first_byte_, stalled_since_;
+  Millis stalled_{0};
   std::unique_ptr<RelayEnd> end_;  // what ten thousand connections carry for their last moment would be more than a pointer
 };
 

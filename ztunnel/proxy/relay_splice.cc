@@ -43,7 +43,10 @@ void SpliceRelay::leg_ready(int index, uint32_t events) {
   if (finished_) return;
   Leg& ready = leg(index);
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ready.readable = true;
-  if ((events & EPOLLOUT) != 0) ready.writable = true;
+  if ((events & EPOLLOUT) != 0) {
+    ready.writable = true;
+    end_stall();
+  }
   if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) ready.hung_up = true;
   // A reset after the source's end would otherwise wait for a write that may never come.
   if ((events & EPOLLERR) != 0 && flows_[index].source_ended) {
@@ -110,9 +113,11 @@ bool SpliceRelay::pump(int from) {
           splice(flow.read_end.get(), nullptr, sink.fd.get(), nullptr, flow.in_pipe, SPLICE_F_NONBLOCK | SPLICE_F_MOVE);
       if (n > 0) {
         flow.in_pipe -= static_cast<size_t>(n);
+        if (from == 1 && moved_from(from) == 0) first_byte_ = Clock::now();
         moved_from(from) += static_cast<uint64_t>(n);
       } else if (n < 0 && errno == EAGAIN) {
         sink.writable = false;
+        begin_stall();
       } else if (n < 0 && errno != EINTR) {
         finish(from == 0 ? Reason::kUpstreamReset : Reason::kDownstreamReset);
         return false;
@@ -142,6 +147,7 @@ void SpliceRelay::kill(Reason reason, std::string text) {
 void SpliceRelay::finish(Reason reason, std::string text) {
   if (finished_) return;
   finished_ = true;
+  end_stall();
   end_ = std::make_unique<RelayEnd>(reason, std::move(text));
   if (!frozen_) io_.loop.defer(*this);
 }

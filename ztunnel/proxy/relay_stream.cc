@@ -67,6 +67,7 @@ PullResult StreamRelay::pull(std::span<const iovec> slots) noexcept {
   } while (n < 0 && errno == EINTR);
   if (n > 0) {
     const auto bytes = static_cast<size_t>(n);
+    if (from_socket() == 0 && side_ == Side::kSocketIsServer) first_byte_ = Clock::now();
     from_socket() += bytes;
     if (!source_proven_ && from_socket() >= kProvenBytes) {
       source_proven_ = true;
@@ -122,11 +123,13 @@ size_t StreamRelay::on_data(std::span<const iovec> data) noexcept {
           continue;
         }
         sink_blocked_ = true;
+        begin_stall();
         break;
       }
       socket_reset();
       break;
     }
+    if (to_socket() == 0 && side_ == Side::kSocketIsClient) first_byte_ = Clock::now();
     taken += static_cast<size_t>(n);
     to_socket() += static_cast<uint64_t>(n);
     if (!sink_proven_ && to_socket() >= kProvenBytes) {
@@ -150,7 +153,11 @@ size_t StreamRelay::on_data(std::span<const iovec> data) noexcept {
   if (left_to_kernel && !finished_) {
     limit_unsent(socket_.get(), sink_proven_ ? kProvenUnsent : kFirstUnsent);
     sink_blocked_ = !is_writable(socket_.get());
-    if (!sink_blocked_) go_on();
+    if (sink_blocked_) {
+      begin_stall();
+    } else {
+      go_on();
+    }
   }
   return taken;
 }
@@ -210,6 +217,7 @@ void StreamRelay::on_ready(uint32_t events) noexcept {
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0 && stream_ != nullptr && !source_ended_) stream_->readable();
   if ((events & EPOLLOUT) != 0 && sink_blocked_) {
     sink_blocked_ = false;
+    end_stall();
     go_on();
     if (stream_ != nullptr) stream_->resume_delivery();
   }
@@ -224,6 +232,7 @@ void StreamRelay::kill(Reason reason, std::string text) {
 void StreamRelay::finish(Reason reason, std::string text) {
   if (finished_) return;
   finished_ = true;
+  end_stall();
   end_ = std::make_unique<RelayEnd>(reason, std::move(text));
   if (!frozen_) io_.loop.defer(*this);
 }

@@ -1,6 +1,7 @@
 #include "ztunnel/proxy/tls_contexts.h"
 
 #include "mesh/reason.h"
+#include "ztunnel/proxy/stopwatch.h"
 
 namespace zt::ztunnel {
 
@@ -35,7 +36,10 @@ Task<Result<std::shared_ptr<const hbone::TlsContext>>> TlsContexts::get(identity
     const std::shared_ptr<Event> waiting = entry.waiting;
     if (waiting) {
       const auto left = deadline - Clock::now();
-      if (left <= Clock::duration::zero() || !co_await waiting->wait(loop_, left)) {
+      const Stopwatch watch;
+      const bool came = left > Clock::duration::zero() && co_await waiting->wait(loop_, left);
+      watch.stop(metrics_.times.certificate_wait);
+      if (!came) {
         co_return fail(Reason::kIdentityTimeout, "identity error: no certificate for " + id.to_string() + " in time");
       }
     }

@@ -157,10 +157,51 @@ class [[nodiscard]] OpenSocket {
   Reporter reporter_ = Reporter::kSource;
 };
 
+// The sums of one label set over all workers, at one moment.
+using TrafficCounts = std::array<uint64_t, 3 + kResponseFlags>;  // opened, received, sent, then ended by flag
+inline constexpr size_t kCountOpened = 0, kCountReceived = 1, kCountSent = 2, kCountClosed = 3;
+struct TrafficRow {
+  std::shared_ptr<const SeriesLabels> labels;
+  TrafficCounts counts;
+};
+// Of one moment; some hundred bytes a label set. Immutable.
+struct TrafficSample {
+  std::vector<TrafficRow> rows;
+  std::array<int64_t, 2> sockets{};  // open, by Reporter
+};
+using TrafficSamplePtr = std::shared_ptr<const TrafficSample>;
+// "{reporter=…}" with an empty response flag.
+[[nodiscard]] std::string_view labels_text(const TrafficRow& row);
+
+// The families of one sample as text, in pieces of some 64 KiB, so that a hundred thousand label sets need no text of that size.
+class TrafficText {
+ public:
+  explicit TrafficText(const TrafficSample* sample) : sample_(sample) {}
+  // Before each piece: the sample, which lives at least until the piece is there.
+  void show(const TrafficSample* sample) { sample_ = sample; }
+  // Appends the next piece of the families from connections opened to bytes sent; false: that was all.
+  bool first(std::string& out);
+  // And of failed connections and open sockets (the peer has another family in between).
+  bool second(std::string& out);
+
+ private:
+  bool some(std::string& out, size_t end);
+  const TrafficSample* sample_;
+  size_t family_ = 0, row_ = 0;
+  bool begun_ = false;  // the family has its head
+};
+
+// The families of traffic, for a reference page: all counters.
+struct FamilyInfo;
+[[nodiscard]] std::vector<FamilyInfo> describe_traffic();
+inline constexpr std::string_view kSocketsHelp = "The current number of open TCP sockets (unstable).";
+
 struct TrafficLimits {
   size_t series = 10'000;            // label sets, counted per worker; what peers claim may take half of it
   size_t series_per_identity = 500;  // of them, those that one peer's claims may make
-  std::chrono::seconds idle{900};    // series unused this long go, once a scrape has seen their last value; 0: never
+  // Traffic labels that are shown; empty: all. `reporter` and `response_flags` always are. What differs in others only is one series.
+  std::vector<std::string> labels{};
+  std::chrono::seconds idle{900};  // series unused this long go, once a scrape has seen their last value; 0: never
 };
 
 class TrafficMetrics {
@@ -194,10 +235,8 @@ class TrafficMetrics {
   // scrape.
   void keep_existing(EraseExisting erase_existing) { erase_existing_ = std::move(erase_existing); }
 
-  // Appends the traffic families in OpenMetrics text, all of the same moment: to `first` from connections
-  // opened to bytes sent, to `second` failed connections and open sockets (the peer has another family in
-  // between). Any thread; callers take turns. `now` decides what is idle.
-  void render(std::string& first, std::string& second, Clock::time_point now);
+  // All sums of one moment. Any thread; callers take turns, and no worker waits. `now` decides what is idle, and after it is forgotten.
+  [[nodiscard]] TrafficSamplePtr sample(Clock::time_point now);
 
  private:
   friend class TrafficCell;
@@ -213,6 +252,7 @@ class TrafficMetrics {
   // identities that meet in a slot share its limit; the seed keeps anybody from choosing whom to meet.
   static constexpr size_t kClaimSlots = 4096;
   const TrafficLimits limits_;
+  const uint32_t shown_;  // traffic labels, by their place in traffic_label_names()
   std::vector<std::unique_ptr<Cell>> cells_;
   std::atomic<size_t> series_count_{0};
   std::atomic<uint64_t> overflows_{0};

@@ -100,6 +100,15 @@ void HistogramFamily::render(std::string& out) const {
   }
 }
 
+std::vector<HistogramFamily::Buckets> HistogramFamily::buckets() const {
+  std::vector<Buckets> all;
+  for (const auto& [labels, histogram] : list()) {
+    Buckets& one = all.emplace_back(Buckets{std::string(labels), {}});
+    for (const auto& count : histogram->counts_) one.counts.push_back(count.load(std::memory_order_relaxed));
+  }
+  return all;
+}
+
 void ComputedFamily::render(std::string& out) const {
   std::string samples;
   const std::string name = type_ == Type::kCounter ? fmt::format("{}_total", info_.name) : info_.name;

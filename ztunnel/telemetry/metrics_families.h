@@ -61,8 +61,14 @@ struct FamilyInfo {
 // Something that appends itself to a scrape. Any thread.
 class Family {
  public:
+  explicit Family(FamilyInfo info) : info_(std::move(info)) {}
   virtual ~Family() = default;
   virtual void render(std::string& out) const = 0;
+  [[nodiscard]] virtual std::string_view type() const = 0;  // as OpenMetrics has it: "counter"
+  [[nodiscard]] const FamilyInfo& info() const { return info_; }
+
+ protected:
+  FamilyInfo info_;
 };
 
 // Series by label values. Beyond kMaxSeries, all others share one whose values are "overflow".
@@ -71,7 +77,7 @@ class LabelledFamily : public Family {
  public:
   static constexpr size_t kMaxSeries = 2000;
 
-  explicit LabelledFamily(FamilyInfo info) : info_(std::move(info)) {}
+  using Family::Family;
   LabelledFamily(const LabelledFamily&) = delete;
   LabelledFamily& operator=(const LabelledFamily&) = delete;
 
@@ -90,7 +96,6 @@ class LabelledFamily : public Family {
     return all;
   }
 
-  FamilyInfo info_;
   mutable std::mutex mutex_;
   std::map<std::string, std::unique_ptr<Series>, std::less<>> series_;  // by `a="x",b="y"`
 };
@@ -99,6 +104,7 @@ class CounterFamily final : public LabelledFamily<Counter> {
  public:
   using LabelledFamily::LabelledFamily;
   void render(std::string& out) const override;
+  [[nodiscard]] std::string_view type() const override { return "counter"; }
 
  private:
   std::unique_ptr<Counter> make() const override { return std::make_unique<Counter>(); }
@@ -108,6 +114,7 @@ class GaugeFamily final : public LabelledFamily<Gauge> {
  public:
   using LabelledFamily::LabelledFamily;
   void render(std::string& out) const override;
+  [[nodiscard]] std::string_view type() const override { return "gauge"; }
 
  private:
   std::unique_ptr<Gauge> make() const override { return std::make_unique<Gauge>(); }
@@ -117,6 +124,15 @@ class HistogramFamily final : public LabelledFamily<Histogram> {
  public:
   HistogramFamily(FamilyInfo info, std::span<const double> bounds) : LabelledFamily(std::move(info)), bounds_(bounds) {}
   void render(std::string& out) const override;
+  [[nodiscard]] std::string_view type() const override { return "histogram"; }
+
+  // All series, for whoever computes quantiles of a stretch of time from two of these.
+  struct Buckets {
+    std::string labels;            // `a="x",b="y"`
+    std::vector<uint64_t> counts;  // of each bucket alone, the last is +Inf
+  };
+  [[nodiscard]] std::span<const double> bounds() const { return bounds_; }
+  [[nodiscard]] std::vector<Buckets> buckets() const;
 
  private:
   std::unique_ptr<Histogram> make() const override { return std::make_unique<Histogram>(bounds_); }
@@ -132,11 +148,11 @@ class ComputedFamily final : public Family {
   using Collect = std::function<void(const Emit& emit)>;
 
   ComputedFamily(FamilyInfo info, Type type, Collect collect)
-      : info_(std::move(info)), type_(type), collect_(std::move(collect)) {}
+      : Family(std::move(info)), type_(type), collect_(std::move(collect)) {}
   void render(std::string& out) const override;
+  [[nodiscard]] std::string_view type() const override { return type_ == Type::kCounter ? "counter" : "gauge"; }
 
  private:
-  FamilyInfo info_;
   Type type_;
   Collect collect_;
 };

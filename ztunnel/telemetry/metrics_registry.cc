@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "base/log.h"
 #include "ztunnel/telemetry/metrics_text.h"
@@ -14,6 +15,7 @@ namespace {
 
 constexpr std::array<double, 6> kDnsBounds{0.0005, 0.001, 0.01, 0.1, 1, 5};
 constexpr std::array<double, 7> kHandshakeBounds{0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1};
+constexpr std::array<double, 10> kLatencyBounds{0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1, 5, 20};
 constexpr std::array<double, 7> kCaBounds{0.005, 0.025, 0.1, 0.5, 2, 5, 20};
 
 const std::vector<std::string> kDnsLabels{"request_query_type", "request_protocol", "source_canonical_service",
@@ -27,6 +29,13 @@ const std::vector<std::string> kOnDemandLabels{"source_workload",
                                                "source_version",
                                                "source_cluster",
                                                "hostname"};
+
+struct Named {
+  std::string_view name, help;
+};
+constexpr Named kSeries{"zt_metrics_series", "Label sets of traffic metrics, counted per worker."};
+constexpr Named kOverflows{"zt_metrics_overflows", "Connections counted under the label value overflow."};
+constexpr Named kDroppedLines{"zt_log_dropped_lines", "Log lines dropped because the queue was full."};
 
 int64_t count_open_descriptors() {
   DIR* const directory = ::opendir("/proc/self/fd");
@@ -114,6 +123,24 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
       dns_forwarded(
           {"zt_dns_forwarded", "DNS queries over UDP that the mesh does not answer, by what became of them.", "", {"result"}}),
       dns_dropped({"zt_dns_dropped", "DNS packets that were no proper query or answer.", "", {"reason"}}),
+      connect_duration({"zt_connect_duration_seconds",
+                        "Time that a TCP connection took to be made or to fail, by whom it went to.",
+                        "seconds",
+                        {"to"}},
+                       kLatencyBounds),
+      pool_wait({"zt_pool_wait_seconds", "Time that a connection waited for a stream of a tunnel.", "seconds", {}},
+                kLatencyBounds),
+      certificate_wait(
+          {"zt_certificate_wait_seconds", "Time that connections waited for a certificate, of those that had to.", "seconds", {}},
+          kLatencyBounds),
+      first_byte(
+          {"zt_first_byte_seconds", "Time from accepting a connection to the first byte of its server.", "seconds", {"reporter"}},
+          kLatencyBounds),
+      stall({"zt_connection_stall_seconds",
+             "How long receivers took nothing of what was there for them, of connections in which that happened, at their end.",
+             "seconds",
+             {"reporter"}},
+            kLatencyBounds),
       limit_reached({"zt_limit_reached",
                      "Connections, tunnels and DNS queries that were refused or ended because of a limit.",
                      "",
@@ -130,7 +157,15 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
                    "Time until the certificate authority had answered a request.",
                    "seconds",
                    {"result"}},
-                  kCaBounds) {
+                  kCaBounds),
+      times{connect_duration.get({"peer"}),
+            connect_duration.get({"application"}),
+            connect_duration.get({"plain"}),
+            pool_wait.get(),
+            certificate_wait.get(),
+            {&first_byte.get({"source"}), &first_byte.get({"destination"})},
+            {&stall.get({"source"}), &stall.get({"destination"})}},
+      live(workers) {
   append_family(build_, "istio_build", "Istio component build info.", "gauge");
   build_ += "istio_build{component=\"ztunnel\"";
   append_label(build_, "tag", istio_version.empty() || istio_version == "unknown" ? build_info({}).version : istio_version);
@@ -139,46 +174,131 @@ Metrics::Metrics(size_t workers, const TrafficLimits& limits, std::string istio_
   for (CounterFamily* counter : {&proxies_started, &proxies_stopped, &connects_resent, &endpoints_set_aside}) counter->get();
 }
 
-std::string Metrics::render(TrafficMetrics::Clock::time_point now) {
-  std::string out;
-  append_process(out);
-  out += build_;
-  for (const Family* family : {&xds_connection_terminations, &xds_messages, &xds_message_bytes}) family->render(out);
-  std::string failed_and_sockets;
-  traffic.render(out, failed_and_sockets, now);
-  on_demand_dns.render(out);
-  out += failed_and_sockets;
-  const Family* const rest[] = {&crl_rejections,
-                                &crl_untracked,
-                                &dns_requests,
-                                &dns_upstream_requests,
-                                &dns_upstream_failures,
-                                &dns_upstream_duration,
-                                &active_proxies,
-                                &pending_proxies,
-                                &proxies_started,
-                                &proxies_stopped,
-                                &handshakes,
-                                &handshake_duration,
-                                &pool_dials,
-                                &connects_resent,
-                                &connect_failovers,
-                                &endpoints_set_aside,
-                                &early_denials,
-                                &accept_errors,
-                                &dns_forwarded,
-                                &dns_dropped,
-                                &limit_reached,
-                                &handover_connections,
-                                &handover_stayed,
-                                &ca_duration};
-  for (const Family* family : rest) family->render(out);
-  append_gauge(out, "zt_metrics_series", "Label sets of traffic metrics, counted per worker.", traffic.series_count());
-  append_counter(out, "zt_metrics_overflows", "Connections counted under the label value overflow.", traffic.overflows());
-  append_counter(out, "zt_log_dropped_lines", "Log lines dropped because the queue was full.", log::dropped_lines());
+std::vector<const Family*> Metrics::before_traffic() const {
+  return {&xds_connection_terminations, &xds_messages, &xds_message_bytes};
+}
+
+std::vector<const Family*> Metrics::after_traffic() const {
+  return {&crl_rejections,
+          &crl_untracked,
+          &dns_requests,
+          &dns_upstream_requests,
+          &dns_upstream_failures,
+          &dns_upstream_duration,
+          &active_proxies,
+          &pending_proxies,
+          &proxies_started,
+          &proxies_stopped,
+          &handshakes,
+          &handshake_duration,
+          &pool_dials,
+          &connects_resent,
+          &connect_failovers,
+          &endpoints_set_aside,
+          &early_denials,
+          &accept_errors,
+          &dns_forwarded,
+          &dns_dropped,
+          &connect_duration,
+          &pool_wait,
+          &certificate_wait,
+          &first_byte,
+          &stall,
+          &limit_reached,
+          &handover_connections,
+          &handover_stayed,
+          &ca_duration};
+}
+
+void Metrics::append_rest(std::string& out) const {
+  for (const Family* family : after_traffic()) family->render(out);
+  append_gauge(out, kSeries.name, kSeries.help, traffic.series_count());
+  append_counter(out, kOverflows.name, kOverflows.help, traffic.overflows());
+  append_counter(out, kDroppedLines.name, kDroppedLines.help, log::dropped_lines());
   for (const auto& family : added_) family->render(out);
   out += "# EOF\n";
+}
+
+class Metrics::Scrape {
+ public:
+  Scrape(Metrics& metrics, const TrafficSamplePtr& sample) : metrics_(metrics), sample_(sample), text_(nullptr) {}
+  Scrape(Scrape&& other) noexcept = default;
+  ~Scrape() {
+    const auto mine = sample_.lock();
+    if (mine == nullptr) return;
+    const std::lock_guard lock(metrics_.scrapes_mutex_);
+    std::erase(metrics_.scrapes_, mine);
+  }
+
+  bool some(std::string& out) {
+    const auto sample = sample_.lock();
+    if (sample == nullptr) throw std::runtime_error("too many scrapes at a time: this one was the slowest");
+    text_.show(sample.get());
+    switch (step_) {
+      case Step::kProcess:
+        append_process(out);
+        out += metrics_.build_;
+        for (const Family* family : metrics_.before_traffic()) family->render(out);
+        step_ = Step::kTraffic;
+        return true;
+      case Step::kTraffic:
+        if (text_.first(out)) return true;
+        metrics_.on_demand_dns.render(out);
+        step_ = Step::kFailed;
+        return true;
+      case Step::kFailed:
+        if (!text_.second(out)) step_ = Step::kRest;
+        return true;
+      case Step::kRest:
+        metrics_.append_rest(out);
+        step_ = Step::kDone;
+        return false;
+      case Step::kDone: break;
+    }
+    return false;
+  }
+
+ private:
+  enum class Step : uint8_t { kProcess, kTraffic, kFailed, kRest, kDone };
+  Metrics& metrics_;
+  std::weak_ptr<const TrafficSample> sample_;
+  TrafficText text_;
+  Step step_ = Step::kProcess;
+};
+
+std::move_only_function<bool(std::string& out)> Metrics::scrape(Clock::time_point now) {
+  const auto sample = traffic.sample(now);
+  {
+    const std::lock_guard lock(scrapes_mutex_);
+    if (scrapes_.size() >= kMostScrapes) scrapes_.pop_front();
+    scrapes_.push_back(sample);
+  }
+  return [scrape = std::make_unique<Scrape>(*this, sample)](std::string& out) { return scrape->some(out); };
+}
+
+std::string Metrics::render(Clock::time_point now) {
+  std::string out;
+  for (auto more = scrape(now); more(out);) {
+  }
   return out;
+}
+
+std::vector<Metrics::Description> Metrics::describe() const {
+  std::vector<Description> all;
+  const auto add = [&](const Family& family) { all.push_back({family.info(), std::string(family.type())}); };
+  all.push_back({{"process_open_fds", "Number of open file descriptors", "", {}}, "gauge"});
+  all.push_back({{"process_max_fds", "Maximum number of file descriptors", "", {}}, "gauge"});
+  all.push_back({{"istio_build", "Istio component build info.", "", {"component", "tag"}}, "gauge"});
+  for (const Family* family : before_traffic()) add(*family);
+  for (auto& description : describe_traffic()) all.push_back({std::move(description), "counter"});
+  all.push_back({{"istio_tcp_sockets_open", std::string(kSocketsHelp), "", {"reporter"}}, "gauge"});
+  add(on_demand_dns);
+  for (const Family* family : after_traffic()) add(*family);
+  all.push_back({{std::string(kSeries.name), std::string(kSeries.help), "", {}}, "gauge"});
+  for (const auto& one : {kOverflows, kDroppedLines})
+    all.push_back({{std::string(one.name), std::string(one.help), "", {}}, "counter"});
+  for (const auto& family : added_) add(*family);
+  return all;
 }
 
 }  // namespace zt::ztunnel

@@ -1,10 +1,14 @@
 #pragma once
 #include <array>
+#include <deque>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "ztunnel/telemetry/denial_log.h"
+#include "ztunnel/telemetry/live_events.h"
 #include "ztunnel/telemetry/metrics.h"
 #include "ztunnel/telemetry/metrics_families.h"
 
@@ -51,6 +55,12 @@ class Metrics {
   CounterFamily accept_errors;        // `listener`
   CounterFamily dns_forwarded;  // UDP queries for an upstream. `result`: cached, shared (with one that was under way), asked
   CounterFamily dns_dropped;    // `reason`
+  // Where time goes before bytes move. `to`: peer (15008 of another proxy), application (of a pod of ours), plain (somebody outside).
+  HistogramFamily connect_duration;
+  HistogramFamily pool_wait;         // for a stream of a tunnel, dialled or not
+  HistogramFamily certificate_wait;  // of connections that had to wait for one
+  HistogramFamily first_byte;        // `reporter`: from accepting a connection to the server's first byte
+  HistogramFamily stall;             // `reporter`: how long the receiver took nothing, over the life of connections where it did
   // `limit`: handshakes, handshakes_per_source, handshakes_per_pod, handshakes_after_abuse, tunnels_per_pod, connections_per_pod:
   // how often somebody was refused, or somebody silent ended, because of it.
   CounterFamily limit_reached;
@@ -59,16 +69,44 @@ class Metrics {
   CounterFamily handover_stayed;  // `cause`: tunnels and pairs that were still here when the hand-over ended
   HistogramFamily ca_duration;    // `result`: ok, failed
 
+  // Series of the families above that each connection counts in: no lock to find them.
+  struct Times {
+    Histogram &connect_peer, &connect_application, &connect_plain, &pool_wait, &certificate_wait;
+    std::array<Histogram*, 2> first_byte, stall;  // by Reporter
+  };
+  const Times times;
+
+  LiveEvents live;  // of single connections, for whoever watches
+
   DenialLog denial_log;  // what early_denials counts, as far as it fits a second
 
   // Further families whose values are computed at the scrape, after all others.
   void add(std::unique_ptr<Family> family) { added_.push_back(std::move(family)); }
 
-  // The whole scrape, "# EOF" included.
-  [[nodiscard]] std::string render(TrafficMetrics::Clock::time_point now = TrafficMetrics::Clock::now());
+  // The whole scrape, "# EOF" included, in pieces: appends some 64 KiB and returns whether there is more. All traffic is of one moment,
+  // the call's. At most kMostScrapes are kept: when one more comes, the oldest throws at its next piece. This outlives it.
+  static constexpr size_t kMostScrapes = 4;
+  using Clock = TrafficMetrics::Clock;
+  [[nodiscard]] std::move_only_function<bool(std::string& out)> scrape(Clock::time_point now = Clock::now());
+  // The same at once, for tests.
+  [[nodiscard]] std::string render(Clock::time_point now = Clock::now());
+
+  // Every family, whether or not it has series now, in the order of a scrape.
+  struct Description {
+    FamilyInfo info;
+    std::string type;
+  };
+  [[nodiscard]] std::vector<Description> describe() const;
 
  private:
-  std::string build_;  // istio_build never changes
+  class Scrape;
+  [[nodiscard]] std::vector<const Family*> before_traffic() const;
+  [[nodiscard]] std::vector<const Family*> after_traffic() const;
+  void append_rest(std::string& out) const;
+
+  std::mutex scrapes_mutex_;
+  std::deque<TrafficSamplePtr> scrapes_;  // guarded by scrapes_mutex_; scrapes hold weak pointers
+  std::string build_;                     // istio_build never changes
   std::vector<std::unique_ptr<Family>> added_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "mesh/reason.h"
 #include "ztunnel/telemetry/metrics.h"
+#include "ztunnel/telemetry/metrics_families.h"
 #include "ztunnel/telemetry/metrics_text.h"
 #include "ztunnel/telemetry/traffic_labels.h"
 
@@ -15,9 +16,6 @@ namespace {
 
 constexpr int32_t kRetired = -1;
 constexpr size_t kNoClaim = SIZE_MAX;
-
-using Counts = std::array<uint64_t, 3 + kResponseFlags>;
-enum CountIndex : size_t { kOpened, kReceived, kSent, kClosed };  // kClosed + flag
 
 size_t flag_index(Reason reason) {
   const auto& names = response_flag_names();
@@ -42,7 +40,7 @@ struct SeriesLabels {
 // worker never counts here again.
 struct TrafficSeries {
   std::shared_ptr<const SeriesLabels> labels;
-  std::array<std::atomic<uint64_t>, 3 + kResponseFlags> counts{};
+  std::array<std::atomic<uint64_t>, std::tuple_size_v<TrafficCounts>> counts{};
   std::atomic<int32_t> users{0};
   std::atomic<int> owners{2};
   size_t claim_slot = kNoClaim;  // of TrafficMetrics
@@ -75,8 +73,8 @@ struct TrafficSeries {
 struct SeriesTotal {
   std::shared_ptr<const SeriesLabels> labels;
   std::vector<TrafficSeries*> series;
-  Counts retired{};  // of series that have been taken away: the sum never falls
-  Counts sum{};
+  TrafficCounts retired{};  // of series that have been taken away: the sum never falls
+  TrafficCounts sum{};
   bool in_use = false;
   TrafficMetrics::Clock::time_point last_change;
 };
@@ -95,16 +93,16 @@ const std::array<std::string_view, kResponseFlags>& response_flag_names() {
 // libraries, take 8.9 with two of them at it (bench/own_code_bench.cc, two loaded cores).
 
 void TrafficHandle::add_received(uint64_t bytes) {
-  if (series_ != nullptr) series_->count(kReceived, bytes);
+  if (series_ != nullptr) series_->count(kCountReceived, bytes);
 }
 
 void TrafficHandle::add_sent(uint64_t bytes) {
-  if (series_ != nullptr) series_->count(kSent, bytes);
+  if (series_ != nullptr) series_->count(kCountSent, bytes);
 }
 
 void TrafficHandle::close(Reason reason) {
   if (series_ == nullptr) return;
-  series_->count(kClosed + flag_index(reason), 1);
+  series_->count(kCountClosed + flag_index(reason), 1);
   std::exchange(series_, nullptr)->leave();
 }
 
@@ -114,7 +112,7 @@ void TrafficHandle::forget() {
 
 TrafficHandle TrafficCell::open(const TrafficLabels& labels) {
   TrafficHandle handle = adopt(labels);
-  handle.series_->count(kOpened, 1);
+  handle.series_->count(kCountOpened, 1);
   return handle;
 }
 
@@ -138,7 +136,7 @@ TrafficHandle TrafficCell::adopt(const TrafficLabels& labels) {
 TrafficSeries* TrafficCell::find_or_add(const TrafficLabels& labels) {
   static thread_local std::string text;
   size_t flag_at = 0;
-  render_labels(text, labels, flag_at);
+  render_labels(text, labels, owner_.shown_, flag_at);
   if (TrafficSeries* const series = find(text)) return series;
 
   const bool claimed = !labels.claimed_by.empty();
@@ -168,7 +166,7 @@ TrafficSeries* TrafficCell::overflow(Reporter reporter) {
   if (series == nullptr) {
     std::string text;
     size_t flag_at = 0;
-    render_labels(text, overflow_labels(reporter), flag_at);
+    render_labels(text, overflow_labels(reporter), owner_.shown_, flag_at);
     series = add_series(text, flag_at);  // never left by this user, so never idle
   }
   series->enter();
@@ -217,7 +215,9 @@ TrafficCell::~TrafficCell() {
 // ---- Scrape
 
 TrafficMetrics::TrafficMetrics(size_t workers, const TrafficLimits& limits)
-    : limits_(limits), claim_seed_(std::random_device{}() | uint64_t{std::random_device{}()} << 32) {
+    : limits_(limits),
+      shown_(shown_labels(limits.labels)),
+      claim_seed_(std::random_device{}() | uint64_t{std::random_device{}()} << 32) {
   for (size_t i = 0; i < workers; ++i) cells_.push_back(std::make_unique<Cell>(*this));
 }
 
@@ -260,7 +260,7 @@ void TrafficMetrics::collect(Clock::time_point now) {
     }
   }
   for (auto& [text, total] : totals_) {
-    Counts sum = total->retired;
+    TrafficCounts sum = total->retired;
     total->in_use = false;
     for (const TrafficSeries* series : total->series) {
       for (size_t i = 0; i < sum.size(); ++i) sum[i] += series->counts[i].load(std::memory_order_relaxed);
@@ -285,7 +285,7 @@ void TrafficMetrics::evict_idle(Clock::time_point now) {
     for (const auto& [text, total] : totals_) {
       if (!is_idle(*total, now)) continue;
       for (const WorkloadName& name : workloads_of(text))
-        if (name.workload != kUnknownLabel) gone.insert(name);
+        if (!name.workload.empty() && name.workload != kUnknownLabel) gone.insert(name);
     }
     if (gone.empty()) return;
     last_asked_ = now;
@@ -353,7 +353,43 @@ void TrafficMetrics::unlink_retired(Cell& cell) {
   }
 }
 
+TrafficSamplePtr TrafficMetrics::sample(Clock::time_point now) {
+  const std::lock_guard lock(scrape_);
+  collect(now);
+  auto sample = std::make_shared<TrafficSample>();
+  sample->rows.reserve(totals_.size());
+  for (const auto& [text, total] : totals_) sample->rows.push_back({total->labels, total->sum});
+  for (const auto& cell : cells_) {
+    for (size_t i = 0; i < sample->sockets.size(); ++i) sample->sockets[i] += cell->sockets_[i].load(std::memory_order_relaxed);
+  }
+  evict_idle(now);
+  return sample;
+}
+
+std::string_view labels_text(const TrafficRow& row) { return row.labels->text; }
+
 namespace {
+
+constexpr size_t kPieceBytes = 64 << 10;
+
+struct TrafficFamily {
+  std::string_view name, sample, help;
+  size_t first, last;  // counts that are its samples; of one alone the flag is "-"
+};
+constexpr std::array<TrafficFamily, 5> kFamilies{{
+    {"istio_tcp_connections_opened", "istio_tcp_connections_opened_total", "The total number of TCP connections opened.",
+     kCountOpened, kCountOpened},
+    {"istio_tcp_connections_closed", "istio_tcp_connections_closed_total", "The total number of TCP connections closed.",
+     kCountClosed, kCountClosed + kResponseFlags - 1},
+    {"istio_tcp_received_bytes", "istio_tcp_received_bytes_total",
+     "The size of total bytes received during request in case of a TCP connection.", kCountReceived, kCountReceived},
+    {"istio_tcp_sent_bytes", "istio_tcp_sent_bytes_total",
+     "The size of total bytes sent during response in case of a TCP connection.", kCountSent, kCountSent},
+    {"istio_tcp_connections_failed", "istio_tcp_connections_failed_total",
+     "The total number of TCP connections that failed to establish (unstable).", kCountClosed + 1,
+     kCountClosed + kResponseFlags - 1},
+}};
+constexpr size_t kFamiliesBefore = 4;  // istio_on_demand_dns
 
 void append_sample(std::string& out, std::string_view name, const SeriesLabels& labels, std::string_view flag, uint64_t value) {
   const std::string_view text = labels.text;
@@ -361,53 +397,49 @@ void append_sample(std::string& out, std::string_view name, const SeriesLabels& 
   out.append(" ").append(fmt::format_int(value).c_str()).append("\n");
 }
 
-// Families whose flag is always "-".
-template <class Totals>
-void append_plain_family(std::string& out, const Totals& totals, std::string_view name, std::string_view help, size_t index) {
-  if (totals.empty()) return;
-  append_family(out, name, help, "counter");
-  const std::string sample = fmt::format("{}_total", name);
-  for (const auto& [text, total] : totals) append_sample(out, sample, *total->labels, "-", total->sum[index]);
-}
-
-// Ended connections by flag, from `first_flag` on.
-template <class Totals>
-void append_flag_family(std::string& out, const Totals& totals, std::string_view name, std::string_view help, size_t first_flag) {
-  const std::string sample = fmt::format("{}_total", name);
-  bool any = false;
-  for (const auto& [text, total] : totals) {
-    for (size_t flag = first_flag; flag < kResponseFlags; ++flag) {
-      const uint64_t value = total->sum[kClosed + flag];
-      if (value == 0) continue;
-      if (!std::exchange(any, true)) append_family(out, name, help, "counter");
-      append_sample(out, sample, *total->labels, response_flag_names()[flag], value);
-    }
-  }
-}
-
 }  // namespace
 
-void TrafficMetrics::render(std::string& first, std::string& second, Clock::time_point now) {
-  const std::lock_guard lock(scrape_);
-  collect(now);
-  append_plain_family(first, totals_, "istio_tcp_connections_opened", "The total number of TCP connections opened.", kOpened);
-  append_flag_family(first, totals_, "istio_tcp_connections_closed", "The total number of TCP connections closed.", 0);
-  append_plain_family(first, totals_, "istio_tcp_received_bytes",
-                      "The size of total bytes received during request in case of a TCP connection.", kReceived);
-  append_plain_family(first, totals_, "istio_tcp_sent_bytes",
-                      "The size of total bytes sent during response in case of a TCP connection.", kSent);
-  append_flag_family(second, totals_, "istio_tcp_connections_failed",
-                     "The total number of TCP connections that failed to establish (unstable).", 1);
-  std::array<int64_t, 2> sockets{};
-  for (const auto& cell : cells_) {
-    for (size_t i = 0; i < sockets.size(); ++i) sockets[i] += cell->sockets_[i].load(std::memory_order_relaxed);
+bool TrafficText::some(std::string& out, size_t end) {
+  const size_t enough = out.size() + kPieceBytes;
+  while (family_ < end) {
+    const TrafficFamily& family = kFamilies.at(family_);
+    const bool flags = family.first != family.last;
+    for (; row_ < sample_->rows.size(); ++row_) {
+      if (out.size() >= enough) return true;
+      const TrafficRow& row = sample_->rows[row_];
+      for (size_t i = family.first; i <= family.last; ++i) {
+        if (flags && row.counts.at(i) == 0) continue;
+        if (!std::exchange(begun_, true)) append_family(out, family.name, family.help, "counter");
+        append_sample(out, family.sample, *row.labels, flags ? response_flag_names().at(i - kCountClosed) : "-",
+                      row.counts.at(i));
+      }
+    }
+    ++family_;
+    row_ = 0;
+    begun_ = false;
   }
-  append_family(second, "istio_tcp_sockets_open", "The current number of open TCP sockets (unstable).", "gauge");
+  return false;
+}
+
+std::vector<FamilyInfo> describe_traffic() {
+  std::vector<FamilyInfo> all;
+  for (const auto& family : kFamilies) {
+    FamilyInfo& info = all.emplace_back(FamilyInfo{std::string(family.name), std::string(family.help), "", {}});
+    info.labels.assign(traffic_label_names().begin(), traffic_label_names().end());
+  }
+  return all;
+}
+
+bool TrafficText::first(std::string& out) { return some(out, kFamiliesBefore); }
+
+bool TrafficText::second(std::string& out) {
+  if (some(out, kFamilies.size())) return true;
+  append_family(out, "istio_tcp_sockets_open", kSocketsHelp, "gauge");
   for (const auto reporter : {Reporter::kDestination, Reporter::kSource}) {
-    fmt::format_to(std::back_inserter(second), "istio_tcp_sockets_open{{reporter=\"{}\"}} {}\n", reporter_name(reporter),
-                   sockets[static_cast<size_t>(reporter)]);
+    fmt::format_to(std::back_inserter(out), "istio_tcp_sockets_open{{reporter=\"{}\"}} {}\n", reporter_name(reporter),
+                   sample_->sockets.at(static_cast<size_t>(reporter)));
   }
-  evict_idle(now);
+  return false;
 }
 
 }  // namespace zt::ztunnel

@@ -122,6 +122,16 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead) : metrics_(me
       [](const Sample& sample, const Emit& emit) { emit({}, static_cast<double>(sample.memory_limit)); });
   add({"zt_memory_promised_bytes", "Bytes that peers may send beyond the window that each begins with.", "bytes", {}},
       Type::kGauge, [](const Sample& sample, const Emit& emit) { emit({}, static_cast<double>(sample.memory_promised)); });
+  const auto add_pod = [&](const char* name, const char* help, const char* unit, auto value) {
+    add({name, help, unit, {"namespace", "pod"}}, Type::kGauge, [value](const Sample& sample, const Emit& emit) {
+      for (const PodUse& pod : sample.pods) emit({pod.ns, pod.name}, static_cast<double>(value(pod)));
+    });
+  };
+  add_pod("zt_pod_connections", "Connections of a pod that are open or on their way to be, both directions.", "",
+          [](const PodUse& pod) { return pod.connections; });
+  add_pod("zt_pod_tunnels", "Tunnels that peers have to a pod.", "", [](const PodUse& pod) { return pod.tunnels; });
+  add_pod("zt_pod_memory_bytes", "Bytes held for a pod and its peers, of zt_memory_held_bytes.", "bytes",
+          [](const PodUse& pod) { return pod.memory; });
   add_one("zt_memory_cuts", "Streams, handshakes and tunnels that were ended because the memory budget was used up.",
           Type::kCounter, [](const Sample& sample) { return sample.memory_cuts; });
   add({"zt_worker_longest_turn_seconds",

@@ -13,6 +13,14 @@
 
 namespace zt::ztunnel {
 
+// What a pod of this node has of us.
+struct PodUse {
+  std::string uid, ns, name, service_account{};
+  uint32_t connections = 0;  // now, both directions
+  uint32_t tunnels = 0;      // now, that peers opened
+  size_t memory = 0;         // bytes held for it
+};
+
 // What the control thread knows and a scrape shows. Values since start unless said otherwise.
 struct RuntimeSample {
   size_t active_proxies = 0;   // now: pods that are served
@@ -31,7 +39,8 @@ struct RuntimeSample {
   size_t memory_promised = 0;                     // now, bytes that peers may send beyond what each may
   size_t memory_limit = 0;                        // now, bytes
   uint64_t memory_cuts = 0;                       // what was given up because of the limit
-  std::vector<double> longest_turns;              // seconds, by worker, within the last minute
+  std::vector<PodUse> pods;
+  std::vector<double> longest_turns;  // seconds, by worker, within the last minute
 };
 
 // Takes the control thread's samples and answers scrapes from the newest, so that a scrape never waits for
@@ -43,6 +52,8 @@ class RuntimeMetrics {
 
   // Any thread; the control thread once a second or so, and when a pod comes or goes.
   void publish(RuntimeSample sample);
+  // The newest; never null. Any thread.
+  [[nodiscard]] std::shared_ptr<const RuntimeSample> latest() const { return latest_->get(); }
 
  private:
   struct Latest {

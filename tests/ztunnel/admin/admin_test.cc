@@ -218,6 +218,7 @@ TEST_CASE("metrics: both paths, any method, type by Accept, compression by Accep
   const auto packed = request(ports.stats, "GET", "/metrics", "accept-encoding: gzip\r\n");
   CHECK(packed.headers.at("content-encoding") == "gzip");
   CHECK(packed.body.starts_with("\x1f\x8b"));
+  CHECK(request(ports.stats, "GET", "/metrics", "accept-encoding: gzip, zstd\r\n").body.starts_with("\x28\xb5\x2f\xfd"));
 }
 
 TEST_CASE("the dump takes any method, the dashboard links what there is") {
@@ -227,14 +228,19 @@ TEST_CASE("the dump takes any method, the dashboard links what there is") {
     CHECK(dump.headers.at("content-type") == "application/json");
     CHECK(dump.body == "{}");
   }
+  for (const char* path : {"/live", "/config_dump", "/explain", "/logging", "/debug/pprof/profile", "/quitquitquit"}) {
+    CHECK_THAT(request(ports.admin, "GET", "/help").body, Catch::Contains(path));
+  }
   const auto page = request(ports.admin, "GET", "/");
+  CHECK_THAT(page.headers.at("content-security-policy"), Catch::Contains("default-src 'none'"));
+  CHECK(page.body.find("@NONCE@") == std::string::npos);
   CHECK(page.headers.at("content-type") == "text/html; charset=utf-8");
   for (const char* link : {"config_dump", "logging", "quitquitquit", "debug/pprof/profile", "debug/pprof/heap"}) {
     CHECK_THAT(page.body, Catch::Contains(std::string("\"") + link + "\""));
   }
 }
 
-TEST_CASE("profilers that are not built in say so") {
+TEST_CASE("profiles are asked for within bounds, and a profiler that is not there says so") {
   Ports ports;
   CHECK(request(ports.admin, "GET", "/debug/pprof/profile?seconds=1").status == 501);
   CHECK(request(ports.admin, "GET", "/debug/pprof/profile?frequency=0").status == 400);

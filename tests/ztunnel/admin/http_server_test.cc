@@ -1,7 +1,6 @@
 #include "ztunnel/admin/http_server.h"
 
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include <catch2/catch.hpp>
 #include <condition_variable>
@@ -146,6 +145,7 @@ TEST_CASE("large answers go out in pieces, small ones with a length") {
   Client old(address);
   old.send("GET /?3000000 HTTP/1.0\r\n\r\n");
   const auto whole = old.receive();
+  CHECK_FALSE(whole.headers.contains("content-length"));
   CHECK(whole.body.size() == 3'000'000);
   CHECK(old.at_end());
   Client twice(address);
@@ -330,7 +330,7 @@ TEST_CASE("content negotiation") {
                                          {"gzipped", false},
                                          {"deflate, zstd", false}}));
   INFO(row.header);
-  CHECK(header_allows(row.header, "gzip") == row.gzip);
+  CHECK((header_quality(row.header, "gzip") > 0) == row.gzip);
   CHECK(header_names("application/openmetrics-text;version=1.0.0;q=0.8, text/plain;q=0.5", "application/openmetrics-text"));
   CHECK_FALSE(header_names("*/*", "application/openmetrics-text"));
 }
@@ -342,23 +342,4 @@ TEST_CASE("query parameters are found and decoded") {
   CHECK_FALSE(query_value("", "level").found);
   CHECK(query_value("a=%zz%4", "a").value == "%zz%4");
   CHECK(query_value("a=1=2", "a").value == "1=2");
-}
-
-TEST_CASE("gzip gives what gunzip takes") {
-  std::string text;
-  for (int i = 0; i < 100'000; ++i) text += "line " + std::to_string(i % 97) + "\n";
-  for (const auto& data : {std::string(), text}) {
-    const auto packed = gzip(data);
-    std::string out(data.size() + 1, '\0');
-    z_stream stream{};
-    inflateInit2(&stream, 15 + 16);
-    stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
-    stream.avail_in = static_cast<uInt>(packed.size());
-    stream.next_out = reinterpret_cast<Bytef*>(out.data());
-    stream.avail_out = static_cast<uInt>(out.size());
-    CHECK(inflate(&stream, Z_FINISH) == Z_STREAM_END);
-    out.resize(stream.total_out);
-    inflateEnd(&stream);
-    CHECK(out == data);
-  }
 }

@@ -8,6 +8,7 @@
 #include <cctype>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "base/address.h"
 #include "base/unique_fd.h"
@@ -46,6 +47,7 @@ class Client {
     Answer answer;
     if (!fill_until([&] { return buffer_.find("\r\n\r\n") != std::string::npos; })) return answer;
     const auto end = buffer_.find("\r\n\r\n");
+    const bool old = buffer_.starts_with("HTTP/1.0");
     answer.status = std::stoi(buffer_.substr(buffer_.find(' ') + 1, 3));
     for (size_t at = buffer_.find("\r\n") + 2; at < end;) {
       const auto line_end = buffer_.find("\r\n", at);
@@ -67,6 +69,11 @@ class Client {
         buffer_.erase(0, start + size + 2);
         if (size == 0) return answer;
       }
+    }
+    if (old && !answer.headers.contains("content-length")) {  // RFC 9112 §6.3: the end of the connection ends it
+      fill_until([] { return false; });
+      answer.body = std::exchange(buffer_, {});
+      return answer;
     }
     const size_t length = answer.headers.contains("content-length") ? std::stoul(answer.headers["content-length"]) : 0;
     REQUIRE(fill_until([&] { return buffer_.size() >= length; }));

@@ -109,10 +109,14 @@ TrafficLabels simple(std::string_view workload, Reporter reporter = Reporter::kS
 }
 
 std::string scrape(TrafficMetrics& metrics, Clock::time_point now = Clock::now()) {
-  std::string first;
-  std::string second;
-  metrics.render(first, second, now);
-  return first + second;
+  const auto sample = metrics.sample(now);
+  TrafficText text(sample.get());
+  std::string out;
+  while (text.first(out)) {
+  }
+  while (text.second(out)) {
+  }
+  return out;
 }
 
 uint64_t value_of(const std::string& text, const std::string& name, const std::string& label) {

@@ -1,0 +1,27 @@
+#include "ztunnel/telemetry/live_events.h"
+
+namespace zt::ztunnel {
+
+void LiveEvents::watch(bool on) {
+  if (on == watched()) return;
+  uint64_t left_out = 0;
+  if (on) std::ignore = take(left_out);
+  watched_.store(on, std::memory_order_relaxed);
+}
+
+std::vector<std::unique_ptr<const LiveEvent>> LiveEvents::take(uint64_t& left_out) {
+  std::vector<std::unique_ptr<const LiveEvent>> events;
+  left_out = 0;
+  for (const auto& ring : rings_) {
+    ring->queue.consume_all([&](const LiveEvent* event) { events.emplace_back(event); });
+    left_out += ring->left_out.exchange(0, std::memory_order_relaxed);
+  }
+  return events;
+}
+
+LiveEvents::~LiveEvents() {
+  uint64_t left_out = 0;
+  std::ignore = take(left_out);
+}
+
+}  // namespace zt::ztunnel
