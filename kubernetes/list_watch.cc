@@ -93,6 +93,14 @@ void ListWatch::on_end(const Result<>& end) {
     if (status.code == 0) status.code = head_.status;
     return refused(status);
   }
+  // A resource that does not change has no bookmarks either (Kubernetes 1.34), so a silent watch is no failing server: to pause before the
+  // next would only be to hear late of what comes then. A server that is gone fails the next one.
+  const bool held = doing_ == Doing::kWatching && head_.status == kOk && Clock::now() - began_ >= options_.watch_idle;
+  if (!end && held) {
+    ZT_LOG(log_watch, kDebug, "taking up a silent watch again", Field::string("path", options_.path));
+    end_call();
+    return watch();
+  }
   if (!end) return try_again(end.error());
   if (doing_ == Doing::kListing) return take_page();
   if (!body_.empty() || skipping_) {

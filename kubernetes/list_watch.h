@@ -30,7 +30,7 @@ class ListWatch {
     size_t event_bytes = 4u << 20;
     size_t most_objects = 100'000;
     std::chrono::seconds watch_time{300};  // asked for, and up to half as much again, by chance
-    // A watch in which nothing came for so long is taken up anew: bookmarks come every minute.
+    // A watch in which nothing came for so long is taken up anew, without a pause: a connection that has died looks the same.
     std::chrono::milliseconds watch_idle{90'000};
     std::chrono::milliseconds answer_limit{15'000};  // of lists
     Backoff::Duration first_pause{200}, most_pause{30'000};

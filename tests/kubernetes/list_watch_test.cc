@@ -178,6 +178,20 @@ TEST_CASE_METHOD(Fixture, "A watch that breaks is taken up where it was, and wha
   CHECK(until([&] { return pods->last_error().empty(); }));
 }
 
+TEST_CASE_METHOD(Fixture, "A watch in which nothing happens is taken up again without a pause, however often") {
+  options.watch_idle = 50ms;
+  options.first_pause = options.most_pause = 30s;
+  start([](auto& c, size_t number) {
+    if (number == 0) return (void)c.answer("200 OK", list_of("5", object("a", "1")));
+    c.begin_watch();
+    c.hold();
+  });
+  CHECK(until([&] { return watches().size() >= 4; }));
+  CHECK(lists() == 1);
+  CHECK(pods->counts().failures == 0);
+  CHECK(pods->last_error().empty());
+}
+
 TEST_CASE_METHOD(Fixture, "A place that the server has forgotten makes a new list, and only what is gone from it goes") {
   std::function<void(ApiServer::Connection&)> gone;
   SECTION("as an event") {
