@@ -8,7 +8,8 @@ install(FILES ${CMAKE_BINARY_DIR}/completion/zsh DESTINATION share/zsh/vendor-co
 install(FILES ${CMAKE_BINARY_DIR}/completion/fish DESTINATION share/fish/vendor_completions.d RENAME ztunnelctl.fish COMPONENT ztunnel)
 install(TARGETS ztunnel-agent RUNTIME DESTINATION bin COMPONENT ztunnel-agent)
 install(TARGETS ztunnel-cni RUNTIME DESTINATION lib/cni COMPONENT ztunnel-agent)
-install(FILES deploy/systemd/ztunnel-dedicated.service deploy/systemd/ztunnel-node.service DESTINATION lib/systemd/system COMPONENT ztunnel)
+install(FILES deploy/systemd/ztunnel-dedicated.service deploy/systemd/ztunnel-dedicated-bridge.service deploy/systemd/ztunnel-node.service
+        deploy/systemd/ztunnel-node-bridge.service DESTINATION lib/systemd/system COMPONENT ztunnel)
 install(FILES deploy/systemd/ztunnel-agent.service DESTINATION lib/systemd/system COMPONENT ztunnel-agent)
 install(FILES deploy/systemd/ztunnel.env deploy/systemd/node.env DESTINATION share/doc/ztunnel/examples COMPONENT ztunnel)
 foreach(package ztunnel ztunnel-agent)

@@ -1,191 +1,23 @@
 // Format 1. docs/handover.md says the same in words; tests/golden/handover/ holds units of it, which every release must read.
 #include "handover/unit.h"
 
-#include <openssl/x509.h>
-
 #include <algorithm>
 
+#include "handover/fields.h"
 #include "mesh/reason.h"
 
 namespace zt::handover {
 
+using namespace fields;
+
 namespace {
 
-// Of a Tunnel and of a pair.
-constexpr uint8_t kTunnel = 1, kPair = 2;
+// What a unit is.
+constexpr uint8_t kTunnel = 1, kPair = 2, kRest = 3;
 
-constexpr size_t kMaxName = 4096;  // of a text: names of Kubernetes, SPIFFE ids and authorities are shorter
 constexpr size_t kMaxHeaders = 256;
-constexpr size_t kMaxHeader = 64 * 1024;
 constexpr size_t kMaxIds = 1024;
-constexpr size_t kMaxCertificates = 32;
-constexpr size_t kMaxCertificate = 64 * 1024;
-
-// ---- Writing and reading are one list of fields each; `Put` and `Get` make the two from it.
-
-struct Put {
-  Writer& to;
-  template <class T>
-  void number(const T& value) {
-    to.number(value);
-  }
-  void time(const std::chrono::milliseconds& value) {
-    to.number(static_cast<uint32_t>(std::clamp<int64_t>(value.count(), 0, UINT32_MAX)));
-  }
-  void text(const std::string& value, size_t = kMaxName) { to.text(value); }
-  void bytes(const std::vector<uint8_t>& value, size_t) { to.bytes(value); }
-  template <class T, class Fields>
-  void optional(const std::optional<T>& value, Fields fields) {
-    to.optional(value, [&fields](Writer& w, const T& inside) {
-      Put put{w};
-      fields(put, inside);
-    });
-  }
-  template <class T, class Fields>
-  void list(const std::vector<T>& values, size_t, Fields fields) {
-    to.list(values, [&fields](Writer& w, const T& inside) {
-      Put put{w};
-      fields(put, inside);
-    });
-  }
-  template <class T, class Fields>
-  void record(const T& value, Fields fields) {
-    to.record([&](Writer& w) {
-      Put put{w};
-      fields(put, value);
-    });
-  }
-};
-
-struct Get {
-  Reader& from;
-  template <class T>
-  void number(T& value) {
-    from.number(value);
-  }
-  void time(std::chrono::milliseconds& value) {
-    uint32_t count = 0;
-    from.number(count);
-    value = std::chrono::milliseconds(count);
-  }
-  void text(std::string& value, size_t most = kMaxName) { from.text(value, most); }
-  void bytes(std::vector<uint8_t>& value, size_t most) { from.bytes(value, most); }
-  template <class T, class Fields>
-  void optional(std::optional<T>& value, Fields fields) {
-    from.optional(value, [&fields](Reader& r, T& inside) {
-      Get get{r};
-      fields(get, inside);
-    });
-  }
-  template <class T, class Fields>
-  void list(std::vector<T>& values, size_t most, Fields fields) {
-    from.list(values, most, [&fields](Reader& r, T& inside) {
-      Get get{r};
-      fields(get, inside);
-    });
-  }
-  template <class T, class Fields>
-  void record(T& value, Fields fields) {
-    from.record([&](Reader& r) {
-      Get get{r};
-      fields(get, value);
-    });
-  }
-};
-
-template <class E>
-E checked(Reader& from, uint8_t value, E lowest, E highest) {
-  if (value < static_cast<uint8_t>(lowest) || value > static_cast<uint8_t>(highest))
-    from.fail("a value that is none of its kind");
-  return static_cast<E>(value);
-}
-
-// ---- Small ones
-
-void address(Put& put, const SocketAddress& value) {
-  const auto ip = value.ip.bytes();
-  put.to.bytes(ip);
-  put.number(value.port);
-}
-void address(Get& get, SocketAddress& value) {
-  const auto ip = IpAddress::from_bytes(get.from.bytes(16));
-  if (!ip) return get.from.fail("an address that is none");
-  value.ip = *ip;
-  get.number(value.port);
-}
-void ip(Put& put, const IpAddress& value) { put.to.bytes(value.bytes()); }
-void ip(Get& get, IpAddress& value) {
-  const auto read = IpAddress::from_bytes(get.from.bytes(16));
-  if (!read) return get.from.fail("an address that is none");
-  value = *read;
-}
-
-void id(Put& put, const identity::SpiffeId& value) { put.text(value.to_string()); }
-void id(Get& get, identity::SpiffeId& value) {
-  std::string text;
-  get.text(text);
-  auto parsed = identity::SpiffeId::parse(text);
-  if (!parsed) return get.from.fail("an identity that is none");
-  value = std::move(*parsed);
-}
-
-void certificates(Put& put, const hbone::PeerChain& value) {
-  put.to.number(static_cast<uint32_t>(value == nullptr ? 0 : value->size()));
-  if (value == nullptr) return;
-  for (const auto& each : *value) {
-    unsigned char* der = nullptr;
-    const int size = i2d_X509(each.get(), &der);
-    put.to.bytes({der, static_cast<size_t>(std::max(size, 0))});
-    OPENSSL_free(der);
-  }
-}
-void certificates(Get& get, hbone::PeerChain& value) {
-  std::vector<std::vector<uint8_t>> all;
-  get.from.list(all, kMaxCertificates, [](Reader& from, std::vector<uint8_t>& each) { from.bytes(each, kMaxCertificate); });
-  if (all.empty()) return;
-  auto chain = std::make_shared<std::vector<identity::X509Ptr>>();
-  for (const auto& each : all) {
-    const unsigned char* at = each.data();
-    identity::X509Ptr read(d2i_X509(nullptr, &at, static_cast<long>(each.size())));
-    if (read == nullptr || at != each.data() + each.size()) return get.from.fail("a certificate that is none");
-    chain->push_back(std::move(read));
-  }
-  value = std::move(chain);
-}
-
-void suite(Put& put, const hbone::CipherSuite& value) { put.number(static_cast<uint16_t>(value)); }
-void suite(Get& get, hbone::CipherSuite& value) {
-  uint16_t number = 0;
-  get.number(number);
-  value = static_cast<hbone::CipherSuite>(number);
-  if (value != hbone::CipherSuite::kAes128GcmSha256 && value != hbone::CipherSuite::kAes256GcmSha384) {
-    get.from.fail("a cipher suite that is not ours");
-  }
-}
-void secret(Put& put, const hbone::TrafficSecret& value) { put.to.bytes(value.bytes()); }
-void secret(Get& get, hbone::TrafficSecret& value) {
-  value = hbone::TrafficSecret(get.from.bytes(hbone::TrafficSecret::kMaxBytes));
-}
-
-void header(Put& put, const std::pair<std::string, std::string>& value) {
-  put.text(value.first, kMaxHeader);
-  put.text(value.second, kMaxHeader);
-}
-void header(Get& get, std::pair<std::string, std::string>& value) {
-  get.text(value.first, kMaxHeader);
-  get.text(value.second, kMaxHeader);
-}
-
-template <class E>
-void choice(Put& put, const E& value, E, E) {
-  put.number(static_cast<uint8_t>(value));
-}
-template <class E>
-void choice(Get& get, E& value, E lowest, E highest) {
-  uint8_t number = 0;
-  get.number(number);
-  value = checked(get.from, number, lowest, highest);
-}
+constexpr size_t kMaxInner = 1024;
 
 // ---- Structs, field by field: for a Put the value is const
 
@@ -323,19 +155,26 @@ constexpr auto kConnection = [](auto& io, auto& it) {
   });
 };
 
+constexpr auto kRelay = [](auto& io, auto& it) {
+  io.number(it.source_ended);
+  io.number(it.socket_hung_up);
+  io.number(it.sink_ended);
+  io.number(it.source_proven);
+  io.number(it.sink_proven);
+  io.number(it.sink_stopped);
+};
+
+bool has_descriptor(const StreamUser& user) {
+  return user.phase == StreamUser::Phase::kMoving || user.phase == StreamUser::Phase::kAsked;
+}
+
 constexpr auto kUser = [](auto& io, auto& it) {
   io.record(it, [](auto& in, auto& user) {
     in.number(user.stream);
-    choice(in, user.phase, StreamUser::Phase::kMoving, StreamUser::Phase::kRequested);
-    if (user.phase == StreamUser::Phase::kMoving) {
-      in.number(user.relay.source_ended);
-      in.number(user.relay.socket_hung_up);
-      in.number(user.relay.sink_ended);
-      in.number(user.relay.source_proven);
-      in.number(user.relay.sink_proven);
-      in.number(user.relay.sink_stopped);
-    }
-    if (user.phase != StreamUser::Phase::kRequested) kConnection(in, user.connection);
+    choice(in, user.phase, StreamUser::Phase::kMoving, StreamUser::Phase::kTunnel);
+    if (user.phase == StreamUser::Phase::kMoving) kRelay(in, user.relay);
+    if (user.phase == StreamUser::Phase::kAsked) in.number(user.socks);
+    if (has_descriptor(user)) kConnection(in, user.connection);
   });
 };
 
@@ -344,8 +183,21 @@ constexpr auto kKey = [](auto& io, auto& it) {
   io.list(it.expected, kMaxIds, [](auto& in, auto& each) { id(in, each); });
   address(io, it.destination);
   ip(io, it.source_ip);
+  io.text(it.authority);
   io.text(it.workload);
   io.number(it.spread);
+};
+
+constexpr auto kInner = [](auto& io, auto& it) {
+  io.record(it, [](auto& in, auto& inner) {
+    in.record(inner.tunnel, kTunnelState);
+    kKey(in, inner.key);
+    in.list(inner.connect, kMaxHeaders, [](auto& h, auto& each) { header(h, each); });
+    in.time(inner.idle);
+    in.bytes(inner.queued, kMaxUnitBytes);
+    in.number(inner.ended);
+    in.list(inner.users, kMaxUnitStreams, kUser);
+  });
 };
 
 constexpr auto kTunnelUnit = [](auto& io, auto& it) {
@@ -357,6 +209,7 @@ constexpr auto kTunnelUnit = [](auto& io, auto& it) {
   address(io, it.local);
   io.number(it.transparent);
   io.list(it.users, kMaxUnitStreams, kUser);
+  io.list(it.inner, kMaxInner, kInner);
 };
 
 constexpr auto kPairUnit = [](auto& io, auto& it) {
@@ -375,14 +228,21 @@ constexpr auto kPairUnit = [](auto& io, auto& it) {
   });
 };
 
+constexpr auto kRestUnit = [](auto& io, auto& it) {
+  io.text(it.pod);
+  kConnection(io, it.connection);
+  kRelay(io, it.relay);
+  io.bytes(it.rest.kept, kMaxUnitBytes);
+  reason(io, it.rest.reason);
+  code(io, it.rest.code);
+};
+
 // What the fields cannot say of each other.
-const char* contradiction(const TunnelUnit& unit) {
-  const hbone::TunnelState& tunnel = unit.tunnel;
+const char* contradiction(const hbone::TunnelState& tunnel, const std::vector<StreamUser>& users) {
   const bool client = tunnel.role == hbone::TunnelRole::kClient;
-  if (client != unit.key.has_value()) return "a server's tunnel with a key, or a client's without";
-  if (unit.users.size() != tunnel.streams.size()) return "streams without users, or users without streams";
-  for (size_t i = 0; i < unit.users.size(); ++i) {
-    const StreamUser& user = unit.users[i];
+  if (users.size() != tunnel.streams.size()) return "streams without users, or users without streams";
+  for (size_t i = 0; i < users.size(); ++i) {
+    const StreamUser& user = users[i];
     const hbone::StreamState& stream = tunnel.streams[i];
     if (user.stream != stream.id) return "a user of another stream";
     if (stream.id <= 0 || (i > 0 && stream.id <= tunnel.streams[i - 1].id)) return "streams that are not in order";
@@ -391,9 +251,32 @@ const char* contradiction(const TunnelUnit& unit) {
     if ((user.phase == StreamUser::Phase::kRequested) == stream.request.empty())
       return "a request without headers, or headers without a request";
     if (user.phase == StreamUser::Phase::kRequested && client) return "a request to a client";
-    if (user.phase == StreamUser::Phase::kMoving && !(stream.sending || stream.end_sent))
+    if (user.phase == StreamUser::Phase::kTunnel && !client) return "a tunnel inside a server's";
+    if ((user.phase == StreamUser::Phase::kMoving || user.phase == StreamUser::Phase::kTunnel) &&
+        !(stream.sending || stream.end_sent))
       return "bytes that move before an answer";
   }
+  return nullptr;
+}
+
+const char* contradiction(const TunnelUnit& unit) {
+  if ((unit.tunnel.role == hbone::TunnelRole::kClient) != unit.key.has_value())
+    return "a server's tunnel with a key, or a client's without";
+  if (const char* const wrong = contradiction(unit.tunnel, unit.users)) return wrong;
+  const auto is_tunnel = [](const StreamUser& user) { return user.phase == StreamUser::Phase::kTunnel; };
+  if (static_cast<size_t>(std::ranges::count_if(unit.users, is_tunnel)) != unit.inner.size())
+    return "streams of tunnels without these, or tunnels without a stream";
+  for (const InnerTunnel& inner : unit.inner) {
+    if (inner.tunnel.role != hbone::TunnelRole::kClient) return "a server's tunnel inside another";
+    if (std::ranges::any_of(inner.users, is_tunnel)) return "a tunnel inside one that is inside another";
+    if (const char* const wrong = contradiction(inner.tunnel, inner.users)) return wrong;
+  }
+  return nullptr;
+}
+
+const char* contradiction(const RestUnit& unit) {
+  if (unit.rest.kept.empty()) return "a stream that is gone, without bytes";
+  if (unit.relay.sink_ended) return "an end before the last byte";
   return nullptr;
 }
 
@@ -420,10 +303,12 @@ Result<Unit> decode_as(Reader& reader, Fields fields) {
 }  // namespace
 
 size_t descriptors(const Unit& unit) {
+  if (std::holds_alternative<RestUnit>(unit)) return 1;
   if (const auto* pair = std::get_if<PairUnit>(&unit)) return 2 + 2 * (size_t{pair->flows[0].pipe} + size_t{pair->flows[1].pipe});
-  const auto& users = std::get<TunnelUnit>(unit).users;
-  return 1 + static_cast<size_t>(std::ranges::count_if(
-                 users, [](const StreamUser& user) { return user.phase != StreamUser::Phase::kRequested; }));
+  const auto& tunnel = std::get<TunnelUnit>(unit);
+  auto count = 1 + std::ranges::count_if(tunnel.users, has_descriptor);
+  for (const InnerTunnel& inner : tunnel.inner) count += std::ranges::count_if(inner.users, has_descriptor);
+  return static_cast<size_t>(count);
 }
 
 SecretBytes encode(const Unit& unit) {
@@ -432,9 +317,12 @@ SecretBytes encode(const Unit& unit) {
   if (const auto* tunnel = std::get_if<TunnelUnit>(&unit)) {
     put.number(kTunnel);
     put.record(*tunnel, kTunnelUnit);
-  } else {
+  } else if (const auto* pair = std::get_if<PairUnit>(&unit)) {
     put.number(kPair);
-    put.record(std::get<PairUnit>(unit), kPairUnit);
+    put.record(*pair, kPairUnit);
+  } else {
+    put.number(kRest);
+    put.record(std::get<RestUnit>(unit), kRestUnit);
   }
   return writer.take();
 }
@@ -448,6 +336,7 @@ Result<Unit> decode(std::span<const uint8_t> bytes, uint16_t format) {
   reader.number(kind);
   if (kind == kTunnel) return decode_as<TunnelUnit>(reader, kTunnelUnit);
   if (kind == kPair) return decode_as<PairUnit>(reader, kPairUnit);
+  if (kind == kRest) return decode_as<RestUnit>(reader, kRestUnit);
   return fail(Reason::kInvalidInput, "a unit of kind " + std::to_string(kind) + ", which is not known here");
 }
 

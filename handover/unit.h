@@ -15,8 +15,8 @@
 #include "hbone/tunnel_state.h"
 #include "identity/spiffe_id.h"
 
-// What goes from one process to the next in one piece, as plain data: a tunnel with all its streams and what is at their other ends, or two sockets
-// between which bytes are passed on. Descriptors are not in it; they come with it, in the order that is said here.
+// What goes from one process to the next in one piece, as plain data: a tunnel with all its streams and what is at their other ends; two sockets
+// between which bytes are passed on; or a socket and what it has yet to take of a stream that is gone. Descriptors are not in it; they come with it, in the order that is said here.
 namespace zt::handover {
 
 // The formats that this release writes (the highest) and reads (all). A release reads its own and the one before.
@@ -71,14 +71,27 @@ struct StreamUser {
     kMoving = 1,     // bytes move: one descriptor, the application's socket
     kAsked = 2,      // client: the CONNECT is not answered: one descriptor, the application's socket
     kRequested = 3,  // server: the request is begun anew: none
+    kTunnel = 4,     // client: another tunnel inside it: those of that one's users
   };
   int32_t stream = 0;
   Phase phase = Phase::kMoving;
   StreamRelayState relay;      // kMoving
-  ConnectionState connection;  // not kRequested
+  bool socks = false;          // kAsked: the application waits for a SOCKS5 reply
+  ConnectionState connection;  // kMoving, kAsked
 };
 
-// Descriptors: the tunnel's socket, then those of the users in order.
+// In a stream of a tunnel to a gateway (contract §2.9).
+struct InnerTunnel {
+  hbone::TunnelState tunnel;
+  hbone::TunnelKey key;    // without `gateway`: that is the tunnel around it, and
+  hbone::Headers connect;  // what it was asked for
+  std::chrono::milliseconds idle{};
+  std::vector<uint8_t> queued;  // ciphertext, in front of the tunnel's
+  bool ended = false;           // the gateway sends no more
+  std::vector<StreamUser> users;
+};
+
+// Descriptors: the tunnel's socket, then those of the users in order, then those of the users of each tunnel in it.
 struct TunnelUnit {
   std::string pod;  // uid
   hbone::TunnelState tunnel;
@@ -88,7 +101,8 @@ struct TunnelUnit {
   // Server: where it came from, and to.
   SocketAddress peer, local;
   bool transparent = false;
-  std::vector<StreamUser> users;  // ascending streams
+  std::vector<StreamUser> users;   // ascending streams
+  std::vector<InnerTunnel> inner;  // of the users that are one, in their order
 };
 
 // Descriptors: client, server, then for each direction with `pipe` its read and its write end.
@@ -110,7 +124,15 @@ struct PairUnit {
   std::optional<Server> server;
 };
 
-using Unit = std::variant<TunnelUnit, PairUnit>;
+// A stream that has outlived its tunnel: bytes that the socket has not taken, and how the connection ends when it has. One descriptor.
+struct RestUnit {
+  std::string pod;
+  ConnectionState connection;
+  StreamRelayState relay;
+  hbone::Stream::Rest rest;
+};
+
+using Unit = std::variant<TunnelUnit, PairUnit, RestUnit>;
 
 // Descriptors that belong to it.
 [[nodiscard]] size_t descriptors(const Unit& unit);

@@ -35,6 +35,12 @@ class KeptBytes {
   void add_to(std::vector<iovec>& parts) const {
     for (const Chunk& chunk : chunks_) parts.push_back({chunk.data.get() + chunk.begin, chunk.end - chunk.begin});
   }
+  [[nodiscard]] std::vector<uint8_t> copy() const {
+    std::vector<uint8_t> all;
+    all.reserve(size_);
+    for (const Chunk& chunk : chunks_) all.insert(all.end(), chunk.data.get() + chunk.begin, chunk.data.get() + chunk.end);
+    return all;
+  }
   // The first `count` bytes have gone.
   void take(size_t count) {
     size_ -= count;

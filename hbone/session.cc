@@ -101,7 +101,7 @@ Result<> Session::begin() {
 }
 
 Stream& Session::add_stream(int32_t id) {
-  auto* stream = new Stream(*this, announced_.stream_window, account_.limit());
+  auto* stream = new Stream(this, announced_.stream_window, account_.limit());
   stream->id_ = id;
   all_.push_back(*stream);
   ++stream_count_;

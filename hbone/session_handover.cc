@@ -111,15 +111,7 @@ void Session::export_to(TunnelState& state) const {
     to.window = stream.window_.export_state();
     if (!to.end_sent) to.send_credit = nghttp2_session_get_stream_remote_window_size(session_, stream.id_);
     if (!to.end_received) to.receive_credit = nghttp2_session_get_stream_local_window_size(session_, stream.id_);
-    if (stream.kept_ != nullptr) {
-      std::vector<iovec> parts;
-      stream.kept_->held.add_to(parts);
-      to.kept.reserve(stream.kept_->held.size());
-      for (const iovec& part : parts) {
-        const auto* bytes = static_cast<const uint8_t*>(part.iov_base);
-        to.kept.insert(to.kept.end(), bytes, bytes + part.iov_len);
-      }
-    }
+    if (stream.kept_ != nullptr) to.kept = stream.kept_->held.copy();
   }
   std::ranges::sort(state.streams, {}, &StreamState::id);
 }
@@ -151,6 +143,28 @@ void Session::forget_streams() {
     if (stream.id_ > 0) nghttp2_session_set_stream_user_data(session_, stream.id_, nullptr);
     free_stream(stream);
   }
+}
+
+// ---- A stream that has outlived its tunnel
+
+Stream::Rest Stream::freeze_rest() {
+  kept_->release();
+  return {.kept = kept_->held.copy(), .reason = end_reason_, .code = close_code_};
+}
+
+void Stream::thaw_rest() {
+  if (!kept_->account().update(*kept_, kept_->held.allocated(), true)) lose(Reason::kResourceLimit, H2Error::kEnhanceYourCalm);
+}
+
+Stream& Stream::resume_rest(const Rest& rest, MemoryBudget& account, StreamHandler& handler) {
+  auto& stream = *new Stream(nullptr, 0, account.limit());
+  stream.kept_ = std::make_unique<Kept>(stream, account);
+  stream.kept_->held.append(rest.kept.data(), rest.kept.size(), rest.kept.size());
+  stream.end_received_ = stream.closed_ = true;
+  stream.end_reason_ = rest.reason;
+  stream.close_code_ = rest.code;
+  stream.handler_ = &handler;
+  return stream;
 }
 
 }  // namespace zt::hbone

@@ -245,7 +245,7 @@ void SessionRebuild::choose_ghost() {
 }
 
 void SessionRebuild::ghost() {
-  ghost_.reset(new Stream(our_, 0, our_.account_.limit()));
+  ghost_.reset(new Stream(&our_, 0, our_.account_.limit()));
   ghost_->id_ = ghost_id_;
   open(*ghost_, true);
 }

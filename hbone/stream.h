@@ -100,6 +100,20 @@ class Stream {
   void set_handler(StreamHandler* handler) { handler_ = handler; }
   // Only as long as the stream has not outlived it.
   [[nodiscard]] Tunnel& tunnel() const;
+  [[nodiscard]] bool outlived_tunnel() const { return session_ == nullptr; }
+
+  // --- Hand-over of one that has outlived its tunnel, with its handler, which is frozen (session_handover.cc): then thaw_rest(), or abandon()
+  // once its handler has let go of it. What is kept is not accounted for meanwhile.
+  struct Rest {
+    std::vector<uint8_t> kept;
+    Reason reason = Reason::kOk;  // that on_closed() will say when they are taken
+    H2Error code = H2Error::kNoError;
+  };
+  [[nodiscard]] Rest freeze_rest();
+  // May lose it, if memory is short.
+  void thaw_rest();
+  // As another process froze it, frozen. Never without bytes.
+  static Stream& resume_rest(const Rest& rest, MemoryBudget& account, StreamHandler& handler);
   [[nodiscard]] int32_t id() const { return id_; }
 
  private:
@@ -119,7 +133,7 @@ class Stream {
     KeptBytes held;
   };
 
-  Stream(Session& session, uint32_t window, MemoryLimit& limit) : session_(&session), window_(window, limit) {}
+  Stream(Session* session, uint32_t window, MemoryLimit& limit) : session_(session), window_(window, limit) {}
 
   // We reset it for a fault that is not its user's: the handler is told at once, what was kept goes.
   void lose(Reason reason, H2Error code) noexcept;

@@ -10,6 +10,8 @@
 
 namespace zt::hbone {
 
+class Tunnel;
+
 // A tunnel inside a stream of another tunnel (contract §2.9). Once a tunnel is attached, bytes come when the outer one delivers and go when
 // it pulls: at the edges that tell the inner one, it reads and writes, so nothing is kept here. Before that, whoever shakes hands
 // over it queues what it has to say and takes what has come. One thread; destroyed before the outer tunnel.
@@ -34,6 +36,25 @@ class StreamTransport final : public Transport, public StreamHandler {
   // Ends such a wait.
   void wake();
 
+  // --- Hand-over, while the tunnel on it and the one around it are frozen.
+
+  // The tunnel on it; null before there is one.
+  void carry(Tunnel& tunnel) { tunnel_ = &tunnel; }
+  [[nodiscard]] Tunnel* tunnel() const { return tunnel_; }
+  struct State {
+    std::vector<uint8_t> queued;
+    bool ended = false;
+  };
+  [[nodiscard]] State export_state() const { return {.queued = queued_, .ended = ended_}; }
+  // In a new one, before use().
+  void resume(State state) {
+    queued_ = std::move(state.queued);
+    wanted_ = true;
+    ended_ = state.ended;
+  }
+  // The stream goes with the tunnel around it.
+  void let_go() { stream_ = nullptr; }
+
   Result<> attach(TransportUser& user) override;
   void detach() override { user_ = nullptr; }
   Transfer read(std::span<uint8_t> room) override;
@@ -48,6 +69,7 @@ class StreamTransport final : public Transport, public StreamHandler {
   void on_closed(Reason, H2Error) noexcept override;
 
   Stream* stream_ = nullptr;
+  Tunnel* tunnel_ = nullptr;
   TransportUser* user_ = nullptr;
   std::optional<Headers> answer_;
   std::vector<uint8_t> queued_, kept_;  // before a tunnel is attached

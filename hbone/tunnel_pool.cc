@@ -128,8 +128,18 @@ bool TunnelPool::prepare_some_handover(bool anew) {
 std::optional<TunnelPool::Held> TunnelPool::next_leaving() {
   Pooled* const next = leaving_.next();
   if (next == nullptr) return std::nullopt;
-  const auto idle = next->idle.armed() ? loop_.now() - next->unused_since : Clock::duration{};
-  return Held{next->key, *next->tunnel, std::chrono::duration_cast<std::chrono::milliseconds>(idle)};
+  return held(*next);
+}
+
+std::optional<TunnelPool::Held> TunnelPool::find(Tunnel& tunnel) {
+  const auto known = owned_.find(&tunnel);
+  if (known == owned_.end()) return std::nullopt;
+  return held(*known->second);
+}
+
+TunnelPool::Held TunnelPool::held(Pooled& pooled) const {
+  const auto idle = pooled.idle.armed() ? loop_.now() - pooled.unused_since : Clock::duration{};
+  return {pooled.key, *pooled.tunnel, std::chrono::duration_cast<std::chrono::milliseconds>(idle)};
 }
 
 void TunnelPool::adopt(const TunnelKey& key, std::unique_ptr<Tunnel> tunnel, std::chrono::milliseconds idle) {

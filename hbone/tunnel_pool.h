@@ -87,6 +87,8 @@ class TunnelPool final : private TunnelOwner {
   // One after the other; nothing: that was all.
   void begin_leaving() { leaving_.begin(all_); }
   [[nodiscard]] std::optional<Held> next_leaving();
+  // Nothing: it is none of ours.
+  [[nodiscard]] std::optional<Held> find(Tunnel& tunnel);
   // One that has been discarded. Who needs its key dials anew.
   void forget(Tunnel& tunnel);
   // What a tunnel is resumed with that comes to us; it is in the pool from adopt() on, and thawed after it.
@@ -119,6 +121,7 @@ class TunnelPool final : private TunnelOwner {
   [[nodiscard]] Pooled* pick(const TunnelKey& key, Entry& entry);
   Pooled& enter(const TunnelKey& key, std::unique_ptr<Tunnel> tunnel);
   void watch_idle(Pooled& pooled, Clock::duration idle = {});
+  [[nodiscard]] Held held(Pooled& pooled) const;
 
   void on_request(Stream& stream, Headers headers) noexcept override;
   void on_streams_changed(Tunnel& tunnel) noexcept override;

@@ -16,6 +16,7 @@
 #include "base/linux/cgroup.h"
 #include "base/linux/heap_trim.h"
 #include "base/linux/netns.h"
+#include "base/linux/service_manager.h"
 #include "base/linux/signals.h"
 #include "base/log.h"
 #include "handover/meeting_place.h"
@@ -67,13 +68,20 @@ void raise_descriptor_limit() {
 // kernel.core_pattern say; whoever may trace us (CAP_SYS_PTRACE) still can.
 void keep_keys_out_of_core_files() { prctl(PR_SET_DUMPABLE, 0); }
 
+int64_t ms(Clock::duration time) { return std::chrono::duration_cast<std::chrono::milliseconds>(time).count(); }
+
+// Another proxy may be in our network namespace, which replaces us or is replaced by us.
+bool shares_ports(const Config& config) {
+  return config.inpod.hand_over && config.inpod.port_reuse && config.inpod.hand_over_path.has_value();
+}
+
 WorkerSettings worker_settings(const Config& config, MemoryLimit& memory) {
   WorkerSettings settings;
   settings.memory = &memory;
   const bool shared = config.general.mode == ProxyMode::kShared;
   settings.sockets.mark = config.socket.mark.value_or(0);
   settings.sockets.mark_listeners = shared;
-  settings.sockets.reuse_port = shared && config.inpod.port_reuse;
+  settings.sockets.reuse_port = shared ? config.inpod.port_reuse : shares_ports(config);
   settings.sockets.ipv6 = config.listen.ipv6;
   settings.sockets.keepalive = config.socket.keepalive;
   settings.sockets.keepalive_time = config.socket.keepalive_time;
@@ -216,8 +224,9 @@ struct App::Impl {
   Timer collect_timer;
   HeapTrim heap;
   bool draining = false;
-  bool told_how = false;  // to run without a control plane
-  Result<> outcome;       // of run()
+  bool told_how = false;                // to run without a control plane
+  std::optional<HandOverCounts> given;  // to the next process, so far
+  Result<> outcome;                     // of run()
 
   Result<> start();
   Result<> start_certificates();
@@ -237,6 +246,7 @@ struct App::Impl {
   void on_signal(int number);
   void drain(std::string_view why);
   void shut_down(Clock::duration deadline);
+  void serving();
   void wait_for_predecessor();
   [[nodiscard]] std::string successor_path() const;
   void collect();
@@ -280,7 +290,8 @@ Result<> App::Impl::start() {
   ZT_TRY(start_certificates());
   // A dedicated proxy binds before there is any state, as the peer does (§12.1): a taken port is told at once, and who connects
   // early waits in the queue for the state instead of being refused.
-  if (config.general.mode == ProxyMode::kDedicated) {
+  // Unless somebody is served there already: we would get connections that a proxy which is ready could serve at once.
+  if (config.general.mode == ProxyMode::kDedicated && !(shares_ports(config) && data_plane->ports_are_taken())) {
     ZT_ASSIGN(dedicated, data_plane->bind_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload));
   }
   ZT_TRY(start_local_state());
@@ -420,17 +431,20 @@ void App::Impl::on_changes(const workload_api::SnapshotPtr& snapshot, const work
 }
 
 Result<> App::Impl::start_proxy() {
-  if (dedicated) {
+  if (config.general.mode == ProxyMode::kDedicated) {
+    if (!dedicated) {
+      ZT_ASSIGN(dedicated, data_plane->bind_dedicated(std::string(kDedicatedUid), *config.general.dedicated_workload));
+    }
     data_plane->serve(std::move(*dedicated));
     dedicated.reset();
+    serving();
     return {};
   }
   if (config.general.own_pod) ZT_TRY(data_plane->start_self(*config.general.own_pod));
   zds = std::make_unique<zds::ZdsClient>(loop, *data_plane,
                                          zds::ZdsClient::Options{.path = config.inpod.uds, .on_ready = [this](bool ready) {
                                                                    if (ready) {
-                                                                     // Before anybody is told that we are ready: the other may be ended on that word.
-                                                                     wait_for_predecessor();
+                                                                     serving();
                                                                      agent_hold.done();
                                                                    } else {
                                                                      agent_hold = readiness.hold("workload proxy manager");
@@ -443,7 +457,7 @@ Result<> App::Impl::start_servers() {
   live = std::make_unique<LiveFeed>(
       metrics, *runtime_metrics,
       LiveFeed::Node{config.general.node_name.value_or(""), build_info(config.telemetry.istio_version).version});
-  http = std::make_unique<HttpServer>();
+  http = std::make_unique<HttpServer>(HttpLimits{}, shares_ports(config));
   const bool ipv6 = config.listen.ipv6;
   // Readiness first: whoever waits for us gets an answer while we start.
   ZT_TRY(http->listen("readiness", config.listen.readiness, ipv6, readiness_handler(readiness, liveness)));
@@ -568,6 +582,7 @@ void App::Impl::collect() {
   sample.memory_limit = memory.limit();
   sample.memory_cuts = memory.cuts();
   sample.handshakes = data_plane->handshakes_in_flight();
+  if (given) sample.handover_stop = std::chrono::duration<double>(given->longest_stop).count();
   give_memory_back(std::accumulate(sample.worker_connections.begin(), sample.worker_connections.end(), size_t{0}) +
                    sample.client_tunnels + sample.server_tunnels + sample.handshakes);
   runtime_metrics->publish(std::move(sample));
@@ -596,6 +611,7 @@ void App::Impl::on_signal(int number) {
 void App::Impl::drain(std::string_view why) {
   if (std::exchange(draining, true)) return;
   ZT_LOG(kLog, kInfo, "shutting down", Field::string("reason", why));
+  tell_service_manager("STOPPING=1");
   if (zds) zds->shutdown();
   dedicated.reset();
   // Whoever is at the meeting place by now is newer, and ready: nobody else is given anything.
@@ -603,8 +619,8 @@ void App::Impl::drain(std::string_view why) {
   meeting_place.reset();
   if (!succeeded) return shut_down(config.general.drain_deadline);
   const auto begun = Clock::now();
-  const auto say = [begun](std::string_view what, const HandOverCounts& counts) {
-    const auto ms = [](Clock::duration time) { return std::chrono::duration_cast<std::chrono::milliseconds>(time).count(); };
+  const auto say = [this, begun](std::string_view what, const HandOverCounts& counts) {
+    given = counts;
     std::string causes;
     for (const auto& [cause, count] : counts.causes)
       causes += (causes.empty() ? "" : ", ") + cause + ": " + std::to_string(count);
@@ -628,11 +644,17 @@ void App::Impl::drain(std::string_view why) {
   shut_down(deadline);
 }
 
-std::string App::Impl::successor_path() const { return config.inpod.uds + ".successor"; }
+std::string App::Impl::successor_path() const { return config.inpod.hand_over_path.value_or(config.inpod.uds + ".successor"); }
+
+// Before anybody is told that we are ready: the other may be ended on that word.
+void App::Impl::serving() {
+  wait_for_predecessor();
+  tell_service_manager("READY=1");
+}
 
 // A process that cannot have the place serves all the same, and drains when it leaves.
 void App::Impl::wait_for_predecessor() {
-  if (!config.inpod.hand_over || !config.inpod.port_reuse || meeting_place != nullptr || draining) return;
+  if (!config.inpod.hand_over || !settings.sockets.reuse_port || meeting_place != nullptr || draining) return;
   data_plane->identify({.build = build_info(config.telemetry.istio_version).version,
                         .trust_domain = config.general.trust_domain,
                         .node = config.general.node_name.value_or("")});
@@ -648,7 +670,14 @@ void App::Impl::wait_for_predecessor() {
 void App::Impl::shut_down(Clock::duration deadline) {
   data_plane->shutdown(deadline, [this] {
     http->drain();
-    ZT_LOG(kLog, kInfo, "shutdown complete");
+    if (given) {
+      ZT_LOG(kLog, kInfo, "shutdown complete", Field::count("moved", static_cast<int64_t>(given->connections)),
+             Field::count("drained", static_cast<int64_t>(given->left - std::min(given->left, data_plane->cut()))),
+             Field::count("cut", static_cast<int64_t>(data_plane->cut())),
+             Field::count("longest_stop_ms", ms(given->longest_stop)));
+    } else {
+      ZT_LOG(kLog, kInfo, "shutdown complete");
+    }
     loop.stop();
   });
 }

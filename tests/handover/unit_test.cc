@@ -15,6 +15,8 @@ namespace {
 const std::vector<std::pair<std::string, Unit>>& samples() {
   static const std::vector<std::pair<std::string, Unit>> all{{"client_tunnel", some_tunnel(hbone::TunnelRole::kClient)},
                                                              {"server_tunnel", some_tunnel(hbone::TunnelRole::kServer)},
+                                                             {"nested_tunnel", some_nested_tunnel()},
+                                                             {"rest", some_rest()},
                                                              {"pair", some_pair()},
                                                              {"local_pair", some_local_pair()}};
   return all;
@@ -49,6 +51,16 @@ TEST_CASE("a unit is read as it was written, with everything that is in it") {
   CHECK(tunnel.users.at(0).relay.sink_stopped);
   CHECK(tunnel.users.at(0).connection.counted_client_to_server == 900'000'000'000);
   CHECK(tunnel.users.at(1).phase == StreamUser::Phase::kAsked);
+  const auto nested = decode(bytes_of(text_of(encode(some_nested_tunnel()))), 1);
+  const InnerTunnel& inner = std::get<TunnelUnit>(*nested).inner.at(0);
+  CHECK(inner.key.authority == "web.default.svc.cluster.local:80");
+  CHECK(inner.connect.size() == 2);
+  CHECK(inner.queued.size() == 5);
+  CHECK(inner.users.at(1).socks);
+  CHECK(descriptors(*nested) == 1 + 1 + 2);
+  const auto rest = decode(bytes_of(text_of(encode(some_rest()))), 1);
+  CHECK(std::get<RestUnit>(*rest).rest.reason == Reason::kStreamReset);
+  CHECK(std::get<RestUnit>(*rest).rest.kept.size() == 4);
 }
 
 // A release that cannot read these cuts every connection of an upgrade to it. ZT_WRITE_GOLDEN=1 writes those that are not there; none is ever changed.
@@ -96,7 +108,7 @@ TEST_CASE("whatever byte of a unit is changed, it is read or refused, and no mor
 }
 
 TEST_CASE("a struct with more fields than are known is refused, and so is a format that is not known") {
-  std::string bytes = text_of(encode(samples()[2].second));
+  std::string bytes = text_of(encode(some_pair()));
   bytes += "x";
   bytes[1] = static_cast<char>(bytes[1] + 1);  // its length says that the byte belongs to it
   CHECK_THAT(why(decode(bytes_of(bytes), 1)), Catch::Contains("bytes behind a struct's end"));
@@ -132,6 +144,40 @@ TEST_CASE("a unit whose parts contradict each other is refused by name") {
   SECTION("a key") {
     tunnel.tunnel.role = hbone::TunnelRole::kClient;
     CHECK_THAT(refused(tunnel), Catch::Contains("key"));
+  }
+  SECTION("a tunnel that is not there") {
+    TunnelUnit outer = some_nested_tunnel();
+    outer.inner.clear();
+    CHECK_THAT(refused(outer), Catch::Contains("streams of tunnels without these"));
+  }
+  SECTION("a tunnel in a server's") {
+    tunnel.users[0] = {.stream = 1, .phase = StreamUser::Phase::kTunnel, .relay = {}, .connection = {}};
+    CHECK_THAT(refused(tunnel), Catch::Contains("a tunnel inside a server's"));
+  }
+  SECTION("a server's tunnel in a client's") {
+    TunnelUnit outer = some_nested_tunnel();
+    outer.inner[0].tunnel.role = hbone::TunnelRole::kServer;
+    CHECK_THAT(refused(outer), Catch::Contains("a server's tunnel inside another"));
+  }
+  SECTION("a third level") {
+    TunnelUnit outer = some_nested_tunnel();
+    outer.inner[0].users[0] = outer.users[0];
+    CHECK_THAT(refused(outer), Catch::Contains("inside one that is inside another"));
+  }
+  SECTION("users of an inner tunnel") {
+    TunnelUnit outer = some_nested_tunnel();
+    outer.inner[0].users.pop_back();
+    CHECK_THAT(refused(outer), Catch::Contains("streams without users"));
+  }
+  SECTION("nothing left") {
+    RestUnit rest = some_rest();
+    rest.rest.kept.clear();
+    CHECK_THAT(refused(rest), Catch::Contains("without bytes"));
+  }
+  SECTION("an end before its bytes") {
+    RestUnit rest = some_rest();
+    rest.relay.sink_ended = true;
+    CHECK_THAT(refused(rest), Catch::Contains("an end before the last byte"));
   }
   SECTION("two servers") {
     PairUnit pair = some_local_pair();

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "handover/unit.h"
+#include "mesh/reason.h"
 
 namespace zt::handover::testing {
 
@@ -135,6 +136,38 @@ inline TunnelUnit some_tunnel(hbone::TunnelRole role) {
           .relay = {},
           .connection = server ? ConnectionState{} : some_connection()};
   unit.users.push_back(user);
+  return unit;
+}
+
+// With another one in it.
+inline TunnelUnit some_nested_tunnel() {
+  TunnelUnit unit = some_tunnel(hbone::TunnelRole::kClient);
+  InnerTunnel inner;
+  inner.tunnel = unit.tunnel;
+  inner.key = *unit.key;
+  inner.key.authority = "web.default.svc.cluster.local:80";
+  inner.connect = {{":method", "CONNECT"}, {":authority", "web.default.svc.cluster.local:80"}};
+  inner.idle = std::chrono::milliseconds(43);
+  inner.queued = {23, 3, 3, 0, 9};
+  inner.ended = true;
+  inner.users = unit.users;
+  inner.users[1].socks = true;
+  unit.inner.push_back(std::move(inner));
+  unit.users[0] = {.stream = 1, .phase = StreamUser::Phase::kTunnel, .relay = {}, .connection = {}};
+  return unit;
+}
+
+inline RestUnit some_rest() {
+  RestUnit unit;
+  unit.pod = "uid";
+  unit.connection = some_connection();
+  unit.relay = {.source_ended = true,
+                .socket_hung_up = false,
+                .sink_ended = false,
+                .source_proven = false,
+                .sink_proven = true,
+                .sink_stopped = true};
+  unit.rest = {.kept = {'r', 'e', 's', 't'}, .reason = Reason::kStreamReset, .code = hbone::H2Error::kNoError};
   return unit;
 }
 

@@ -94,8 +94,23 @@ def check_component(problems, where, kind, sets):
             fail_if(problems, not {thing["name"] for thing in change.get(part, [])} <= there, where, f"patches {part} that are not there")
 
 
+def check_bridge(problems, root, path):
+    """What has the connections while a unit is restarted is that unit, but for what starts and ends it."""
+    def what_counts(unit):
+        lines = unit.read_text().partition("[Install]")[0].splitlines()
+        return [line for line in lines if line and not re.match("#|Description|Documentation|Wants|After|Exec|Restart", line)]
+
+    main, where, text = path.with_name(path.name.replace("-bridge", "")), path.relative_to(root), path.read_text()
+    fail_if(problems, what_counts(path) != what_counts(main), where, f"is not as {main.name}")
+    program = re.search(r"^ExecStart=(/var/lib/ztunnel/\S+) proxy$", text, re.M)
+    fail_if(problems, not program or f"/proc/${{MAINPID}}/exe {program[1]}" not in main.read_text(), where, f"does not start what {main.name} leaves it")
+    fail_if(problems, main.read_text().count(path.name) != 3, main.relative_to(root), f"does not start and stop {path.name}")
+
+
 def check_unit(problems, root, path, known):
     where, text = path.relative_to(root), path.read_text()
+    if "-bridge" in path.name:
+        return check_bridge(problems, root, path)
     programs = re.findall(r"^ExecStart=/usr/bin/(\S+)", text, re.M)
     fail_if(problems, programs not in (["ztunnel"], ["ztunnel-agent"]), where, f"starts {programs}")
     files = [path, *(path.parent / name for name in re.findall(r"^EnvironmentFile=/etc/ztunnel/(\S+)", text, re.M))]

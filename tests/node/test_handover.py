@@ -154,6 +154,37 @@ def test_half_closed_and_unread_connections_go_on_where_they_were(shop, side):
     assert apps.how_it_ends(doomed) == apps.RST
 
 
+def test_what_a_slow_reader_has_yet_to_take_of_a_stream_that_is_gone_goes_along(shop):
+    total = 100_000
+
+    def all_at_once(sock, _peer):
+        assert sock.recv(1) == b"x"
+        send_pattern(sock, total)
+        sock.close()
+
+    shop.web.serve(9000, all_at_once)
+    shop.start()
+    slow = [shop.client.connect(address, 9000, timeout=30) for address in (shop.web.ip, shop.web.ip6)]
+    for sock in slow:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.sendall(b"x")
+        sock.shutdown(socket.SHUT_WR)
+    server, client = shop.nodes[1].ztunnel, shop.nodes[0]
+    eventually(lambda: len(server.matching("connection complete.*:9000")) == 2, "the servers' sides to be done")
+    server.kill()
+    tunnels = "zt_tunnels_open"
+    eventually(lambda: re.search(tunnels + r'\{[^}]*client[^}]*\} 0\n', client.http(15020, "/metrics")[1]), "the tunnel to be gone")
+    assert client.ztunnel.matching("connection complete") == [], "they outlive it"
+    for _ in range(2):
+        new, line = replace(shop, client)
+        assert (count(line, "connections"), count(line, "left")) == (2, 0), line
+    for sock in slow:
+        check_pattern(sock, total)
+        assert apps.read_to_end(sock) == (b"", apps.FIN)
+    line = new.process.wait_line("connection complete.*:9000")
+    assert f"bytes_recv={total} " in line or f"bytes_recv={total}" in line.split()
+
+
 @SIDES
 def test_a_transfer_both_ways_goes_on_without_a_wrong_byte_through_three_replacements(shop, side):
     total = 400 * 1024 * 1024
@@ -299,6 +330,19 @@ def test_after_a_replacement_the_next_newcomer_is_not_given_all_new_connections_
         live(shop.client, shop.web.ip).close()
     eventually(lambda: second.process.matching("connection complete"), "the second to serve some of them")
     third.process.kill()
+
+
+def test_the_last_line_says_what_became_of_all_connections(shop):
+    shop.start()
+    node = shop.nodes[0]
+    moved = live(shop.client, shop.web.ip)
+    old = node.ztunnel
+    _, line = replace(shop, node)
+    assert (count(line, "connections"), count(line, "left")) == (1, 0), line
+    last = old.matching("shutdown complete")[-1]
+    assert [count(last, name) for name in ("moved", "drained", "cut")] == [1, 0, 0]
+    assert count(last, "longest_stop_ms") == count(line, "longest_stop_ms")
+    echoes(moved, b"on")
 
 
 def test_a_successor_that_died_leaves_the_connections_where_they_are(shop):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from harness import apps, dns
+from harness.handover import count, replace
 from harness.process import eventually
 
 VIP, VIP6, NAME = "10.96.0.30", "fd00:10:96::30", "db.example.com"
@@ -66,6 +67,21 @@ def test_the_family_that_the_client_called_comes_first(shop):
     shop.start()
     assert call(shop.client, VIP) == "db-0"
     assert call(shop.client, VIP6) == "db-1"
+
+
+def test_an_unused_tunnel_by_host_name_goes_along_when_the_proxy_is_replaced(shop):
+    db = shop.dbs[0]
+    db.captured = db.speaks_hbone = True
+    shop.partner["protocol"] = "HBONE"
+    shop.start()
+    assert call(shop.client) == "db-0"
+    made = 'zt_tunnel_handshakes_total{role="server",result="ok"} 1\n'
+    assert made in shop.nodes[1].http(15020, "/metrics")[1]
+    new, line = replace(shop, shop.nodes[0])
+    assert (count(line, "units"), count(line, "left")) == (1, 0), line
+    shop.service("other", "10.96.0.31", 80, 80, [])
+    shop.edit()
+    eventually(lambda: 'zt_tunnels_open{role="client"} 1\n' in new.metrics(), "it to be counted: a push, which knows no address of it, does not end it")
 
 
 def test_a_mesh_workload_by_host_name_gets_a_tunnel_that_outlives_pushes(shop):

@@ -13,7 +13,7 @@ import pytest
 
 from harness import apps, dns
 from harness.gateway import Gateway
-from harness.handover import Replacement, count, echoes
+from harness.handover import count, echoes, replace
 from harness.hbone import certificate, tls_context
 from harness.process import eventually
 
@@ -250,10 +250,20 @@ def test_the_other_network_is_for_when_there_is_nobody_here_and_one_gateway_for_
         assert call(two.client, VIP) == f"db sees {two.gws[1].ip}"
 
 
-def test_when_the_proxy_is_replaced_what_goes_through_a_gateway_drains_and_holds_up_nothing_else(two):
-    two.start(TERMINATION_GRACE_PERIOD_SECONDS="40")
-    Gateway(two.gws[0], two, two.backends)
-    old = two.nodes[0].ztunnel
+def test_what_goes_through_a_gateway_goes_along_when_the_proxy_is_replaced_twice(two):
+    total = 12 << 20
+
+    def both_ways(sock, _peer):
+        sock.settimeout(60)
+        data, end = apps.read_to_end(sock)
+        sock.sendall(data)
+        assert end == apps.FIN
+        sock.close()
+
+    two.services[0][0]["ports"]["81"] = 9000
+    two.web.serve(9000, both_ways)
+    two.start()
+    gateway = Gateway(two.gws[0], two, {**two.backends, f"{WEB}:81": (two.web.ip, 15008)})
 
     def talking(address, port, name):
         sock = two.client.connect(address, port, timeout=30)
@@ -262,20 +272,21 @@ def test_when_the_proxy_is_replaced_what_goes_through_a_gateway_drains_and_holds
         assert apps.read_exactly(sock, len(first) + 1) == first + b"x"
         return sock
 
-    through, beside = talking(VIP, 80, "web"), [talking(two.local.ip, 8080, "web-here") for _ in range(5)]
-    new = Replacement(two, two.nodes[0]).wait_ready()
-    old.signal(15)
-    eventually(lambda: f'zt_handover_connections_total{{way="taken"}} {2 * len(beside)}' in new.metrics(), "the others to have moved")
-    for sock in beside:
-        echoes(sock, b"on")
-    echoes(through, b"still " * 1000)
-    eventually(lambda: old.matching("handing over.*a tunnel inside it is in use"), "it to say what stays", timeout=15)
-    through.close()
-    assert old.wait_exit(30) == 0
-    (line,) = old.matching("handed over")
-    assert (count(line, "connections"), count(line, "left")) == (2 * len(beside), 0)
-    assert "causes=\"\"" in line, "the gateway's tunnel has gone too"
-    for sock in beside:
-        echoes(sock, b"to the end")
-    two.nodes[0].ztunnel = new.process
-    assert call(two.client, VIP).startswith("web sees"), "a new tunnel is made"
+    through, beside = [talking(VIP, 80, "web") for _ in range(3)], talking(two.local.ip, 8080, "web-here")
+    bulk = two.client.connect(VIP, 81, timeout=60)
+    payload = os.urandom(1 << 20) * (total >> 20)
+    writer = apps.start(lambda: (bulk.sendall(payload), bulk.shutdown(socket.SHUT_WR)))
+    for _ in range(2):
+        _, line = replace(two, two.nodes[0])
+        assert (count(line, "connections"), count(line, "left")) == (6, 0), line
+        for sock in (*through, beside):
+            echoes(sock, b"still " * 1000)
+    writer.join(60)
+    data, end = apps.read_to_end(bulk)
+    assert [error for server in two.gws[0].servers for error in server.errors] == [], "the gateway has nothing against what it was sent"
+    assert (end, data == payload) == (apps.FIN, True)
+    asked = len(gateway.requests)
+    assert call(two.client, VIP).startswith("web sees")
+    assert len(gateway.requests) == asked, "the inner tunnel has come along too"
+    for sock in through:
+        sock.close()

@@ -3,14 +3,13 @@
     node 1: client (captured)       node 2: web (captured), plain (not captured), names (a name server)
 """
 
-import signal
 import socket
 import time
 
 import pytest
 
 from harness import apps, dedicated, dns, socks
-from harness.handover import Replacement, echoes
+from harness.handover import count, echoes, replace
 from harness.process import eventually
 
 VIP, VIP6, HOST = "10.96.0.50", "fd00:10:96::50", "web.shop.svc.cluster.local"
@@ -169,11 +168,10 @@ def test_the_socks_listener_is_there_only_if_it_is_asked_for_and_only_for_the_po
     assert apps.refused(shop.names, shop.web.ip, socks.PORT)
 
 
-def test_a_socks_client_that_waits_while_its_proxy_is_replaced_is_told_of_its_connection(shop):
-    """The request is on its way when another proxy takes over; only the one that leaves knows that there is somebody to be told."""
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_socks_client_that_waits_while_its_proxy_is_replaced_is_told_by_the_next_process_what_became_of_it(shop, reached):
     shop.web.serve(9000)
     start(shop)
-    mark = shop.nodes[0].ztunnel.mark()
     quick, code = socks.dial(shop.client, shop.web.ip, 8080)
     assert code == socks.SUCCEEDED and quick.recv(100).startswith(b"web sees")
     shop.web.netns.run("nft", "add table inet slow; add chain inet slow out { type filter hook output priority 0; }; "
@@ -182,18 +180,22 @@ def test_a_socks_client_that_waits_while_its_proxy_is_replaced_is_told_of_its_co
     slow = shop.client.connect("127.0.0.1", socks.PORT, timeout=30)
     slow.sendall(socks.HELLO + socks.wish(shop.web.ip, 9000) + b"early")
     shop.nodes[1].ztunnel.wait_line("connection opened.*:9000")
-    old = shop.nodes[0].ztunnel
-    new = Replacement(shop, shop.nodes[0], UNSTABLE_ENABLE_SOCKS5="true").wait_ready()
-    old.signal(signal.SIGTERM)
-    old.wait_line("handing over", since=mark)
-    shop.web.netns.run("nft", "delete", "table", "inet", "slow")
-    assert apps.read_exactly(slow, 2 + 10 + 5) == b"\x05\x00" + socks.reply(socks.SUCCEEDED) + b"early"
-    echoes(slow, b"on")
+    _, line = replace(shop, shop.nodes[0], UNSTABLE_ENABLE_SOCKS5="true")
+    assert (count(line, "connections"), count(line, "left")) == (2, 0), "it holds nothing up"
     echoes(quick, b"on")
-    assert old.wait_exit(30) == 0
-    for sock in (slow, quick):
-        echoes(sock, b"in the next process")
-    shop.nodes[0].ztunnel = new.process
+    if not reached:
+        shop.policy("nobody", [[[{"destinationPorts": [9000]}]]], action="Deny")
+        mark = shop.nodes[1].ztunnel.mark()
+        shop.write()
+        shop.nodes[1].ztunnel.wait_line("local configuration read", since=mark)
+    shop.web.netns.run("nft", "delete", "table", "inet", "slow")
+    if reached:
+        assert apps.read_exactly(slow, 2 + 10 + 5) == b"\x05\x00" + socks.reply(socks.SUCCEEDED) + b"early"
+        echoes(slow, b"on")
+    else:
+        data, end = apps.read_to_end(slow)
+        assert (data[:2], len(data), end) == (b"\x05\x00", 2 + 10, apps.FIN)
+        assert data[2:] == socks.reply(data[3]) and data[3] != socks.SUCCEEDED
     assert call(shop.client, VIP, 80) == f"web sees {shop.client.ip}"
 
 

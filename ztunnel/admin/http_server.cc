@@ -55,7 +55,7 @@ bool loopback_has_ipv6() {
 // so an answer that comes late, or after the server has gone, finds nobody and does no harm.
 class HttpServer::Core final : public HttpSessionOwner, public std::enable_shared_from_this<Core> {
  public:
-  explicit Core(HttpLimits limits) : limits_(limits), work_(context_.get_executor()) {}
+  Core(HttpLimits limits, bool shares_ports) : limits_(limits), shares_ports_(shares_ports), work_(context_.get_executor()) {}
   [[nodiscard]] std::chrono::milliseconds close_grace() const { return limits_.close_grace; }
 
   struct Listener {
@@ -96,6 +96,7 @@ class HttpServer::Core final : public HttpSessionOwner, public std::enable_share
   void check_drained();
 
   const HttpLimits limits_;
+  const bool shares_ports_;
   asio::io_context context_;
   asio::executor_work_guard<asio::io_context::executor_type> work_;
   std::vector<std::shared_ptr<Listener>> listeners_;
@@ -136,6 +137,9 @@ Result<SocketAddress> HttpServer::Core::listen_on(const SocketAddress& address,
   if (!error && endpoint.protocol() == tcp::v6()) {
     acceptor.set_option(asio::ip::v6_only(!address.ip.is_unspecified()), error);
   }
+  const int on = 1;
+  if (!error && shares_ports_ && ::setsockopt(acceptor.native_handle(), SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) != 0)
+    error = error_code(errno, boost::system::system_category());
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(asio::socket_base::max_listen_connections, error);
   if (error) {
@@ -252,7 +256,9 @@ void HttpServer::Core::check_drained() {
 
 // ---- HttpServer
 
-HttpServer::HttpServer(HttpLimits limits) : core_(std::make_shared<Core>(limits)) { core_->start(); }
+HttpServer::HttpServer(HttpLimits limits, bool shares_ports) : core_(std::make_shared<Core>(limits, shares_ports)) {
+  core_->start();
+}
 HttpServer::~HttpServer() {
   core_->drain();
   core_->wait_drained(core_->close_grace());

@@ -72,7 +72,8 @@ struct HttpLimits {
 
 class HttpServer {
  public:
-  explicit HttpServer(HttpLimits limits = {});
+  // `shares_ports`: another process of ours in this network namespace may listen on the same ones, for as long as one replaces the other.
+  explicit HttpServer(HttpLimits limits = {}, bool shares_ports = false);
   // Drains for at most close_grace, then cuts what is left.
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;

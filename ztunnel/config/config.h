@@ -109,6 +109,8 @@ struct InpodConfig {
   std::string uds = "/var/run/ztunnel/ztunnel.sock";
   bool port_reuse = true;
   bool hand_over = true;  // live connections, to the process that replaces us
+  // Where the two meet. None: beside `uds` if shared, nowhere if dedicated. Set: they are in one network namespace, and share its ports.
+  std::optional<std::string> hand_over_path;
 };
 
 struct TunnelConfig {

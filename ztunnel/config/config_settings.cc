@@ -127,6 +127,15 @@ Result<> set_optional_text(Config& config, std::string_view text) {
   return {};
 }
 
+// Empty means not set. A little less than such an address can be: while it is made it has a suffix.
+template <auto Field>
+Result<> set_socket_path(Config& config, std::string_view text) {
+  constexpr size_t kMost = 90;
+  ZT_TRY(set_optional_text<Field>(config, text));
+  if (text.empty() || (text.starts_with('/') && text.size() <= kMost)) return {};
+  return fail(Reason::kInvalidInput, fmt::format("expected an absolute path of at most {} bytes", kMost));
+}
+
 template <auto Field>
 Result<> set_domain(Config& config, std::string_view text) {
   ZT_ASSIGN(Field(config), parse_domain(text));
@@ -289,6 +298,9 @@ constexpr Setting kSettings[] = {
      "true or false"},
     {"ZT_HAND_OVER", "true", "give live connections to the proxy that replaces this one, and take them from the one before",
      set_boolean<ZT_FIELD(inpod.hand_over)>, false, "true or false"},
+    {"ZT_HAND_OVER_PATH", "(INPOD_UDS.successor if shared)",
+     "socket where this proxy and the next one of the same network namespace meet, for services that are restarted in place",
+     set_socket_path<ZT_FIELD(inpod.hand_over_path)>},
     {"ZT_LOCAL_CONGESTION_CONTROL", "cubic", "congestion control of legs that stay on the node; empty: the system's",
      set_congestion_control},
 

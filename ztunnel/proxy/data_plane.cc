@@ -99,8 +99,13 @@ void DataPlane::set_revocations(const identity::RevocationListsPtr& lists) {
 Result<DataPlane::BoundPod> DataPlane::bind_dedicated(const std::string& uid, const PodName& workload) const {
   SocketOptions sockets = settings_.sockets;
   sockets.mark_listeners = false;
-  sockets.reuse_port = false;
   return bind(uid, workload, std::move(sockets), settings_.transparency);
+}
+
+bool DataPlane::ports_are_taken() const {
+  SocketOptions sockets = settings_.sockets;
+  sockets.mark_listeners = sockets.reuse_port = false;
+  return !listen_tcp(sockets, listen_.inbound, Transparency::kNever, false);
 }
 
 Result<> DataPlane::start_self(const PodName& pod) {
@@ -272,6 +277,7 @@ void DataPlane::wait_for_end(Clock::time_point deadline, std::optional<Clock::ti
     } else if (left.connections > 0) {
       ZT_LOG(kLog, kWarn, "connection failed to drain within the timeout",
              Field::count("connections", static_cast<int64_t>(left.connections)));
+      cut_ = left.connections;
       cut_and_end();
     } else if (!settling_since) {
       // Once more: a connection may have been on its way from one worker to another.

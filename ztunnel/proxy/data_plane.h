@@ -50,6 +50,8 @@ class DataPlane final : public zds::PodManager {
   };
   // Dedicated mode: one workload in our own network namespace, known as `uid`. The error names the address that is taken.
   [[nodiscard]] Result<BoundPod> bind_dedicated(const std::string& uid, const PodName& workload) const;
+  // Somebody listens there.
+  [[nodiscard]] bool ports_are_taken() const;
   void serve(BoundPod pod);
 
   // The proxy's own pod (contract §1.4): peers reach our metrics over a tunnel. Only 15008, no source preservation, no mark.
@@ -76,6 +78,8 @@ class DataPlane final : public zds::PodManager {
   // Stops accepting, tells peers, waits for the connections to end, and for those that were on their way when the peers had not
   // heard of it; what is left at the deadline is cut. `done` on this thread.
   void shutdown(Clock::duration deadline, std::function<void()> done);
+  // Connections that were left at its deadline.
+  [[nodiscard]] size_t cut() const { return cut_; }
 
   // The connections of all pods, for the admin dump; `done` on this thread.
   void collect_connections(std::function<void(std::map<std::string, PodConnections>)> done);
@@ -146,6 +150,7 @@ class DataPlane final : public zds::PodManager {
   uint64_t stopped_ = 0;
   Timer shutdown_timer_;
   std::function<void()> shutdown_done_;
+  size_t cut_ = 0;
   [[nodiscard]] handover::Hello hello() const;
   void step_back_all();
   struct HandOver;

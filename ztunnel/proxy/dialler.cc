@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "hbone/connect_headers.h"
-#include "hbone/socket_transport.h"
 #include "hbone/stream_transport.h"
 #include "mesh/reason.h"
 #include "ztunnel/proxy/connection.h"
@@ -28,6 +27,7 @@ Dialler::Dialler(const LocalPod& pod)
           }) {}
 
 bool Dialler::gone(const hbone::TunnelKey& key, const workload_api::Snapshot& snapshot) const {
+  if (key.gateway) return gone(key.gateway->tunnel, snapshot);
   const auto unexpected = [&](const workload_api::Workload& workload) {
     return std::ranges::find(key.expected, identity_of(workload)) == key.expected.end();
   };
@@ -46,21 +46,19 @@ bool Dialler::retire_some(bool anew, const workload_api::Snapshot& snapshot) {
   if (anew) inner_retired_anew_ = true;
   return pool_.retire_some(anew, [&](const hbone::TunnelKey& key) { return gone(key, snapshot); }) &&
          inner_.retire_some(std::exchange(inner_retired_anew_, false),
-                            [&](const hbone::TunnelKey& key) { return leaving_ || gone(key.gateway->tunnel, snapshot); });
+                            [&](const hbone::TunnelKey& key) { return gone(key, snapshot); });
 }
 
 bool Dialler::prepare_some_handover(bool anew) {
-  if (anew) leaving_ = inner_retired_anew_ = true;
-  return pool_.prepare_some_handover(anew) &&
-         inner_.retire_some(std::exchange(inner_retired_anew_, false), [](const hbone::TunnelKey&) { return true; });
+  if (anew) inner_prepared_anew_ = true;
+  return pool_.prepare_some_handover(anew) && inner_.prepare_some_handover(std::exchange(inner_prepared_anew_, false));
 }
 
-Result<std::unique_ptr<hbone::Tunnel>> Dialler::resume(const hbone::TunnelKey& key, UniqueFd socket,
+Result<std::unique_ptr<hbone::Tunnel>> Dialler::resume(const hbone::TunnelKey& key, std::unique_ptr<hbone::Transport> transport,
                                                        const hbone::TunnelState& state, const hbone::AttachStream& attach) {
   const PeerAccounts::Ptr memory = pod_.peers.of(key.destination.ip);
-  auto resumed = hbone::Tunnel::resume(pod_.worker.io(), *memory,
-                                       std::make_unique<hbone::SocketTransport>(pod_.worker.loop(), std::move(socket)), state,
-                                       pod_.worker.settings().tunnel, pool_.owner(), attach);
+  auto resumed = hbone::Tunnel::resume(pod_.worker.io(), *memory, std::move(transport), state, pod_.worker.settings().tunnel,
+                                       (key.gateway ? inner_ : pool_).owner(), attach);
   if (resumed) (*resumed)->keep_account(memory);
   return resumed;
 }
@@ -68,7 +66,7 @@ Result<std::unique_ptr<hbone::Tunnel>> Dialler::resume(const hbone::TunnelKey& k
 hbone::Tunnel& Dialler::adopt(const hbone::TunnelKey& key, std::unique_ptr<hbone::Tunnel> tunnel,
                               std::chrono::milliseconds idle) {
   hbone::Tunnel& adopted = *tunnel;
-  pool_.adopt(key, std::move(tunnel), idle);
+  (key.gateway ? inner_ : pool_).adopt(key, std::move(tunnel), idle);
   adopted.thaw();
   if (gone(key, *pod_.worker.snapshot())) adopted.drain();
   return adopted;
@@ -135,9 +133,13 @@ Task<Result<std::unique_ptr<hbone::Tunnel>>> Dialler::dial_inner(hbone::TunnelKe
   const PeerAccounts::Ptr memory = pod_.peers.of(key.destination.ip);
   auto shaken = co_await shake_hands(worker, *memory, *transport, std::move(*made));
   if (!shaken) co_return fail(shaken.error().reason, "tls error: " + shaken.error().text);
+  hbone::StreamTransport& carrier = *transport;
   auto started = hbone::Tunnel::start(worker.io(), *memory, hbone::Tunnel::Role::kClient, std::move(transport),
                                       std::move(shaken->tls), std::move(shaken->early), worker.settings().tunnel, owner);
-  if (started) (*started)->keep_account(memory);
+  if (started) {
+    (*started)->keep_account(memory);
+    carrier.carry(**started);
+  }
   co_return started;
 }
 

@@ -28,16 +28,18 @@ class Dialler {
            inner_.close_some_if(std::exchange(inner_looked_at_anew_, false), condition, reason);
   }
   [[nodiscard]] size_t tunnels() const { return pool_.tunnels() + inner_.tunnels(); }
-  // Hand-over: what is there. What comes from another process is resumed, frozen, and ours and thawed from adopt() on.
+  // Hand-over: what is there, over TCP and inside that. What comes from another process is resumed, frozen, and ours and thawed from
+  // adopt() on.
   [[nodiscard]] hbone::TunnelPool& pool() { return pool_; }
-  // Before: tells the peers what they have to know. A tunnel inside a gateway's cannot be moved and holds the gateway's: it takes no more
-  // connections and ends with its last, at once if it has none.
+  [[nodiscard]] hbone::TunnelPool& inner() { return inner_; }
+  // Before: tells the peers what they have to know.
   bool prepare_some_handover(bool anew);
-  Result<std::unique_ptr<hbone::Tunnel>> resume(const hbone::TunnelKey& key, UniqueFd socket, const hbone::TunnelState& state,
-                                                const hbone::AttachStream& attach);
+  Result<std::unique_ptr<hbone::Tunnel>> resume(const hbone::TunnelKey& key, std::unique_ptr<hbone::Transport> transport,
+                                                const hbone::TunnelState& state, const hbone::AttachStream& attach);
   hbone::Tunnel& adopt(const hbone::TunnelKey& key, std::unique_ptr<hbone::Tunnel> tunnel, std::chrono::milliseconds idle);
 
  private:
+  // Whoever it leads to, or through, is not there any more.
   [[nodiscard]] bool gone(const hbone::TunnelKey& key, const workload_api::Snapshot& snapshot) const;
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial(hbone::TunnelKey key, hbone::TunnelOwner& owner);
   Task<Result<std::unique_ptr<hbone::Tunnel>>> dial_uncounted(hbone::TunnelKey key, hbone::TunnelOwner& owner);
@@ -48,8 +50,7 @@ class Dialler {
   const LocalPod& pod_;
   hbone::TunnelPool pool_;
   hbone::TunnelPool inner_;  // in streams of those of pool_, so it goes first
-  bool inner_looked_at_anew_ = false, inner_retired_anew_ = false;
-  bool leaving_ = false;
+  bool inner_looked_at_anew_ = false, inner_retired_anew_ = false, inner_prepared_anew_ = false;
 };
 
 }  // namespace zt::ztunnel

@@ -234,7 +234,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
   const bool from_gateway = request->from_network && !equals_ignoring_case(*request->from_network, settings.network);
   if (pod_.lookups.on_demand() && !from_gateway) co_await pod_.lookups.find_source(peer.ip);
   auto workload = co_await pod_.workload();
-  if (known.frozen) co_await known.thawed(worker_.loop());
+  if (known.frozen()) co_await known.thawed(worker_.loop());
   if (known.gone) co_return;
   if (!workload) {
     deny(workload.error());
@@ -242,7 +242,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
   }
   LookupAnswer asked = LookupAnswer::kAnswered;
   if (pod_.lookups.on_demand() && !request->address) asked = co_await pod_.lookups.find_service(pod_.name.ns, request->host);
-  if (known.frozen) co_await known.thawed(worker_.loop());
+  if (known.frozen()) co_await known.thawed(worker_.loop());
   if (known.gone) co_return;
   const auto snapshot = worker_.snapshot();
   const Authority authority = request->address ? Authority(*request->address) : Authority(HostPort{request->host, request->port});
@@ -301,7 +301,7 @@ Task<void> Inbound::accept_connect(InboundTunnel& tunnel, hbone::Stream& stream,
     connections_.end(connection, why);
   };
   auto upstream = co_await connect_if_allowed(connection.record.info(), application);
-  if (known.frozen) co_await known.thawed(worker_.loop());
+  if (known.frozen()) co_await known.thawed(worker_.loop());
   if (known.gone) {
     if (upstream) reset_and_close(std::move(*upstream));
     connections_.forget(connection);

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "mesh/reason.h"
 #include "workload_api/xds/on_demand.h"
+#include "ztunnel/proxy/socks5.h"
 #include "ztunnel/proxy/stopwatch.h"
 #include "ztunnel/telemetry/traffic_labels.h"
 
@@ -334,24 +335,22 @@ Task<Outbound::Attempt> Outbound::connect(Waiting& waiting, ConnectionInfo info,
   return ask(waiting, connection, std::move(key), std::move(headers), nullptr, limit);
 }
 
-void Outbound::go_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay) {
-  tasks_.spawn(run_on(connection, std::move(fd), std::move(key), std::move(relay)));
-}
-
-Task<void> Outbound::run_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay) {
+Task<void> Outbound::run_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay,
+                            bool socks) {
   const ConnectionInfo& info = connection.record.info();
   const SocketAddress client = info.source, destination = info.upstream;
-  auto headers = request_of(info, hbone::TraceParent::random().render(), std::nullopt);
-  Waiting waiting{std::move(fd), std::move(connection.accepted)};
-  const Attempt attempt =
-      co_await ask(waiting, connection, std::move(key), std::move(headers), std::move(relay), kConnectTimeout);
+  auto headers = request_of(info, hbone::TraceParent::random().render(),
+                            key.gateway ? std::optional(worker_.settings().network) : std::nullopt);
+  Waiting waiting{std::move(fd), std::move(connection.accepted), socks ? socks5::render(socks5::Reply::kSucceeded) : ""};
+  Attempt attempt = co_await ask(waiting, connection, std::move(key), std::move(headers), std::move(relay), kConnectTimeout);
   if (!attempt) co_return;
-  if (!attempt->elsewhere) co_return reset_and_close(std::move(waiting.fd));
-  waiting.open = {};
-  Arrival again;
-  again.fd = std::move(waiting.fd);
-  again.client = client;
-  co_await run(std::move(again), destination);
+  if (attempt->elsewhere) {
+    auto failed = co_await reach(waiting, client, destination);
+    if (!failed) co_return;
+    attempt->why = std::move(*failed);
+  }
+  if (socks) co_return co_await refuse_socks(waiting, socks5::render(socks5::reply_for(attempt->why)));
+  reset_and_close(std::move(waiting.fd));
 }
 
 Task<Outbound::Attempt> Outbound::ask(Waiting& waiting, Connection& connection, hbone::TunnelKey key, hbone::Headers headers,
@@ -378,10 +377,10 @@ Task<Outbound::Attempt> Outbound::ask(Waiting& waiting, Connection& connection, 
     RequestOnItsWay known(*relay);
     known.connection = &connection;
     known.application = waiting.fd.get();
-    // A SOCKS5 client has yet to be told of its connection, of which the next process would know nothing.
-    if (waiting.good_news.empty()) pod_.requests.push_back(known);
+    known.socks = !waiting.good_news.empty();
+    pod_.requests.push_back(known);
     const bool answered = co_await relay->answered().wait(worker_.loop(), patience);
-    if (known.frozen) co_await known.thawed(worker_.loop());
+    if (known.frozen()) co_await known.thawed(worker_.loop());
     if (known.gone) {
       connections_.forget(connection);
       co_return std::nullopt;

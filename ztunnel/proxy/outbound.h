@@ -28,7 +28,10 @@ class Outbound {
   // Takes a connection for life. `destination` is where the application wants to go: whoever captured the connection knows.
   void open(Arrival arrival, SocketAddress destination) { tasks_.spawn(run(std::move(arrival), destination)); }
   // One that another process has asked for: waits for the answer, and goes on as if it had been asked for here.
-  void go_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay);
+  // `socks`: it is a SOCKS5 client's, which waits to be told.
+  void go_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay, bool socks) {
+    tasks_.spawn(run_on(connection, std::move(fd), std::move(key), std::move(relay), socks));
+  }
   // Takes a connection of a SOCKS5 client, which says itself where to (outbound_socks.cc).
   void open_socks(Arrival arrival) { tasks_.spawn(run_socks(std::move(arrival))); }
   // Drops those that are on their way.
@@ -71,7 +74,7 @@ class Outbound {
   // Sends the CONNECT, unless `relay` waits for its answer already, and gives the connection its relay.
   Task<Attempt> ask(Waiting& waiting, Connection& connection, hbone::TunnelKey key, hbone::Headers headers,
                     std::unique_ptr<StreamRelay> relay, Clock::duration limit);
-  Task<void> run_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay);
+  Task<void> run_on(Connection& connection, UniqueFd fd, hbone::TunnelKey key, std::unique_ptr<StreamRelay> relay, bool socks);
   // To one of the addresses that the name stands for; each is an attempt.
   Task<Attempt> by_name(Waiting& waiting, ConnectionInfo info, NeedsResolution pending, Clock::duration limit);
   // To a pod of this node that is reached without a tunnel; null: it is none.

@@ -24,6 +24,7 @@ struct StreamRelayState;
 namespace zt::ztunnel {
 
 struct Connection;
+struct RequestOnItsWay;
 
 // Bytes as the peers count them: `sent` is client → server, on both sides of a tunnel.
 struct RelayBytes {
@@ -106,6 +107,8 @@ class StreamRelay final : public Relay, public hbone::StreamHandler, private Wat
   // Bytes move from here on. On failure (out of descriptors) nothing has moved.
   Result<> start(UniqueFd socket, Done done);
   void kill(Reason reason, std::string text) override;
+
+  RequestOnItsWay* request = nullptr;  // that it waits for
 
   // Together with its stream's tunnel.
   [[nodiscard]] bool movable() const override { return started_ && !finished_ && stream_ != nullptr; }

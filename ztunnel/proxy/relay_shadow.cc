@@ -42,7 +42,11 @@ void Shadow::fall() {
 void Shadow::front_ended(const RelayEnd& how, const RelayBytes& bytes) {
   front_ = nullptr;
   bytes_ = bytes;
-  if (end_) return;
+  // If it is frozen, nobody is left to thaw it.
+  const bool killed = end_ != nullptr;
+  if (killed && !frozen_) return;
+  frozen_ = false;
+  if (killed) return io_.loop.defer(*this);
   // As over a tunnel: what the applications do is the same on both sides, and what befalls the client's is a reset to the server's.
   const bool own = how.reason == Reason::kOk || how.reason == Reason::kUpstreamReset || how.reason == Reason::kDownstreamReset;
   end_ = std::make_unique<RelayEnd>(own ? how.reason : Reason::kDownstreamReset, std::string());

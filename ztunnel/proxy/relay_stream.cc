@@ -7,6 +7,7 @@
 
 #include "mesh/reason.h"
 #include "ztunnel/proxy/relay.h"
+#include "ztunnel/proxy/request_on_its_way.h"
 #include "ztunnel/proxy/sockets.h"
 
 namespace zt::ztunnel {
@@ -28,6 +29,7 @@ constexpr size_t kKeptHere = 64 * 1024;
 }  // namespace
 
 StreamRelay::~StreamRelay() {
+  if (request != nullptr) request->relay = nullptr;
   io_.loop.cancel_deferred(*this);
   if (stream_ != nullptr) stream_->abandon(H2Error::kConnectError);
   if (socket_ && started_ && !frozen_) io_.loop.unwatch(socket_.get(), *this);

@@ -1,5 +1,7 @@
 #include "ztunnel/proxy/worker_handover.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -10,6 +12,8 @@ namespace zt::ztunnel {
 namespace {
 // What cannot be moved now is over in a round trip, mostly: an acknowledgement, an answer, the end of a frame.
 constexpr std::chrono::milliseconds kNextPass{50};
+// Connections that are given before their memory goes back to the system: the next process takes as much at the same time.
+constexpr size_t kGivenAtOnce = 512;
 }  // namespace
 
 HandOverCounts& HandOverCounts::operator+=(const HandOverCounts& more) {
@@ -91,6 +95,10 @@ void WorkerLeaving::gone() noexcept {
   const size_t connections = pod->second->units().gone();
   counts_.connections += connections;
   worker_.metrics().handover_connections.get({"given"}).add(connections);
+  // Between two units, when nobody stands still for it.
+  if ((held_back_ += connections) < kGivenAtOnce) return;
+  held_back_ = 0;
+  ::malloc_trim(0);
 }
 
 void WorkerLeaving::stays(const Error& why) noexcept {

@@ -55,6 +55,7 @@ class WorkerLeaving final : private handover::UnitSource {
   HandOverCounts counts_;
   std::vector<std::string> waiting_;  // pods of this pass that have not been looked through
   size_t passes_ = 0;
+  size_t held_back_ = 0;            // connections that were given since memory was
   std::string giving_;              // the pod whose unit is on its way
   Clock::time_point frozen_since_;  // that unit
   Timer pass_timer_;

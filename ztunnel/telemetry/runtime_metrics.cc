@@ -134,6 +134,11 @@ RuntimeMetrics::RuntimeMetrics(Metrics& metrics, std::string aead) : metrics_(me
           [](const PodUse& pod) { return pod.memory; });
   add_one("zt_memory_cuts", "Streams, handshakes and tunnels that were ended because the memory budget was used up.",
           Type::kCounter, [](const Sample& sample) { return sample.memory_cuts; });
+  add({"zt_handover_longest_stop_seconds",
+       "Longest time for which connections that were given to the next process stood still.",
+       "seconds",
+       {}},
+      Type::kGauge, [](const Sample& sample, const Emit& emit) { emit({}, sample.handover_stop); });
   add({"zt_worker_longest_turn_seconds",
        "Longest time in the last minute for which a worker did not look for new events.",
        "seconds",

@@ -40,6 +40,7 @@ struct RuntimeSample {
   size_t memory_limit = 0;                        // now, bytes
   uint64_t memory_cuts = 0;                       // what was given up because of the limit
   std::vector<PodUse> pods;
+  double handover_stop = 0;           // seconds; the longest of a unit that was given to the next process
   std::vector<double> longest_turns;  // seconds, by worker, within the last minute
 };
 

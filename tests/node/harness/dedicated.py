@@ -1,5 +1,9 @@
 """Two pods, each with a proxy of its own (PROXY_MODE=dedicated) and static redirection rules: no agent, no ZDS."""
 
+import os
+import signal
+import socket
+
 from .netns import run
 from .process import Process, eventually
 from .mesh import program
@@ -31,12 +35,55 @@ def environment(mesh_file, ca_folder, workload):
             "PACKET_MARK": "1337", "EMBEDDED_CA_DIR": ca_folder}
 
 
-def start(pod, mesh, by=(), **changes):
+def launch(pod, mesh, by=(), **changes):
     """A proxy for this one pod, in its own namespace. `by`: words before its command, of a program that becomes it."""
     workload = f"{pod.namespace}/{pod.name}/{pod.account}"
     process = Process(f"dedicated ztunnel of {pod.name}", [*by, program("ztunnel"), "proxy"], {**environment(mesh.file, mesh.ca_folder, workload), **changes},
                       pod.netns)
     mesh.processes.append(process)
+    return process
+
+
+def start(pod, mesh, by=(), **changes):
+    """It serves when this returns."""
+    process = launch(pod, mesh, by, **changes)
     eventually(lambda: not process.alive() or {15001, 15006, 15008} <= pod.netns.listening_ports(), f"the listeners of {pod.name}")
     assert process.alive(), process.text()
     return process
+
+
+class Service:
+    """The proxy of a pod, or of a machine, as deploy/systemd runs it: a restart first starts another one of the same kind, ends the proxy, which gives it what it has,
+    and ends it again when there is a new proxy."""
+
+    def __init__(self, pod, mesh, folder, **changes):
+        self.pod, self.mesh = pod, mesh
+        self.changes = {"ZT_HAND_OVER_PATH": os.path.join(folder, f"{pod.name}.successor"), **changes}
+        self.notify = os.path.join(folder, f"{pod.name}.notify")
+        self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.manager.bind(self.notify)
+        self.manager.settimeout(30)
+        self.proxy = self.run()
+
+    def told(self):
+        return self.manager.recv(1000).decode()
+
+    def run(self, **changes):
+        process = launch(self.pod, self.mesh, NOTIFY_SOCKET=self.notify, **{**self.changes, **changes})
+        assert self.told() == "READY=1", process.text()
+        return process
+
+    def end(self, process):
+        """The line of its hand-over."""
+        process.signal(signal.SIGTERM)
+        assert self.told() == "STOPPING=1"
+        assert process.wait_exit(30) == 0
+        lines = process.matching("handed over")
+        assert lines, process.text()
+        return lines[-1]
+
+    def restart(self, **changes):
+        bridge = self.run()
+        lines = [self.end(self.proxy)]
+        self.proxy = self.run(**changes)
+        return [*lines, self.end(bridge)]

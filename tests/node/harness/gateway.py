@@ -83,6 +83,8 @@ class _Connection:
             self.backends.pop(event.stream_id).close()
 
     def _forward(self, stream, backend):
+        if not self._room(stream):
+            return  # another stream has used up the connection's since it was looked at: nothing would look like the end
         data = backend.recv(min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size))
         self.h2.send_data(stream, data, end_stream=not data)
         if not data:

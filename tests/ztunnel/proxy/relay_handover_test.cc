@@ -375,3 +375,21 @@ TEST_CASE("a discarded relay says nothing to either application, and calls nobod
   REQUIRE(pair.finish());
   pair.check();
 }
+
+TEST_CASE(
+    "the server's side of a pair of one node ends though both were asked to end while they were frozen and the client's is "
+    "gone") {
+  MovingPair pair;
+  const bool killed = GENERATE(false, true);
+  auto shadow = std::make_unique<Shadow>(pair.io, nullptr, nullptr);
+  std::optional<RelayEnd> server_end;
+  REQUIRE(shadow->start([&](Relay& over) { server_end = over.end(); }));
+  shadow->follow(*pair.relay);
+  std::vector<UniqueFd> descriptors;
+  (void)pair.freeze(descriptors);
+  if (killed) shadow->kill(Reason::kPolicyRevoked, "policy");
+  pair.relay.reset();  // its pod has ended
+  for (int i = 0; i < 20; ++i) pair.turn();
+  REQUIRE(server_end);
+  CHECK(server_end->reason == (killed ? Reason::kPolicyRevoked : Reason::kDownstreamReset));
+}

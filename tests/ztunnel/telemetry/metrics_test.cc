@@ -274,6 +274,7 @@ TEST_CASE("what the control thread publishes is what a scrape shows") {
   sample.memory_limit = 268435456;
   sample.memory_cuts = 3;
   sample.longest_turns = {0.25, 0.001};
+  sample.handover_stop = 0.004;
   runtime.publish(sample);
   const auto text = metrics.render();
   for (const char* line : {"workload_manager_active_proxy_count 5",
@@ -295,6 +296,7 @@ TEST_CASE("what the control thread publishes is what a scrape shows") {
                            "zt_memory_held_bytes 65536",
                            "zt_memory_promised_bytes 1048576",
                            "zt_memory_cuts_total 3",
+                           "zt_handover_longest_stop_seconds 0.004",
                            "zt_worker_longest_turn_seconds{worker=\"0\"} 0.25",
                            "zt_worker_longest_turn_seconds{worker=\"1\"} 0.001",
                            "zt_tunnels_open{role=\"client\"} 6",
