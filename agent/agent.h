@@ -88,6 +88,8 @@ class Agent {
     kServed,      // and a proxy has
     kLeaving,     // captures no new connection any more
   };
+  // One hiccup is no reason to have the whole mesh call a pod in plain text: failures in a row of setting up its rules, some 8 s.
+  static constexpr uint32_t kUnsetFrom = 5;
   [[nodiscard]] Standing standing(std::string_view uid) const;
   // Has the newest proxy accepted it as it is now?
   [[nodiscard]] bool is_served(const std::string& uid) const { return server_.is_served(uid); }

@@ -61,7 +61,7 @@ Agent::Standing Agent::standing(std::string_view uid) const {
   const Pod& pod = known->second;
   switch (pod.state) {
     case State::kAbsent: return Standing::kWaiting;
-    case State::kUnset: return pod.failures > 0 ? Standing::kUnset : Standing::kWaiting;
+    case State::kUnset: return pod.failures > kUnsetFrom ? Standing::kUnset : Standing::kWaiting;
     case State::kEnrolled:
     case State::kStopping: return pod.served ? Standing::kServed : Standing::kRedirected;
     case State::kLeaving:

@@ -48,6 +48,8 @@ class HttpServer::Connection final : private Watcher, public std::enable_shared_
       if (n < 0 && errno == EINTR) continue;
       if (n < 0 && errno == EAGAIN) return;
       if (n <= 0) return server_.forget(*this);  // has gone, whether or not it was answered
+      // What comes behind a request is nobody's: a client that never stops must not keep the loop.
+      if (asked_ && (ignored_ += static_cast<size_t>(n)) > kMaxRequest) return server_.forget(*this);
       if (asked_) continue;
       text_.append(piece.data(), static_cast<size_t>(n));
       read();
@@ -88,6 +90,7 @@ class HttpServer::Connection final : private Watcher, public std::enable_shared_
   http::request_parser<http::string_body> parser_;
   std::string text_;
   bool asked_ = false;
+  size_t ignored_ = 0;  // bytes behind the request
 };
 
 HttpServer::HttpServer(EventLoop& loop, std::string who, Handler handler)
@@ -107,10 +110,15 @@ void HttpServer::on_ready(uint32_t) noexcept {
     UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (!socket && (errno == EINTR || errno == ECONNABORTED)) continue;
     if (!socket) return;
+    // The oldest gives way: one who only holds connections must not keep the others out. Said once, until there is room again.
     if (connections_.size() >= kMaxConnections) {
-      ZT_LOG(log_http, kError, "too many requests at a time, refusing one", Field::string("of", who_),
-             Field::count("limit", kMaxConnections));
-      continue;
+      if (!std::exchange(crowded_, true)) {
+        ZT_LOG(log_http, kWarn, "too many requests at a time, the oldest give way", Field::string("of", who_),
+               Field::count("limit", kMaxConnections));
+      }
+      connections_.pop_front();
+    } else {
+      crowded_ = false;
     }
     auto connection = std::make_shared<Connection>(*this, std::move(socket));
     if (auto started = connection->start(); started) connections_.push_back(std::move(connection));

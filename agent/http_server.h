@@ -49,7 +49,8 @@ class HttpServer final : private Watcher {
   const std::string who_;
   const Handler handler_;
   UniqueFd listener_;
-  std::list<std::shared_ptr<Connection>> connections_;
+  std::list<std::shared_ptr<Connection>> connections_;  // the oldest first
+  bool crowded_ = false;                                // and it was said
 };
 
 }  // namespace zt::agent

@@ -159,7 +159,7 @@ field() { sed -n "s/.*\b$1=\"\{0,1\}\([^\" ]*\).*/\1/p"; }
 reason() { sed -n 's/.*error="\([^"]*\)".*/\1/p'; }
 milliseconds_since() { awk -v a="$1" -v b="$(date +%s%N)" 'BEGIN {printf "%.0f", (b - a) / 1e6}'; }
 
-capture_start() { start tcpdump node-2 tcpdump -i eth0 -s 0 -U --immediate-mode -Z root -w "$STATE/$1.pcap" tcp; TCPDUMP=$!; wait_for tcpdump grep -q 'listening on' "$STATE/tcpdump.log"; }
+capture_start() { rm -f "$STATE/tcpdump.log"; start tcpdump node-2 tcpdump -i eth0 -s 0 -U --immediate-mode -Z root -w "$STATE/$1.pcap" tcp; TCPDUMP=$!; wait_for tcpdump grep -q 'listening on' "$STATE/tcpdump.log"; }
 capture_end() { sleep 0.2; kill $TCPDUMP; wait $TCPDUMP 2>/dev/null || true; }   # the last packets take a moment to the file
 packets() { tcpdump -r "$STATE/$1.pcap" -nn "$2" 2>/dev/null | wc -l; }
 in_the_clear() { grep -a -c -F -- "$2" "$STATE/$1.pcap" || true; }

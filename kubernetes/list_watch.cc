@@ -49,7 +49,7 @@ void ListWatch::next_page() {
 void ListWatch::watch() {
   doing_ = Doing::kWatching;
   ++counts_.watches;
-  began_ = Clock::now();
+  began_ = heard_at_ = Clock::now();
   heard_ = false;
   // Nodes that began together do not come back together.
   const auto time =
@@ -69,9 +69,13 @@ void ListWatch::begin(ApiRequest request) {
                                           .on_end = [this](const Result<>& end) { on_end(end); }});
 }
 
-void ListWatch::on_head(const ApiHead& head) { head_ = head; }
+void ListWatch::on_head(const ApiHead& head) {
+  head_ = head;
+  heard_at_ = Clock::now();
+}
 
 void ListWatch::on_data(const std::string& data) {
+  heard_at_ = Clock::now();
   if (head_.status != kOk) {
     body_ += std::string_view(data).substr(0, kMaxRefusal - std::min(body_.size(), kMaxRefusal));
   } else if (doing_ == Doing::kWatching) {
@@ -95,10 +99,12 @@ void ListWatch::on_end(const Result<>& end) {
   }
   // A resource that does not change has no bookmarks either (Kubernetes 1.34), so a silent watch is no failing server: to pause before the
   // next would only be to hear late of what comes then. A server that is gone fails the next one.
-  const bool held = doing_ == Doing::kWatching && head_.status == kOk && Clock::now() - began_ >= options_.watch_idle;
+  const bool held = doing_ == Doing::kWatching && head_.status == kOk && Clock::now() - heard_at_ >= options_.watch_idle;
   if (!end && held) {
     ZT_LOG(log_watch, kDebug, "taking up a silent watch again", Field::string("path", options_.path));
     end_call();
+    backoff_.reset();
+    last_error_.clear();
     return watch();
   }
   if (!end) return try_again(end.error());

@@ -87,8 +87,9 @@ class ListWatch {
   Objects objects_;
   std::string version_;
   Clock::time_point began_{};
-  bool heard_ = false;          // this watch said something
-  bool ended_at_once_ = false;  // so did the one before, having said nothing
+  Clock::time_point heard_at_{};  // when the server last said anything, an answer's head included
+  bool heard_ = false;            // this watch said something
+  bool ended_at_once_ = false;    // so did the one before, having said nothing
   bool changed_ = false;
   bool synced_ = false;
   std::string last_error_;

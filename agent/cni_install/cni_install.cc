@@ -77,6 +77,11 @@ Result<bool> install_entry(const CniInstall::Options& options) {
   const bool renamed = is_plain(path);
   const std::string target = renamed ? as_list(path) : path;
   if (renamed && ::access(target.c_str(), F_OK) == 0) {
+    // What an agent did that was ended before the plain one was gone.
+    if (const auto there = read_file(target, kMaxConfBytes, "the CNI configuration"); there && *there == **changed) {
+      if (::unlink(path.c_str()) != 0) return file_failure("remove", path);
+      return true;
+    }
     return fail(Reason::kInvalidInput,
                 fmt::format("{} would become {}, which is there already: remove one of them", path, target));
   }

@@ -127,7 +127,7 @@ struct Fixture : AgentFixture {
   void label(bool ambient) { api.watched("/api/v1/namespaces", event("MODIFIED", space(ambient))); }
   // The annotation that is asked for next; "none": to be taken away.
   std::string patch() {
-    REQUIRE(until([&] { return api.find("PATCH ") != nullptr; }));
+    REQUIRE(until([&] { return api.find("PATCH ") != nullptr; }, 30s));
     const std::string body = api.find("PATCH ")->request.body;
     api.answer("PATCH ", 200, "{}");
     return body.find("enabled") != std::string::npos ? "enabled" : body.find("pending") != std::string::npos ? "pending" : "none";

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from harness.mesh import BIN
+
 BENCH = os.path.join(os.path.dirname(__file__), "../../bench")
 
 
@@ -33,7 +35,7 @@ def upgrade():
     (["--new", "many"], "argument --new: invalid int value"),
     (["--side", "both"], "argument --side: invalid choice"),
     (["--bin", "/nowhere"], "--bin /nowhere: has no program ztunnel"),
-    (["--bin", os.environ.get("ZT_BIN", "/"), "--json", "/nowhere/result.json"], "--json /nowhere/result.json: there is no such folder"),
+    (["--bin", BIN, "--json", "/nowhere/result.json"], "--json /nowhere/result.json: there is no such folder"),
 ])
 def test_an_upgrade_that_cannot_be_measured_is_refused_by_the_option_s_name(upgrade, monkeypatch, capsys, words, said):
     monkeypatch.setattr(sys, "argv", ["upgrade.py", *words])

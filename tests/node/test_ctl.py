@@ -51,6 +51,8 @@ def test_every_list_is_there_of_a_running_proxy_of_its_dump_and_through_a_port_f
                 assert [{k: v for k, v in row.items() if k != "daysLeft"} for row in json.loads(seen)] == \
                        [{k: v for k, v in row.items() if k != "daysLeft"} for row in live]
         forward.close()
+    # Whether the agent is there it knows from metrics, which lag a second behind.
+    eventually(lambda: ctl.rows(node, "status")["warnings"] == [], "nothing to be warned of")
     status = ctl.rows(node, "status")
     assert status["pods"] == {"up": 1, "all": 1} and status["warnings"] == []
     routes = ctl.rows(node, "explain", "shop/stranger", "10.96.0.80:80")["routes"]

@@ -262,7 +262,7 @@ def test_what_goes_through_a_gateway_goes_along_when_the_proxy_is_replaced_twice
 
     two.services[0][0]["ports"]["81"] = 9000
     two.web.serve(9000, both_ways)
-    two.start()
+    two.start(ZTUNNEL_WORKER_THREADS="1")  # each worker has tunnels of its own
     gateway = Gateway(two.gws[0], two, {**two.backends, f"{WEB}:81": (two.web.ip, 15008)})
 
     def talking(address, port, name):
@@ -277,7 +277,7 @@ def test_what_goes_through_a_gateway_goes_along_when_the_proxy_is_replaced_twice
     payload = os.urandom(1 << 20) * (total >> 20)
     writer = apps.start(lambda: (bulk.sendall(payload), bulk.shutdown(socket.SHUT_WR)))
     for _ in range(2):
-        _, line = replace(two, two.nodes[0])
+        _, line = replace(two, two.nodes[0], ZTUNNEL_WORKER_THREADS="1")
         assert (count(line, "connections"), count(line, "left")) == (6, 0), line
         for sock in (*through, beside):
             echoes(sock, b"still " * 1000)
