@@ -21,7 +21,7 @@ namespace {
 constexpr size_t kMostFrames = 64;
 constexpr size_t kSlots = 1 << 13;  // different stacks
 constexpr size_t kProbes = 16;
-constexpr std::chrono::milliseconds kLastSignals{5};
+constexpr std::chrono::milliseconds kHandlerPoll{1};
 
 // The CPU clock of a thread, as the kernel names it (man clock_getcpuclockid; pthread_getcpuclockid() wants a pthread_t).
 clockid_t cpu_clock_of(pid_t thread) {
@@ -54,6 +54,18 @@ struct CpuProfiler::Table {
   std::atomic<uint64_t> lost{0};
 
   static std::atomic<Table*> current;
+  static std::atomic<int> inside;  // handlers that may have seen `current`
+
+  // In a signal handler. A thread may stand still in here for long (a CPU quota, a debugger): who takes `current` away waits.
+  static void note_current(void* const* frames, size_t count) {
+    inside.fetch_add(1);
+    if (Table* const table = current.load()) table->note(frames, count);
+    inside.fetch_sub(1);
+  }
+  static void retire(Table* mine) {
+    if (!current.compare_exchange_strong(mine, nullptr)) return;
+    while (inside.load() != 0) std::this_thread::sleep_for(kHandlerPoll);
+  }
 
   void note(void* const* frames, size_t count) {
     uint64_t hash = 0xcbf29ce484222325;
@@ -76,10 +88,12 @@ struct CpuProfiler::Table {
 };
 
 std::atomic<CpuProfiler::Table*> CpuProfiler::Table::current{nullptr};
+std::atomic<int> CpuProfiler::Table::inside{0};
 
 namespace {
 
-void (*note_sample)(void* const* frames, size_t count) = nullptr;
+// Set once, before the handler is: a late signal may still read it.
+std::atomic<void (*)(void* const* frames, size_t count)> note_sample{nullptr};
 
 void on_signal(int, siginfo_t*, void* context) {
   const int saved = errno;
@@ -95,7 +109,7 @@ void on_signal(int, siginfo_t*, void* context) {
   for (size_t i = 0; i < std::min<size_t>(5, found); ++i) {
     if (frames[i] == at) first = i;
   }
-  note_sample(frames.data() + first, std::min(found - first, kMostFrames));
+  note_sample.load(std::memory_order_relaxed)(frames.data() + first, std::min(found - first, kMostFrames));
   errno = saved;
 }
 
@@ -114,9 +128,7 @@ Result<> CpuProfiler::begin() {
   Table* none = nullptr;
   if (!Table::current.compare_exchange_strong(none, table_.get()))
     return fail(Fault::kResourceLimit, "a CPU profile is being made already");
-  note_sample = [](void* const* frames, size_t count) {
-    if (Table* const table = Table::current.load(std::memory_order_acquire)) table->note(frames, count);
-  };
+  note_sample.store(&Table::note_current, std::memory_order_relaxed);
   // The first call loads the unwinder, which must not happen in a signal handler.
   std::array<void*, 4> frames;
   ::backtrace(frames.data(), static_cast<int>(frames.size()));
@@ -145,11 +157,8 @@ Result<> CpuProfiler::begin() {
 CpuProfile CpuProfiler::stop() {
   for (void* const timer : timers_) ::timer_delete(timer);
   timers_.clear();
-  // A signal may still be under way. Ignored from here on, and not fatal as it would be by default.
-  std::this_thread::sleep_for(kLastSignals);
-  ::signal(SIGPROF, SIG_IGN);
-  Table* mine = table_.get();
-  Table::current.compare_exchange_strong(mine, nullptr);
+  // A signal may still be under way: the handler stays, and finds no table.
+  Table::retire(table_.get());
   CpuProfile profile;
   profile.period = period_;
   profile.duration = std::chrono::steady_clock::now() - begun_;
@@ -168,8 +177,7 @@ CpuProfile CpuProfiler::stop() {
 
 CpuProfiler::~CpuProfiler() {
   if (!timers_.empty()) std::ignore = stop();
-  Table* mine = table_.get();
-  Table::current.compare_exchange_strong(mine, nullptr);
+  Table::retire(table_.get());
 }
 
 }  // namespace zt
