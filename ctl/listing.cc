@@ -11,12 +11,6 @@ namespace zt::ctl {
 
 namespace {
 
-std::string printable(std::string text) {
-  for (char& c : text)
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  return text;
-}
-
 std::string plain(const json::value& value) {
   switch (value.kind()) {
     case json::kind::null: return "-";
@@ -76,6 +70,17 @@ bool less(const json::value& a, const json::value& b) {
 }
 
 }  // namespace
+
+std::string printable(std::string text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    if (c < 0x20 || c == 0x7f) text[i] = '?';
+    // The second set of control characters, in UTF-8.
+    const auto next = i + 1 < text.size() ? static_cast<unsigned char>(text[i + 1]) : 0u;
+    if (c == 0xc2 && next >= 0x80 && next < 0xa0) text.replace(i, 2, "?");
+  }
+  return text;
+}
 
 std::string table_of(const Listing& listing) {
   if (listing.rows.empty()) return listing.none + "\n";

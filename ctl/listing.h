@@ -28,6 +28,8 @@ struct Listing {
 // Columns as wide as their widest text, two spaces between; a missing member is "-". Control characters, which come from whoever named
 // the thing, are shown as "?".
 [[nodiscard]] std::string table_of(const Listing& listing);
+// Texts come from other proxies and from control planes: what a terminal would obey is shown as "?".
+[[nodiscard]] std::string printable(std::string text);
 [[nodiscard]] std::string json_of(const Listing& listing);
 // Indented by two.
 [[nodiscard]] std::string pretty(const json::value& value);

@@ -7,6 +7,7 @@
 
 #include "base/address.h"
 #include "base/json_writer.h"
+#include "ctl/listing.h"
 #include "mesh/reason.h"
 #include "ztunnel/explain/admin_client.h"
 
@@ -177,19 +178,22 @@ std::string tap_text(const Look& before, const Look& after, const Filter& filter
     const std::string pod = pod_of(end->line, names);
     if (!takes(filter, pod)) continue;
     const bool failed = !end->error.empty();
-    out += fmt::format("{}{} {:<7} {:<8} {}  {}{}", colours && failed ? "\x1b[31m" : "", clock_text(end->at_ms),
-                       failed ? "FAILED" : "end", end->line.direction, whom(end->line, names), end->line.protocol,
-                       end->line.peer.empty() ? "" : fmt::format("  {}", end->line.peer));
+    out +=
+        fmt::format("{}{} {:<7} {:<8} {}  {}{}", colours && failed ? "\x1b[31m" : "", clock_text(end->at_ms),
+                    failed ? "FAILED" : "end", end->line.direction, printable(whom(end->line, names)),
+                    printable(end->line.protocol), end->line.peer.empty() ? "" : fmt::format("  {}", printable(end->line.peer)));
     out += fmt::format("  {} sent, {} received, {}", bytes_text(end->line.sent), bytes_text(end->line.received),
                        span_text(end->duration_ms));
-    out += failed ? fmt::format("\n             {}", end->error) : end->reason == "ok" ? "" : fmt::format("  ({})", end->reason);
+    out += failed                ? fmt::format("\n             {}", printable(end->error))
+           : end->reason == "ok" ? ""
+                                 : fmt::format("  ({})", printable(end->reason));
     out += colours && failed ? "\x1b[0m\n" : "\n";
   }
   const std::string now = clock_text(now_ms());
   for (const auto& [key, line] : after.open) {
     if (before.open.contains(key) || !takes(filter, pod_of(line, names))) continue;
-    out += fmt::format("{} {:<7} {:<8} {}  {}{}\n", now, "open", line.direction, whom(line, names), line.protocol,
-                       line.peer.empty() ? "" : fmt::format("  {}", line.peer));
+    out += fmt::format("{} {:<7} {:<8} {}  {}{}\n", now, "open", line.direction, printable(whom(line, names)),
+                       printable(line.protocol), line.peer.empty() ? "" : fmt::format("  {}", printable(line.peer)));
   }
   return out;
 }

@@ -73,6 +73,13 @@ TEST_CASE("a tap shows what opened and what ended, each once, with the reason of
   CHECK(tap_text(before, after, {.ns = {}, .node = {}, .pod = "other"}, names(), false).empty());
 }
 
+TEST_CASE("what others say cannot command the terminal of whoever watches") {
+  const Look before = look_of(answer("", ""));
+  const Look after = look_of(answer("", end_line(1, 1, 0, "\\u001b[2Jgone\\u009b1m")));
+  const std::string text = tap_text(before, after, {}, names(), false);
+  CHECK(text.find("?[2Jgone?1m") != std::string::npos);
+}
+
 TEST_CASE("ends that were pushed out unseen are counted, and a proxy that was started anew is not taken for one that lost some") {
   const Look before = look_of(answer("", end_line(5, 1, 0)));
   CHECK(new_ends(before, look_of(answer("", end_line(9, 2, 0)))).unseen == 3);
