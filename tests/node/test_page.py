@@ -92,6 +92,9 @@ def test_the_page_draws_who_talks_to_whom_over_what_and_explains_what_is_clicked
         assert browser.console() == []
         assert browser.script("return performance.getEntriesByType('resource').every(e => e.name.startsWith('http://localhost:15000/'))")
         held.close()
+        # The page's own forms are not taken for those of another.
+        browser.script("document.querySelector('form[action=logging] button').click()")
+        browser.wait("/^current log level is /.test(document.body.innerText)", "the log levels")
 
 
 def test_whoever_watches_is_bounded_and_leaves_nothing_behind(node):

@@ -27,7 +27,9 @@ bool is_this_machine(std::string_view host) {
 
 std::string foreign_page(const HttpRequest& request) {
   constexpr std::string_view kWhat = "refused: only programs and this server's own page may do this";
-  if (request.origin.empty() && request.fetch_site.empty()) return {};
+  // A GET has no Origin, and to a name that is not trustworthy, as a rebound one, browsers do not send Sec-Fetch-Site either.
+  const bool browser = request.user_agent.starts_with("Mozilla/");
+  if (!browser && request.origin.empty() && request.fetch_site.empty()) return {};
   if (!is_this_machine(host_of(request.host))) {
     return fmt::format("{}; call it by its address or as localhost, not as '{}'\n", kWhat, request.host);
   }

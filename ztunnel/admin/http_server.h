@@ -23,6 +23,7 @@ struct HttpRequest {
   std::string accept;
   std::string accept_encoding;
   std::string host, origin, fetch_site;  // Host, Origin, Sec-Fetch-Site: whose page a browser sends it for
+  std::string user_agent;
   std::string body;
 };
 

@@ -109,6 +109,7 @@ void HttpSession::dispatch() {
   request.host = message[http::field::host];
   request.origin = message[http::field::origin];
   request.fetch_site = message["Sec-Fetch-Site"];
+  request.user_agent = message[http::field::user_agent];
   request.body = std::move(parser_->get().body());
 
   // Answers, unless somebody has; when nobody can any more, the client is told.

@@ -26,7 +26,8 @@ HttpResponse page_response() {
                                         "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
                                         nonce));
   page.headers.emplace_back("x-content-type-options", "nosniff");
-  page.headers.emplace_back("referrer-policy", "no-referrer");
+  // Not no-referrer: browsers would say `Origin: null` for the page's own forms, as for those of others.
+  page.headers.emplace_back("referrer-policy", "same-origin");
   page.headers.emplace_back("cache-control", "no-store");
   std::string_view rest(reinterpret_cast<const char*>(kPageBytes), kPageSize);
   for (size_t at; (at = rest.find(kNonce)) != std::string_view::npos; rest.remove_prefix(at + kNonce.size())) {

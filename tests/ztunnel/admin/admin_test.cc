@@ -166,9 +166,36 @@ TEST_CASE("a page that a browser was led to changes nothing, programs and our ow
   CHECK(answer.status == row.status);
   CHECK(ports.shutdowns == (row.status == 200 ? 1 : 0));
   if (row.status == 403) CHECK(answer.body.starts_with("refused: only programs and this server's own page may do this"));
-  // Reading is harmless: a page of another origin cannot see the answer.
-  client.send(std::string("GET /logging HTTP/1.1\r\n") + row.headers + "\r\n");
-  CHECK(client.receive().status == 405);
+  // Reading makes the node work, and a name that was made to lead here can be read.
+  client.send(std::string("GET /config_dump HTTP/1.1\r\n") + row.headers + "\r\n");
+  CHECK(client.receive().status == row.status);
+  client.send(std::string("GET /help HTTP/1.1\r\n") + row.headers + "\r\n");
+  CHECK(client.receive().status == 200);
+}
+
+TEST_CASE("a page that a browser was led to makes the node neither work nor tell") {
+  struct Row {
+    const char* path;
+    const char* headers;
+    int status;
+  };
+  const auto row = GENERATE(values<Row>({
+      {"/live", "Host: localhost:15000\r\nSec-Fetch-Site: cross-site\r\n", 403},
+      {"/live", "Host: localhost:15000\r\nUser-Agent: Mozilla/5.0\r\nSec-Fetch-Site: same-origin\r\n", 404},  // no hook here
+      {"/debug/pprof/profile", "Host: localhost:15000\r\nSec-Fetch-Site: cross-site\r\n", 403},
+      {"/config_dump", "Host: evil:15000\r\nUser-Agent: Mozilla/5.0\r\n", 403},
+      {"/config_dump", "Host: localhost:15000\r\nUser-Agent: Mozilla/5.0\r\n", 200},
+      {"/config_dump", "Host: 127.0.0.1:8080\r\nUser-Agent: Mozilla/5.0\r\n", 200},
+      {"/config_dump", "Host: [::1]:15000\r\nUser-Agent: Mozilla/5.0\r\n", 200},
+      {"/config_dump", "Host: node-7.example:15000\r\nUser-Agent: curl/8.5.0\r\n", 200},
+      {"/config_dump", "Host: node-7.example:15000\r\nUser-Agent: Go-http-client/1.1\r\n", 200},
+      {"/config_dump", "Host: node-7.example:15000\r\n", 200},
+  }));
+  INFO(row.path << ' ' << row.headers);
+  Ports ports;
+  testing::Client client(ports.admin);
+  client.send(std::string("GET ") + row.path + " HTTP/1.1\r\n" + row.headers + "\r\n");
+  CHECK(client.receive().status == row.status);
 }
 
 TEST_CASE("readiness names what is missing") {
