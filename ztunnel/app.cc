@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <numeric>
@@ -158,6 +159,27 @@ std::optional<PodName> only_local(const Config& config) {
   return config.general.mode == ProxyMode::kDedicated ? config.general.dedicated_workload : std::nullopt;
 }
 
+// Answers as `respond` does, and keeps `slot` until the last piece of the answer was asked for.
+HttpRespond holding(std::shared_ptr<void> slot, HttpRespond respond) {
+  return [slot = std::move(slot), respond = std::move(respond)](HttpResponse response) {
+    auto more = std::move(response.more);
+    if (!more) {
+      more = [body = std::exchange(response.body, {}), at = size_t{0}](std::string& out) mutable {
+        constexpr size_t kPieceBytes = 64 << 10;
+        out.append(body, at, kPieceBytes);
+        at += std::min(kPieceBytes, body.size() - at);
+        return at < body.size();
+      };
+    }
+    response.more = [more = std::move(more), held = slot](std::string& out) mutable {
+      if (more(out)) return true;
+      held.reset();
+      return false;
+    };
+    respond(std::move(response));
+  };
+}
+
 std::optional<identity::SpiffeId> spiffe(std::string_view text) {
   auto id = identity::SpiffeId::parse(text);
   if (!id) return std::nullopt;
@@ -215,9 +237,12 @@ struct App::Impl {
   std::unique_ptr<zds::ZdsClient> zds;
   Readiness::Hold agent_hold;
   std::unique_ptr<handover::MeetingPlace> meeting_place;  // once we can serve
+  // Dumps and lists of connections that are not sent to the end yet. An answer may outlive us.
+  const std::shared_ptr<std::atomic<size_t>> answering = std::make_shared<std::atomic<size_t>>(0);
+  // Before the thread of dumps: the last of an answer, and with it a watcher that says that it leaves, may go there.
+  std::unique_ptr<LiveFeed> live;
   BackgroundThread dumps{"zt-dump"};
   Liveness liveness{[this](std::chrono::milliseconds time, std::function<void()> fn) { http->after(time, std::move(fn)); }};
-  std::unique_ptr<LiveFeed> live;
   Profiles profiles{dumps,
                     [this](std::chrono::milliseconds time, std::function<void()> fn) { http->after(time, std::move(fn)); }};
   std::unique_ptr<HttpServer> http;
@@ -239,6 +264,7 @@ struct App::Impl {
   Result<> start_proxy();
   void replace_local(workload_api::LocalContent content);
   void on_changes(const workload_api::SnapshotPtr& snapshot, const workload_api::Changes& changes);
+  void answer_one_of_few(const HttpRespond& respond, void (Impl::*answer)(const HttpRespond&));
   void dump(const HttpRespond& respond);
   void tell_connections(const HttpRespond& respond);
   [[nodiscard]] std::map<std::string, PodStatus> pod_states(std::map<std::string, PodConnections> connections) const;
@@ -463,8 +489,8 @@ Result<> App::Impl::start_servers() {
   ZT_TRY(http->listen("readiness", config.listen.readiness, ipv6, readiness_handler(readiness, liveness)));
   ZT_TRY(http->listen(
       "admin", config.listen.admin, ipv6,
-      admin_handler({.config_dump = [this](HttpRespond respond) { loop.post([this, respond] { dump(respond); }); },
-                     .connections = [this](HttpRespond respond) { loop.post([this, respond] { tell_connections(respond); }); },
+      admin_handler({.config_dump = [this](const HttpRespond& respond) { answer_one_of_few(respond, &Impl::dump); },
+                     .connections = [this](const HttpRespond& respond) { answer_one_of_few(respond, &Impl::tell_connections); },
                      .shutdown = [this] { loop.post([this] { drain("/quitquitquit"); }); },
                      .live = [this] { return live->open(); },
                      .cpu_profile = [this](std::chrono::seconds duration, int frequency,
@@ -478,6 +504,15 @@ Result<> App::Impl::start_servers() {
                          }})));
   ZT_TRY(http->listen("stats", config.listen.stats, ipv6, stats_handler(metrics)));
   return {};
+}
+
+// The HTTP server's thread. Each such answer holds all connections of the node, or their text, until the client has the last of it.
+void App::Impl::answer_one_of_few(const HttpRespond& respond, void (Impl::*answer)(const HttpRespond&)) {
+  constexpr size_t kMostAnswering = 4;
+  if (answering->load() >= kMostAnswering) return respond(HttpResponse::text(503, "busy with what was asked before\n"));
+  ++*answering;
+  std::shared_ptr<void> slot(nullptr, [answering = answering](void*) { --*answering; });
+  loop.post([this, answer, held = holding(std::move(slot), respond)] { (this->*answer)(held); });
 }
 
 void App::Impl::dump(const HttpRespond& respond) {
