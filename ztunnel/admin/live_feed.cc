@@ -77,9 +77,12 @@ std::string fixed_members(std::string_view labels, uint64_t number) {
   name("d", "destination_workload", "destination_principal");
   label("di", "destination_principal");
   label("svc", "destination_service");
-  members.text("path", label_in(labels, "zt_path") == "local"                           ? "local"
-                       : label_in(labels, "connection_security_policy") == "mutual_tls" ? "hbone"
-                                                                                        : "plain");
+  // The label may be one that the configuration hides.
+  const auto security = label_in(labels, "connection_security_policy");
+  members.text("path", label_in(labels, "zt_path") == "local" ? "local"
+                       : security == "mutual_tls"             ? "hbone"
+                       : security.empty()                     ? "hidden"
+                                                              : "plain");
   return out;
 }
 
@@ -210,7 +213,7 @@ void LiveFeed::take_events() {
 void LiveFeed::take_sample() {
   ++samples_;
   now_ = runtime_.latest();
-  for (const auto& row : metrics_.traffic.sample(Clock::now())->rows) {
+  for (const auto& row : metrics_.traffic.sample(Clock::now(), false)->rows) {
     Pair& pair = pairs_[row.labels.get()];
     // Another set may have come where one was that is gone.
     if (pair.number == 0 || pair.labels.lock() != row.labels) {

@@ -4,9 +4,11 @@ namespace zt::ztunnel {
 
 void LiveEvents::watch(bool on) {
   if (on == watched()) return;
+  if (!on) watched_.store(false, std::memory_order_relaxed);
+  // At the end too: the events would keep their memory until somebody watches again.
   uint64_t left_out = 0;
-  if (on) std::ignore = take(left_out);
-  watched_.store(on, std::memory_order_relaxed);
+  std::ignore = take(left_out);
+  if (on) watched_.store(true, std::memory_order_relaxed);
 }
 
 std::vector<std::unique_ptr<const LiveEvent>> LiveEvents::take(uint64_t& left_out) {

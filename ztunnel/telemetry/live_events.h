@@ -53,7 +53,8 @@ class LiveEvents {
     }
   }
 
-  // One thread, the watcher's. Without a watch what is still in the rings is thrown away at the next one's beginning.
+  // One thread, the watcher's. What is still in the rings is thrown away at the end of a watch, and what came late for it at the
+  // next one's beginning.
   void watch(bool on);
   // What has come since, worker by worker; `left_out`: how many did not fit meanwhile.
   [[nodiscard]] std::vector<std::unique_ptr<const LiveEvent>> take(uint64_t& left_out);

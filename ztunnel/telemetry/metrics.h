@@ -235,8 +235,9 @@ class TrafficMetrics {
   // scrape.
   void keep_existing(EraseExisting erase_existing) { erase_existing_ = std::move(erase_existing); }
 
-  // All sums of one moment. Any thread; callers take turns, and no worker waits. `now` decides what is idle, and after it is forgotten.
-  [[nodiscard]] TrafficSamplePtr sample(Clock::time_point now);
+  // All sums of one moment. Any thread; callers take turns, and no worker waits. `now` decides what is idle, and after it is forgotten:
+  // with `evict` only, which is for who shows it to Prometheus, since its last numbers would otherwise be seen by nobody there.
+  [[nodiscard]] TrafficSamplePtr sample(Clock::time_point now, bool evict = true);
 
  private:
   friend class TrafficCell;

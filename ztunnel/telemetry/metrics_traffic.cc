@@ -353,7 +353,7 @@ void TrafficMetrics::unlink_retired(Cell& cell) {
   }
 }
 
-TrafficSamplePtr TrafficMetrics::sample(Clock::time_point now) {
+TrafficSamplePtr TrafficMetrics::sample(Clock::time_point now, bool evict) {
   const std::lock_guard lock(scrape_);
   collect(now);
   auto sample = std::make_shared<TrafficSample>();
@@ -362,7 +362,7 @@ TrafficSamplePtr TrafficMetrics::sample(Clock::time_point now) {
   for (const auto& cell : cells_) {
     for (size_t i = 0; i < sample->sockets.size(); ++i) sample->sockets[i] += cell->sockets_[i].load(std::memory_order_relaxed);
   }
-  evict_idle(now);
+  if (evict) evict_idle(now);
   return sample;
 }
 

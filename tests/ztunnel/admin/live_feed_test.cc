@@ -61,6 +61,28 @@ TEST_CASE("nobody who watches costs a worker nothing, and who leaves is nobody")
   CHECK_FALSE(f.metrics.live.watched());
 }
 
+TEST_CASE("what nobody has taken goes with the last watcher") {
+  LiveEvents live(1);
+  live.watch(true);
+  live.push(0, closed("x"));
+  live.watch(false);
+  uint64_t left_out = 0;
+  CHECK(live.take(left_out).empty());
+}
+
+TEST_CASE("a pair whose labels do not tell how it is connected is not called plain") {
+  Metrics metrics{1, {.labels = {"source_workload"}}, ""};
+  RuntimeMetrics runtime{metrics, "evp"};
+  LiveFeed feed(metrics, runtime, {});
+  TrafficLabels labels;
+  labels.source.workload = "web";
+  labels.mutual_tls = true;
+  metrics.traffic.cell(0).open(labels).close(Reason::kOk);
+  auto watcher = feed.open();
+  const auto sample = data_of(read_until(watcher, "event: sample"), "sample");
+  CHECK(sample.at("pairs").as_array().at(0).as_object().at("path").as_string() == "hidden");
+}
+
 TEST_CASE("as many watch as may, and one more may when one has left") {
   Fixture f;
   LiveFeed feed(f.metrics, f.runtime, {});

@@ -467,6 +467,12 @@ TEST_CASE("idle series go, once a scrape has shown their last value") {
     auto again = metrics.cell(0).open(simple("gone"));
     CHECK(value_of(scrape(metrics, start + 903s), opened, "\"gone\"") == 1);
   }
+  SECTION("a sample for others than Prometheus leaves it to be shown") {
+    std::ignore = metrics.sample(start + 901s, false);
+    CHECK(metrics.series_count() == 3);
+    CHECK(value_of(scrape(metrics, start + 902s), opened, "\"gone\"") == 2);
+    CHECK(metrics.series_count() == 1);
+  }
   SECTION("use in between keeps it") {
     metrics.cell(1).open(simple("gone")).close(Reason::kOk);
     CHECK(value_of(scrape(metrics, start + 901s), opened, "\"gone\"") == 3);

@@ -100,7 +100,7 @@ const bytes = n => { const u = ['B', 'KiB', 'MiB', 'GiB', 'TiB']; let i = 0; whi
 const rate = n => n === 0 ? '0' : n < 10 ? n.toFixed(1) : Math.round(n).toString();
 const time = s => s === null ? '–' : s < 0.001 ? Math.round(s * 1e6) + ' µs' : s < 1 ? (s * 1000).toFixed(s < 0.01 ? 1 : 0) + ' ms' : s.toFixed(1) + ' s';
 const place = (ns, name) => name ? (ns ? ns + '/' : '') + name : 'unknown';
-const PATHS = {hbone: 'HBONE', local: 'local', plain: 'plain'};
+const PATHS = {hbone: 'HBONE', local: 'local', plain: 'plain', hidden: 'not told'};
 const FLAGS = {
   DENY: ['a policy refused it', 'Look at the policies of the destination: an event below names the one that decided, and "ztunnel explain" says why each other did not let it in.'],
   CONNECT: ['the connection could not be made, or broke', 'Is the application listening on that port? Does the other proxy answer on 15008? The error of a single connection says which.'],
@@ -321,6 +321,7 @@ const HOW = {
   hbone: 'Over HBONE: both ends proved who they are by certificates (mutual TLS), and the bytes are encrypted between the two nodes.',
   local: 'Locally: both pods are on this node, so the bytes went from one to the other without a tunnel. The same policies were asked.',
   plain: 'Plain: at least one end is not in the mesh, so nobody proved who it is and nothing was encrypted by us.',
+  hidden: 'Over what is not told: the settings leave the label connection_security_policy out.',
 };
 async function ask(source, destination, out) {
   try {
